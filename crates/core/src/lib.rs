@@ -7,5 +7,22 @@
 //!
 //! **What does not:** anything that touches the world. Reading QEMU and the kernel, and carrying a
 //! decision out, is the work of `landfall-qemu`.
+//!
+//! The data flow, left to right:
+//!
+//! ```text
+//! Sample ──> Observer ──> View ──> Policy ──> Guard ──> Decision
+//! (raw)      (rates)     (facts)   (law)   (requirements)  (levers)
+//! ```
 
+pub mod account;
+pub mod decision;
+pub mod guard;
+pub mod observer;
+pub mod policy;
+pub mod progress;
+pub mod report;
+pub mod requirements;
+pub mod sample;
 pub mod units;
+pub mod view;

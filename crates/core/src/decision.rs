@@ -1,0 +1,179 @@
+//! What a policy asks for: a hold for every vCPU, and perhaps an end to the migration.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Share;
+
+/// What to do until the next look.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// How each vCPU is to be held, in the order of the view's vCPUs. A list that is too short
+    /// leaves the others free.
+    pub holds: Vec<Hold>,
+    /// An end to be brought about now.
+    pub finish: Option<Finish>,
+    /// Why, in words for the operator and the record.
+    pub why: String,
+}
+
+impl Decision {
+    /// Leave the guest and the migration alone.
+    pub fn leave_alone(why: impl Into<String>) -> Self {
+        Decision { holds: Vec::new(), finish: None, why: why.into() }
+    }
+
+    /// Hold all of `vcpus` vCPUs alike.
+    pub fn hold_all(vcpus: usize, hold: Hold, why: impl Into<String>) -> Self {
+        Decision { holds: vec![hold; vcpus], finish: None, why: why.into() }
+    }
+
+    /// End the migration in this way; holds are lifted.
+    pub fn finish(finish: Finish, why: impl Into<String>) -> Self {
+        Decision { holds: Vec::new(), finish: Some(finish), why: why.into() }
+    }
+
+    /// How a vCPU is to be held.
+    pub fn hold(&self, vcpu: usize) -> Hold {
+        self.holds.get(vcpu).copied().unwrap_or(Hold::Free)
+    }
+}
+
+/// How one vCPU is held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hold {
+    /// Not at all.
+    #[default]
+    Free,
+    /// By the CFS bandwidth controller.
+    Quota(Quota),
+    /// Stopped by the hypervisor. It stops whole guests: one vCPU stopped, all stopped. What is
+    /// stopped when it arrives has to be continued at the destination, so this needs a connection
+    /// to it ([`crate::view::Levers::stop`]).
+    Stopped,
+}
+
+impl Hold {
+    /// The most CPU the hold leaves.
+    pub fn share(self) -> Share {
+        match self {
+            Hold::Free => Share::FULL,
+            Hold::Quota(quota) => quota.share(),
+            Hold::Stopped => Share::NONE,
+        }
+    }
+}
+
+/// A quota of CPU time in every period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// CPU time granted in a period.
+    pub quota: Duration,
+    /// The period.
+    pub period: Duration,
+}
+
+impl Quota {
+    /// Shortest and longest period the kernel takes (`kernel/sched/core.c`, `tg_set_cfs_bandwidth`).
+    pub const PERIODS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
+
+    /// Least quota worth asking for.
+    ///
+    /// The kernel takes 1 ms, but a thread overruns its quota by up to a scheduler tick (4 ms at
+    /// 250 Hz) and pays that back in whole periods, so that small quotas stall it for many periods
+    /// at a time: `docs/measurements/` has the figures.
+    pub const HONEST: Duration = Duration::from_millis(5);
+
+    /// Shortest period used: below it the share comes out several points too low (same figures).
+    pub const SHORTEST: Duration = Duration::from_millis(20);
+
+    /// The quota that gives a share with the shortest gaps that are honest.
+    ///
+    /// The period bounds the stall, so it is as short as [`Quota::HONEST`] allows. `None` for a
+    /// share so small that its gap (`period - quota`) would exceed `longest_gap`, or that needs a
+    /// period beyond the kernel's.
+    pub fn for_share(share: Share, longest_gap: Duration) -> Option<Quota> {
+        let share = share.get();
+        if share <= 0.0 {
+            return None;
+        }
+        let period = Self::SHORTEST.as_secs_f64().max(Self::HONEST.as_secs_f64() / share);
+        if period > Self::PERIODS.1.as_secs_f64() {
+            return None;
+        }
+        // The kernel counts whole microseconds; rounding up the quota keeps a floor a floor.
+        let period = (period * 1e6).floor();
+        let micros = |us: f64| Duration::from_micros(us as u64);
+        let quota = Quota { quota: micros((period * share).ceil()), period: micros(period) };
+        (quota.gap() <= longest_gap).then_some(quota)
+    }
+
+    /// The smallest share that [`Quota::for_share`] can give with gaps of at most `longest_gap`.
+    pub fn least_share(longest_gap: Duration) -> Share {
+        let period = (longest_gap + Self::HONEST).min(Self::PERIODS.1);
+        if period <= Self::SHORTEST {
+            return Share::clamped(1.0 - longest_gap.as_secs_f64() / Self::SHORTEST.as_secs_f64());
+        }
+        Share::clamped(Self::HONEST.as_secs_f64() / period.as_secs_f64())
+    }
+
+    /// The share of a CPU this leaves.
+    pub fn share(self) -> Share {
+        Share::clamped(self.quota.as_secs_f64() / self.period.as_secs_f64())
+    }
+
+    /// How long the thread stands still in every period when it wants to run all the time.
+    pub fn gap(self) -> Duration {
+        self.period.saturating_sub(self.quota)
+    }
+}
+
+/// An end of a migration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// Pause the guest and ship the rest, then let it run at the destination.
+    Ship,
+    /// Let the guest run at the destination now and fetch its pages as it needs them.
+    PostCopy,
+    /// Give up, with the guest unharmed at the source.
+    Cancel,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_quota_gives_the_share_asked_for_within_the_gap_and_the_kernels_limits(
+            share in 0.001f64..=1.0, gap_ms in 1u64..2000,
+        ) {
+            let gap = Duration::from_millis(gap_ms);
+            if let Some(quota) = Quota::for_share(Share::clamped(share), gap) {
+                prop_assert!((quota.share().get() - share).abs() < 1e-4);
+                prop_assert!(quota.share().get() >= share);
+                prop_assert!(quota.gap() <= gap);
+                prop_assert!(quota.quota + Duration::from_micros(2) >= Quota::HONEST);
+                prop_assert!(quota.period >= Quota::SHORTEST && quota.period <= Quota::PERIODS.1);
+            } else {
+                prop_assert!(share < Quota::least_share(gap).get() + 1e-6);
+            }
+        }
+
+        #[test]
+        fn the_least_share_of_a_gap_can_be_given(gap_ms in 1u64..2000) {
+            let gap = Duration::from_millis(gap_ms);
+            let least = Quota::least_share(gap).get() * 1.0001;
+            prop_assert!(Quota::for_share(Share::clamped(least), gap).is_some());
+        }
+    }
+
+    #[test]
+    fn no_share_at_all_is_not_a_quota() {
+        assert_eq!(Quota::for_share(Share::NONE, Duration::from_secs(10)), None);
+    }
+}

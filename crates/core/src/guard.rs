@@ -1,0 +1,175 @@
+//! Keeps every policy, however written, within the requirements.
+//!
+//! A policy decides freely; what comes out of it passes here before anything acts on it. The guard
+//! only ever makes a decision gentler or ends the migration: it never holds a vCPU that the policy
+//! left free.
+
+use std::time::Duration;
+
+use crate::decision::{Decision, Finish, Hold, Quota};
+use crate::requirements::Requirement;
+use crate::units::{Share, show_duration};
+use crate::view::{Phase, View};
+
+/// The decision as it may be carried out under the view's requirements.
+pub fn guard(view: &View, decision: Decision) -> Decision {
+    let Decision { holds, finish, why } = decision;
+    if let Some(ending) = out_of_time(view, finish.as_ref()) {
+        return ending;
+    }
+    let holds = holds.into_iter().map(|hold| within(view, hold)).collect();
+    let (finish, why) = match finish {
+        Some(Finish::Ship) if !view.may_ship() => (None, format!("{why}; {}", too_long(view))),
+        Some(Finish::PostCopy) if !view.levers.post_copy => {
+            (None, format!("{why}; post-copy is not allowed"))
+        }
+        finish => (finish, why),
+    };
+    Decision { holds, finish, why }
+}
+
+/// At the end of `max_time` the migration ends: by shipping the rest where that is allowed and
+/// would still come in time, else by giving up.
+fn out_of_time(view: &View, finish: Option<&Finish>) -> Option<Decision> {
+    let limit = view.requirements.max_time?;
+    let running = matches!(view.phase, Phase::Setup | Phase::FirstPass | Phase::Iterating);
+    if !running || view.requirements.may_break(Requirement::MaxTime) || finish.is_some() {
+        return None;
+    }
+    let left = limit.saturating_sub(view.now.0);
+    let blackout = view.blackout_if_shipped();
+    if left.is_zero() {
+        let why = format!(
+            "--max-time {} is over with {} to send; raise it, or allow a longer pause \
+             (--give-way max-stall) or more bandwidth",
+            show_duration(limit),
+            view.remaining
+        );
+        return Some(Decision::finish(Finish::Cancel, why));
+    }
+    let last_chance = view.phase == Phase::Iterating
+        && view.may_ship()
+        && blackout.is_some_and(|blackout| left <= blackout + SHIP_MARGIN);
+    last_chance.then(|| {
+        Decision::finish(Finish::Ship, "the time is nearly up: pausing to ship the rest in time")
+    })
+}
+
+/// Time from the decision to ship until the last byte starts to flow: QEMU looks at its limits
+/// every 100 ms, then stops the vCPUs and looks at the bitmap once more.
+const SHIP_MARGIN: Duration = Duration::from_millis(250);
+
+/// The hold, no tighter than the floor and with no gap longer than the stall allowed.
+fn within(view: &View, hold: Hold) -> Hold {
+    let floor = view.least_share();
+    let gap = view.longest_gap();
+    let tightest = || {
+        let share = floor.max(Quota::least_share(gap));
+        Quota::for_share(Share::clamped(share.get() * 1.0001), gap).map_or(Hold::Free, Hold::Quota)
+    };
+    match hold {
+        Hold::Free => Hold::Free,
+        Hold::Stopped if view.levers.stop && view.requirements.may_break(Requirement::MaxStall) => {
+            Hold::Stopped
+        }
+        Hold::Quota(quota) if quota.share() >= floor && quota.gap() <= gap => Hold::Quota(quota),
+        _ if !view.levers.quota => Hold::Free,
+        Hold::Quota(quota) => {
+            Quota::for_share(quota.share().max(floor), gap).map_or_else(tightest, Hold::Quota)
+        }
+        Hold::Stopped => tightest(),
+    }
+}
+
+fn too_long(view: &View) -> String {
+    let limit = show_duration(view.requirements.max_stall);
+    match view.blackout_if_shipped() {
+        Some(stall) => format!(
+            "but shipping the {} that remain would stall the guest for {}, longer than --max-stall {limit}",
+            view.remaining,
+            show_duration(stall)
+        ),
+        None => format!("but it is not known yet whether that keeps --max-stall {limit}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::view;
+    use crate::units::{ByteRate, Bytes, Moment};
+    use proptest::prelude::*;
+
+    fn held(hold: Hold) -> Decision {
+        Decision::hold_all(1, hold, "test")
+    }
+
+    #[test]
+    fn a_pause_that_is_too_long_is_not_carried_out_and_says_why() {
+        let mut view = view();
+        (view.remaining, view.link) = (Bytes(100_000_000), Some(ByteRate::mb(100)));
+        let decision = guard(&view, Decision::finish(Finish::Ship, "test"));
+        assert_eq!(decision.finish, None);
+        assert!(decision.why.contains("--max-stall 300 ms"), "{}", decision.why);
+        view.requirements.give_way = vec![Requirement::MaxStall];
+        let decision = guard(&view, Decision::finish(Finish::Ship, "test"));
+        assert_eq!(decision.finish, Some(Finish::Ship));
+    }
+
+    #[test]
+    fn time_that_is_over_ends_the_migration_unless_time_may_give_way() {
+        let mut view = view();
+        view.now = Moment::ms(2000);
+        view.requirements.max_time = Some(Duration::from_secs(2));
+        let end = |view: &View| guard(view, held(Hold::Free)).finish;
+        assert_eq!(end(&view), Some(Finish::Cancel));
+        view.phase = Phase::SwitchOver;
+        assert_eq!(end(&view), None, "a switch-over under way is left to end");
+        view.phase = Phase::Iterating;
+        view.requirements.give_way = vec![Requirement::MaxTime];
+        assert_eq!(end(&view), None);
+    }
+
+    #[test]
+    fn the_last_chance_to_ship_in_time_is_taken_where_the_stall_allows_it() {
+        let mut view = view();
+        view.now = Moment::ms(1000);
+        view.requirements.max_time = Some(Duration::from_secs(2));
+        (view.remaining, view.link) = (Bytes(80_000_000), Some(ByteRate::mb(100)));
+        assert_eq!(guard(&view, held(Hold::Free)).finish, None);
+        view.requirements.give_way = vec![Requirement::MaxStall];
+        assert_eq!(guard(&view, held(Hold::Free)).finish, Some(Finish::Ship));
+    }
+
+    #[test]
+    fn post_copy_needs_permission() {
+        let decision = guard(&view(), Decision::finish(Finish::PostCopy, "test"));
+        assert_eq!(decision.finish, None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_hold_breaks_the_floor_or_the_stall_and_no_free_vcpu_is_ever_held(
+            quota_us in 1000u64..1_000_000, period_us in 1000u64..=1_000_000,
+            floor in 0.0f64..=1.0, stall_ms in 1u64..3000, choice in 0..3,
+        ) {
+            let mut view = view();
+            view.requirements.min_cpu = Share::clamped(floor);
+            view.requirements.max_stall = Duration::from_millis(stall_ms);
+            view.levers.stop = true;
+            let hold = match choice {
+                0 => Hold::Free,
+                1 => Hold::Stopped,
+                _ => Hold::Quota(Quota {
+                    quota: Duration::from_micros(quota_us.min(period_us)),
+                    period: Duration::from_micros(period_us),
+                }),
+            };
+            let kept = guard(&view, held(hold)).hold(0);
+            prop_assert!(kept.share().get() >= floor - 1e-9);
+            if let Hold::Quota(quota) = kept { prop_assert!(quota.gap() <= view.requirements.max_stall) }
+            prop_assert_ne!(kept, Hold::Stopped);
+            if hold == Hold::Free { prop_assert_eq!(kept, Hold::Free) }
+        }
+    }
+}

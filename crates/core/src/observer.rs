@@ -1,0 +1,255 @@
+//! Makes views of samples: rates over a sliding window, intervals between looks at the dirty bitmap.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::decision::Hold;
+use crate::requirements::{Aggression, Requirements};
+use crate::sample::{Ram, Sample, Status, VcpuCounters};
+use crate::units::{ByteRate, Bytes, Moment, Share};
+use crate::view::{Levers, Phase, SyncInterval, VcpuView, View};
+
+/// Rates are taken over this much of the past: ten of QEMU's 100 ms rate-limiting windows, in each
+/// of which it sends as fast as it can and then sleeps.
+const WINDOW: Duration = Duration::from_millis(1000);
+
+/// A rate over less than this says more about the window's edges than about the rate.
+const LEAST_SPAN: Duration = Duration::from_millis(250);
+
+/// Keeps what is needed of the past to make a [`View`] of each new [`Sample`].
+#[derive(Debug, Clone)]
+pub struct Observer {
+    /// What the operator demands; replace it when it changes.
+    pub requirements: Requirements,
+    aggression: Aggression,
+    levers: Levers,
+    holds: Vec<Hold>,
+    window: VecDeque<Look>,
+    at_sync: Option<Look>,
+    interval: Option<SyncInterval>,
+    intervals: u64,
+    dirtied: Bytes,
+    link: Option<ByteRate>,
+}
+
+/// The part of a sample that rates are made of.
+#[derive(Debug, Clone)]
+struct Look {
+    at: Moment,
+    ram: Option<Ram>,
+    vcpus: Vec<VcpuCounters>,
+}
+
+impl Observer {
+    /// An observer of a guest whose vCPUs are all free.
+    pub fn new(requirements: Requirements, aggression: Aggression, levers: Levers) -> Self {
+        Observer {
+            requirements,
+            aggression,
+            levers,
+            holds: Vec::new(),
+            window: VecDeque::new(),
+            at_sync: None,
+            interval: None,
+            intervals: 0,
+            dirtied: Bytes(0),
+            link: None,
+        }
+    }
+
+    /// Says how the vCPUs are held from now on.
+    pub fn held(&mut self, holds: &[Hold]) {
+        self.holds = holds.to_vec();
+    }
+
+    /// Takes a sample in and says what is known now; `None` for a sample without the hypervisor's
+    /// word, which only adds to the vCPUs' past.
+    pub fn observe(&mut self, sample: &Sample) -> Option<View> {
+        let ram = sample.migration.as_ref().and_then(|m| m.ram);
+        let look = Look { at: sample.at, ram, vcpus: sample.vcpus.clone() };
+        if let Some(ram) = ram {
+            self.note_sync(&look, ram);
+        }
+        self.window.push_back(look);
+        let horizon = sample.at - WINDOW;
+        while self.window.get(1).is_some_and(|second| second.at <= horizon) {
+            self.window.pop_front();
+        }
+        self.link = self.link_rate().or(self.link);
+        let migration = sample.migration.as_ref()?;
+        let ram = ram.or_else(|| self.window.iter().rev().find_map(|look| look.ram));
+        Some(View {
+            now: sample.at,
+            requirements: self.requirements.clone(),
+            aggression: self.aggression,
+            phase: phase(migration.status, ram),
+            total: ram.map_or(Bytes(0), |ram| ram.total),
+            remaining: ram.map_or(Bytes(0), |ram| ram.remaining),
+            link: self.link,
+            interval: self.interval,
+            intervals: self.intervals,
+            migrated: ram.map_or(Bytes(0), |ram| ram.sent()),
+            dirtied: self.dirtied,
+            vcpus: self.vcpus(sample),
+            levers: self.levers,
+        })
+    }
+
+    /// Closes an interval when the hypervisor has looked at its bitmap since the last look.
+    ///
+    /// `remaining` falls by what is sent and rises by what a sync finds, and by nothing else, so
+    /// what a sync found is its rise plus what was sent between the two looks round it.
+    fn note_sync(&mut self, look: &Look, ram: Ram) {
+        let Some(start) = &self.at_sync else {
+            self.at_sync = (ram.syncs > 0).then(|| look.clone());
+            return;
+        };
+        let start_ram = start.ram.expect("a look at a sync has memory counters");
+        if ram.syncs <= start_ram.syncs {
+            return;
+        }
+        let before = self.window.iter().rev().find_map(|l| l.ram).unwrap_or(start_ram);
+        let sent_between = ram.sent().saturating_sub(before.sent());
+        let dirtied = (ram.remaining + sent_between).saturating_sub(before.remaining);
+        self.interval = Some(SyncInterval {
+            ended: look.at,
+            length: look.at.since(start.at),
+            dirtied,
+            sent: ram.sent().saturating_sub(start_ram.sent()),
+            left: ram.remaining,
+            cpu: cpu_between(&start.vcpus, &look.vcpus),
+        });
+        self.intervals += 1;
+        self.dirtied += dirtied;
+        self.at_sync = Some(look.clone());
+    }
+
+    fn link_rate(&self) -> Option<ByteRate> {
+        let mut with_ram = self.window.iter().filter_map(|look| Some((look.at, look.ram?)));
+        let (from, first) = with_ram.next()?;
+        let (to, last) = with_ram.next_back()?;
+        let span = to.since(from);
+        let sent = last.normal.saturating_sub(first.normal);
+        (span >= LEAST_SPAN && sent > Bytes(0)).then(|| sent / span).flatten()
+    }
+
+    fn vcpus(&self, sample: &Sample) -> Vec<VcpuView> {
+        let oldest = self.window.front();
+        let share = |from: Option<Duration>, to: Option<Duration>, span: Duration| {
+            let used = to?.saturating_sub(from?).as_secs_f64();
+            (span >= LEAST_SPAN).then(|| used / span.as_secs_f64())
+        };
+        let view = |(index, now): (usize, &VcpuCounters)| {
+            let hold = self.holds.get(index).copied().unwrap_or_default();
+            let before = oldest.and_then(|look| Some((look.at, look.vcpus.get(index)?)));
+            let Some((at, before)) = before else {
+                return VcpuView { hold, used: None, wanted: None };
+            };
+            let span = sample.at.since(at);
+            let used = share(before.cpu, now.cpu, span);
+            let waited = share(before.wait, now.wait, span).unwrap_or(0.0);
+            let held = share(before.held, now.held, span).unwrap_or(0.0);
+            VcpuView {
+                hold,
+                used: used.map(Share::clamped),
+                wanted: used.map(|used| Share::clamped(used + waited + held)),
+            }
+        };
+        sample.vcpus.iter().enumerate().map(view).collect()
+    }
+}
+
+fn phase(status: Status, ram: Option<Ram>) -> Phase {
+    match status {
+        Status::Active if ram.is_none_or(|ram| ram.syncs <= 1) => Phase::FirstPass,
+        Status::Active | Status::Cancelling | Status::Unknown => Phase::Iterating,
+        Status::SwitchOver => Phase::SwitchOver,
+        Status::PostCopy | Status::PostCopyPaused => Phase::PostCopy,
+        Status::Setup => Phase::Setup,
+        Status::None | Status::Cancelled | Status::Failed | Status::Completed => Phase::Over,
+    }
+}
+
+/// CPU time all vCPUs used from one look to another, where every one of them is known.
+fn cpu_between(from: &[VcpuCounters], to: &[VcpuCounters]) -> Option<Duration> {
+    (from.len() == to.len() && !to.is_empty())
+        .then(|| from.iter().zip(to).map(|(a, b)| Some(b.cpu?.saturating_sub(a.cpu?))).sum())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Migration;
+
+    fn levers() -> Levers {
+        Levers { quota: true, stop: false, post_copy: false }
+    }
+
+    fn observer() -> Observer {
+        Observer::new(Requirements::default(), Aggression::DEFAULT, levers())
+    }
+
+    fn sample(ms: u64, syncs: u64, remaining: u64, normal: u64) -> Sample {
+        let ram = Ram {
+            total: Bytes(1000),
+            remaining: Bytes(remaining),
+            transferred: Bytes(normal),
+            normal: Bytes(normal),
+            duplicate: Bytes(0),
+            syncs,
+            dirty_rate: None,
+        };
+        Sample {
+            at: Moment::ms(ms),
+            migration: Some(Migration {
+                status: Status::Active,
+                ram: Some(ram),
+                own_throttle: None,
+                downtime: None,
+                error: None,
+            }),
+            vcpus: vec![VcpuCounters {
+                cpu: Some(Duration::from_millis(ms / 2)),
+                wait: Some(Duration::from_millis(ms / 4)),
+                ..VcpuCounters::default()
+            }],
+        }
+    }
+
+    #[test]
+    fn a_sync_between_two_looks_is_found_in_what_remains() {
+        let mut observer = observer();
+        observer.observe(&sample(0, 1, 1000, 0));
+        observer.observe(&sample(100, 1, 100, 900));
+        // The last 100 left, a sync found 400 dirty, 50 of them left as well.
+        let view = observer.observe(&sample(200, 2, 350, 1050)).unwrap();
+        let interval = view.interval.unwrap();
+        assert_eq!(interval.dirtied, Bytes(400));
+        assert_eq!(interval.sent, Bytes(1050));
+        assert_eq!(interval.left, Bytes(350));
+        assert_eq!(interval.length, Duration::from_millis(200));
+        assert_eq!(interval.cpu, Some(Duration::from_millis(100)));
+        assert_eq!((view.intervals, view.phase), (1, Phase::Iterating));
+    }
+
+    #[test]
+    fn rates_are_unknown_until_seen_for_a_while() {
+        let mut observer = observer();
+        let view = observer.observe(&sample(0, 1, 1000, 0)).unwrap();
+        assert_eq!((view.link, view.vcpus[0].used), (None, None));
+        let view = observer.observe(&sample(100, 1, 900, 100)).unwrap();
+        assert_eq!(view.link, None);
+        let view = observer.observe(&sample(500, 1, 500, 500)).unwrap();
+        assert_eq!(view.link, Some(ByteRate(1000.0)));
+        assert_eq!(view.vcpus[0].used, Some(Share::clamped(0.5)));
+        assert_eq!(view.vcpus[0].wanted, Some(Share::clamped(0.75)));
+    }
+
+    #[test]
+    fn a_look_at_the_kernel_alone_makes_no_view() {
+        let mut kernel_only = sample(50, 1, 0, 0);
+        kernel_only.migration = None;
+        assert!(observer().observe(&kernel_only).is_none());
+    }
+}

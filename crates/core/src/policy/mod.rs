@@ -1,0 +1,172 @@
+//! The policies, one file each, all through one interface: a [`View`] in, a [`Decision`] out.
+//!
+//! A policy is a value with a memory of its own and no other input: the time is in the view. It
+//! decides; it never acts. What it asks for passes the [`crate::guard`], so that none of them has
+//! to repeat the requirements' limits, only to be sensible about them.
+
+mod auto_converge;
+mod pause_and_ship;
+mod plain;
+mod post_copy;
+mod progressive;
+pub mod rfc2011;
+mod trend;
+
+use crate::decision::Decision;
+use crate::view::View;
+
+pub use auto_converge::AutoConverge;
+pub use pause_and_ship::PauseAndShip;
+pub use plain::Plain;
+pub use post_copy::PostCopy;
+pub use progressive::Progressive;
+pub use rfc2011::Rfc2011;
+
+/// A law of steering.
+pub trait Policy: Send {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// What has to be set up before the migration starts.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// What to do now. Called at every look, with views in order of time.
+    fn decide(&mut self, view: &View) -> Decision;
+}
+
+/// What a policy needs to be set up before the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The hypervisor's own auto-converge.
+    pub auto_converge: bool,
+    /// Post-copy, at both ends.
+    pub post_copy: bool,
+    /// Being able to hold the vCPUs by quota.
+    pub quota: bool,
+}
+
+/// What there is to choose from: name, one line of help, how to make one.
+pub struct Entry {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub help: &'static str,
+    /// Makes one.
+    pub make: fn() -> Box<dyn Policy>,
+}
+
+/// All policies, gentlest idea first.
+pub const ALL: &[Entry] = &[
+    Entry { name: "plain", help: "no help at all", make: || Box::new(Plain) },
+    Entry {
+        name: "auto-converge",
+        help: "QEMU's own throttle; landfall keeps its hands off",
+        make: || Box::new(AutoConverge),
+    },
+    Entry {
+        name: "rfc2011",
+        help: "the law of the 2011 thread: the CPU follows link rate over dirty rate",
+        make: || Box::<Rfc2011>::default(),
+    },
+    Entry {
+        name: "progressive",
+        help: "no grip on a guest that makes progress, then tighter, then pause and ship the rest",
+        make: || Box::<Progressive>::default(),
+    },
+    Entry {
+        name: "pause-and-ship",
+        help: "one pass, then pause the guest and ship the rest",
+        make: || Box::<PauseAndShip>::default(),
+    },
+    Entry {
+        name: "post-copy",
+        help: "one pass, then run at the destination and fetch pages on demand",
+        make: || Box::<PostCopy>::default(),
+    },
+];
+
+/// The policy used where none is named.
+pub const DEFAULT: &str = "progressive";
+
+/// A name that is none of the policies.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no policy {0:?}; choose from {names}", names = names().join(", "))]
+pub struct UnknownPolicy(pub String);
+
+/// The names of all policies.
+pub fn names() -> Vec<&'static str> {
+    ALL.iter().map(|entry| entry.name).collect()
+}
+
+/// The policy of a name.
+///
+/// # Errors
+/// [`UnknownPolicy`] with the names there are.
+pub fn by_name(name: &str) -> Result<Box<dyn Policy>, UnknownPolicy> {
+    let entry = ALL.iter().find(|entry| entry.name == name);
+    entry.map(|entry| (entry.make)()).ok_or_else(|| UnknownPolicy(name.to_owned()))
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A migration in its second pass, to be bent by each test.
+
+    use std::time::Duration;
+
+    use crate::decision::Hold;
+    use crate::requirements::{Aggression, Requirements};
+    use crate::units::{ByteRate, Bytes, Moment, Share};
+    use crate::view::{Levers, Phase, SyncInterval, VcpuView, View};
+
+    /// One vCPU flat out, 100 MB/s of link, 96 MB dirtied in the bulk pass of a second.
+    pub(crate) fn view() -> View {
+        View {
+            now: Moment::ms(1000),
+            requirements: Requirements::default(),
+            aggression: Aggression::DEFAULT,
+            phase: Phase::Iterating,
+            total: Bytes(256_000_000),
+            remaining: Bytes(96_000_000),
+            link: Some(ByteRate::mb(100)),
+            interval: Some(interval(1000, 96, 100)),
+            intervals: 1,
+            migrated: Bytes(100_000_000),
+            dirtied: Bytes(96_000_000),
+            vcpus: vec![VcpuView {
+                hold: Hold::Free,
+                used: Some(Share::FULL),
+                wanted: Some(Share::FULL),
+            }],
+            levers: Levers { quota: true, stop: false, post_copy: false },
+        }
+    }
+
+    /// An interval of a second that ended at `ms`, with so many MB dirtied and sent.
+    pub(crate) fn interval(ms: u64, dirtied_mb: u64, sent_mb: u64) -> SyncInterval {
+        SyncInterval {
+            ended: Moment::ms(ms),
+            length: Duration::from_secs(1),
+            dirtied: Bytes(dirtied_mb * 1_000_000),
+            sent: Bytes(sent_mb * 1_000_000),
+            left: Bytes(dirtied_mb * 1_000_000),
+            cpu: Some(Duration::from_secs(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_policy_is_found_by_its_own_name() {
+        for entry in ALL {
+            assert_eq!(by_name(entry.name).unwrap().name(), entry.name);
+        }
+        let error = by_name("magic").err().unwrap().to_string();
+        assert!(error.contains("progressive"), "{error}");
+        assert!(by_name(DEFAULT).is_ok());
+    }
+}

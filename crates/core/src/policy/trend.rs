@@ -1,0 +1,71 @@
+//! Does what remains get less from one look at the dirty bitmap to the next?
+
+use crate::units::Bytes;
+use crate::view::View;
+
+/// What a sync must leave less than the best one before to count as progress: a best that creeps
+/// down by noise would keep a stuck migration going for ever. KubeVirt's stall detection uses the
+/// same margin (`shared/reference/field.md`).
+const MARGIN: f64 = 0.04;
+
+/// Follows the syncs of one migration.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Trend {
+    seen: u64,
+    best: Option<Bytes>,
+    without_progress: u32,
+}
+
+/// What a sync showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// There was none since the last look.
+    None,
+    /// Less remains than after any before.
+    Progress,
+    /// No less remains; this many in a row by now.
+    Stuck(u32),
+}
+
+impl Trend {
+    /// Takes in a view and says what is new in it.
+    ///
+    /// The first sync, at the end of the bulk pass, is progress if the guest dirtied less than was
+    /// sent meanwhile.
+    pub(super) fn step(&mut self, view: &View) -> Step {
+        let Some(interval) = view.interval.filter(|_| view.intervals > self.seen) else {
+            return Step::None;
+        };
+        self.seen = view.intervals;
+        let to_beat = self.best.unwrap_or(interval.sent).as_f64() * (1.0 - MARGIN);
+        if interval.left.as_f64() < to_beat {
+            self.best = Some(interval.left);
+            self.without_progress = 0;
+            Step::Progress
+        } else {
+            self.best = Some(self.best.map_or(interval.left, |best| best.min(interval.left)));
+            self.without_progress += 1;
+            Step::Stuck(self.without_progress)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::{interval, view};
+
+    #[test]
+    fn the_same_amount_left_again_is_no_progress_and_less_is() {
+        let (mut trend, mut view) = (Trend::default(), view());
+        assert_eq!(trend.step(&view), Step::Stuck(1), "96 of 100 MB dirtied again");
+        assert_eq!(trend.step(&view), Step::None, "no further sync");
+        for (n, dirtied, expected) in
+            [(2, 96, Step::Stuck(2)), (3, 60, Step::Progress), (4, 59, Step::Stuck(1))]
+        {
+            view.intervals = n;
+            view.interval = Some(interval(1000 * n, dirtied, 100));
+            assert_eq!(trend.step(&view), expected, "interval {n}");
+        }
+    }
+}

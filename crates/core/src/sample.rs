@@ -1,0 +1,113 @@
+//! What the hypervisor and the kernel said at one moment: counters as they came, nothing derived.
+//!
+//! A recording is a list of these; everything else is computed from them. What a source does not
+//! report is `None`: an old QEMU, a field that appears only in some states, a kernel file that
+//! could not be read.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Bytes, Moment, Share};
+
+/// All counters of one look at a migration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// When the look was taken.
+    pub at: Moment,
+    /// What the hypervisor says of the migration; `None` in a look at the kernel's counters alone,
+    /// which cost a hundredth of a question to the hypervisor and are taken oftener.
+    pub migration: Option<Migration>,
+    /// One per vCPU, in the hypervisor's order.
+    pub vcpus: Vec<VcpuCounters>,
+}
+
+/// The hypervisor's word on the migration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Migration {
+    /// Where the migration stands.
+    pub status: Status,
+    /// The memory counters; absent before the first page.
+    pub ram: Option<Ram>,
+    /// Share of the time for which the hypervisor itself makes the vCPUs sleep (auto-converge).
+    pub own_throttle: Option<Share>,
+    /// Blackout as the hypervisor gives it, once there was one.
+    pub downtime: Option<Duration>,
+    /// Why it failed, in the hypervisor's words.
+    pub error: Option<String>,
+}
+
+/// Where a migration stands, in QEMU's words brought down to what matters for steering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// None was ever started.
+    None,
+    /// Connecting.
+    Setup,
+    /// Pre-copy passes.
+    Active,
+    /// The guest is stopped, the rest is being shipped.
+    SwitchOver,
+    /// The guest runs at the destination and fetches its pages.
+    PostCopy,
+    /// Post-copy has lost its link: the guest waits for it.
+    PostCopyPaused,
+    /// Being cancelled.
+    Cancelling,
+    /// Was cancelled.
+    Cancelled,
+    /// Has failed.
+    Failed,
+    /// All is at the destination.
+    Completed,
+    /// A word this program does not know.
+    Unknown,
+}
+
+impl Status {
+    /// No migration is under way in this state and none will be unless somebody starts one.
+    pub fn is_over(self) -> bool {
+        matches!(self, Status::None | Status::Cancelled | Status::Failed | Status::Completed)
+    }
+}
+
+/// Memory counters, cumulative since the start of the migration.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Ram {
+    /// The guest's memory.
+    pub total: Bytes,
+    /// Pages known dirty and not yet sent.
+    pub remaining: Bytes,
+    /// Bytes on the wire.
+    pub transferred: Bytes,
+    /// Guest memory that left as pages with contents.
+    pub normal: Bytes,
+    /// Guest memory that left as "all one byte" (zero pages); costs nearly nothing on the wire.
+    pub duplicate: Bytes,
+    /// Looks at the dirty bitmap so far: 1 during the first pass.
+    pub syncs: u64,
+    /// Distinct pages dirtied per second in the hypervisor's last period of more than a second, as
+    /// bytes per second; it says 0 before the first, which is given as `None` here.
+    pub dirty_rate: Option<f64>,
+}
+
+impl Ram {
+    /// Guest memory that has left, whatever it cost on the wire.
+    pub fn sent(&self) -> Bytes {
+        self.normal + self.duplicate
+    }
+}
+
+/// The kernel's counters of one vCPU's thread; all cumulative.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuCounters {
+    /// CPU time the thread has used.
+    pub cpu: Option<Duration>,
+    /// Time the thread was ready to run and waited for a CPU (steal, and a crowded host).
+    pub wait: Option<Duration>,
+    /// Time it was held by a quota of its control group.
+    pub held: Option<Duration>,
+    /// How often it ran into the quota.
+    pub holds: Option<u64>,
+}

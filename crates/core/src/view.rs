@@ -1,0 +1,160 @@
+//! What a policy sees: facts derived from the samples so far, the requirements, the levers there are.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{Hold, Quota};
+use crate::requirements::{Aggression, Requirement, Requirements};
+use crate::units::{ByteRate, Bytes, Moment, Share};
+
+/// A migration at one moment, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// The moment.
+    pub now: Moment,
+    /// What the operator demands; may change from one view to the next.
+    pub requirements: Requirements,
+    /// The second dial of 2011.
+    pub aggression: Aggression,
+    /// Where the migration stands.
+    pub phase: Phase,
+    /// The guest's memory.
+    pub total: Bytes,
+    /// Pages known dirty and not yet sent.
+    pub remaining: Bytes,
+    /// Rate at which guest pages with contents leave; `None` until it has been seen for a while.
+    pub link: Option<ByteRate>,
+    /// The last whole interval between two looks at the dirty bitmap; the first one is the bulk
+    /// pass. `None` before it has ended.
+    pub interval: Option<SyncInterval>,
+    /// How many such intervals there were.
+    pub intervals: u64,
+    /// Guest memory sent since the start, zero pages included.
+    pub migrated: Bytes,
+    /// Guest memory found newly dirty since the start; the pages of the first pass do not count.
+    pub dirtied: Bytes,
+    /// The guest's CPUs.
+    pub vcpus: Vec<VcpuView>,
+    /// What can be done.
+    pub levers: Levers,
+}
+
+/// Where a migration stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Connecting: no page has left.
+    Setup,
+    /// All memory is being sent for the first time.
+    FirstPass,
+    /// Later passes: what was dirtied meanwhile is being sent.
+    Iterating,
+    /// The guest is stopped, the rest is being shipped.
+    SwitchOver,
+    /// The guest runs at the destination and fetches its pages.
+    PostCopy,
+    /// Completed, failed or cancelled.
+    Over,
+}
+
+/// What happened between two looks of the hypervisor at its dirty bitmap.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SyncInterval {
+    /// When the later look was noticed.
+    pub ended: Moment,
+    /// Time between the two.
+    pub length: Duration,
+    /// Memory found dirty that was not known to be.
+    pub dirtied: Bytes,
+    /// Memory sent meanwhile.
+    pub sent: Bytes,
+    /// What remained to be sent right after the later look.
+    pub left: Bytes,
+    /// CPU time the guest's vCPUs used meanwhile, all together.
+    pub cpu: Option<Duration>,
+}
+
+impl SyncInterval {
+    /// Distinct bytes dirtied per second of wall time.
+    pub fn dirty_rate(&self) -> Option<ByteRate> {
+        self.dirtied / self.length
+    }
+}
+
+/// One vCPU.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct VcpuView {
+    /// How it is held now.
+    pub hold: Hold,
+    /// Share of a CPU it used of late.
+    pub used: Option<Share>,
+    /// Share of a CPU it would have used: what it used, waited for and was kept from.
+    pub wanted: Option<Share>,
+}
+
+/// The levers there are for this guest on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Levers {
+    /// vCPU threads can be held by quota.
+    pub quota: bool,
+    /// The guest can be stopped while it migrates, for it can be continued at the destination.
+    pub stop: bool,
+    /// Post-copy was set up and the operator allows it.
+    pub post_copy: bool,
+}
+
+impl View {
+    /// Mean share of a CPU that the vCPUs used of late; `None` where none is known.
+    pub fn guest_cpu(&self) -> Option<Share> {
+        let known: Vec<f64> = self.vcpus.iter().filter_map(|v| v.used).map(Share::get).collect();
+        (!known.is_empty()).then(|| Share::clamped(known.iter().sum::<f64>() / known.len() as f64))
+    }
+
+    /// Mean share of a CPU that the vCPUs used in the last interval: the share at which it dirtied
+    /// what it did. Falls back to [`View::guest_cpu`].
+    pub fn guest_cpu_of_interval(&self) -> Option<Share> {
+        let interval = self.interval.filter(|interval| !interval.length.is_zero())?;
+        let all = self.vcpus.len() as f64 * interval.length.as_secs_f64();
+        let share = |cpu: Duration| Share::clamped(cpu.as_secs_f64() / all);
+        interval.cpu.filter(|_| all > 0.0).map(share).or_else(|| self.guest_cpu())
+    }
+
+    /// Rate at which the guest dirtied distinct memory in the last interval.
+    pub fn dirty_rate(&self) -> Option<ByteRate> {
+        self.interval?.dirty_rate()
+    }
+
+    /// How long the guest would stand still if it were paused now and the rest shipped at the rate
+    /// of the link; `None` while that rate is not known.
+    ///
+    /// It is the time for what is known to remain. What was dirtied since the last look at the
+    /// bitmap comes on top, so it is best asked right after one.
+    pub fn blackout_if_shipped(&self) -> Option<Duration> {
+        self.remaining / self.link?
+    }
+
+    /// Whether pausing now and shipping the rest keeps the stall, or may break it.
+    pub fn may_ship(&self) -> bool {
+        self.requirements.may_break(Requirement::MaxStall)
+            || self.blackout_if_shipped().is_some_and(|stall| stall <= self.requirements.max_stall)
+    }
+
+    /// The longest gap a quota may cause.
+    pub fn longest_gap(&self) -> Duration {
+        if self.requirements.may_break(Requirement::MaxStall) {
+            Quota::PERIODS.1
+        } else {
+            self.requirements.max_stall
+        }
+    }
+
+    /// The least share a hold may leave.
+    pub fn least_share(&self) -> Share {
+        if self.requirements.may_break(Requirement::MinCpu) {
+            Share::NONE
+        } else {
+            self.requirements.min_cpu
+        }
+    }
+}
