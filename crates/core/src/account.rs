@@ -94,6 +94,15 @@ impl Vcpu {
 }
 
 impl Account {
+    /// Keeps what was learnt of the vCPUs' appetite, and starts the sums and the time anew.
+    pub fn restart(&mut self) {
+        let learnt = |vcpu: Vcpu| Vcpu { ran: Some(Moment::START), ..vcpu };
+        *self = Account {
+            vcpus: std::mem::take(&mut self.vcpus).into_iter().map(learnt).collect(),
+            ..Account::default()
+        };
+    }
+
     /// Says how the vCPUs are held from now on.
     pub fn held(&mut self, holds: &[Hold]) {
         self.holds = holds.to_vec();
@@ -174,8 +183,9 @@ impl Account {
             vcpu.ran = Some(at);
         }
         let by_quota = rise(before.held, now.held).unwrap_or_default();
-        if let Some(times) = risen_by(before.holds, now.holds) {
-            self.longest_stall = self.longest_stall.max(by_quota / times);
+        if !by_quota.is_zero() {
+            let gap = longest_gap(by_quota, risen_by(before.holds, now.holds), hold, span);
+            self.longest_stall = self.longest_stall.max(gap);
         }
         let mut taken = by_quota;
         if self.own_throttle.is_some() && self.stopped.is_none() {
@@ -224,6 +234,18 @@ impl Account {
 
     fn hindered(&self) -> bool {
         self.own_throttle.is_some() || self.holds.iter().any(|hold| *hold != Hold::Free)
+    }
+}
+
+/// The longest gap in what a quota kept back between two looks.
+///
+/// The kernel adds a gap to its counter when it ends, whole, even one over several periods. Looks
+/// closer together than two periods see one gap at a time; of looks further apart only the mean gap
+/// is known, by the number of periods that ended in one.
+fn longest_gap(kept: Duration, times: Option<u32>, hold: Hold, span: Duration) -> Duration {
+    match (hold, times) {
+        (Hold::Quota(quota), Some(times)) if span > quota.period * 2 => kept / times,
+        _ => kept,
     }
 }
 

@@ -1,2 +1,55 @@
-//! Placeholder.
-fn main() {}
+//! landfall: makes live migrations of QEMU/KVM guests land inside limits their operator stated.
+//!
+//! **What belongs in this crate:** the command line and what people see: options, the live line, the
+//! report in words, the demo and its picture. It is thin: deciding is in `landfall-core`, acting in
+//! `landfall-qemu`, guests to try things on in `landfall-guest`.
+
+mod cli;
+mod demo;
+mod live;
+mod migrate;
+mod record;
+mod signals;
+mod words;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+
+/// Exit status for wrong arguments, also clap's own.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("landfall: the runtime does not start: {error}");
+            return ExitCode::from(5);
+        }
+    };
+    runtime.block_on(async {
+        match cli.command {
+            Command::Migrate(options) => ExitCode::from(migrate::run(options).await),
+            Command::Demo(options) => ExitCode::from(demo::run(options).await),
+            Command::Guardian => {
+                signals::ignore();
+                landfall_qemu::guardian::watch(io::stdin().lock()).await;
+                ExitCode::SUCCESS
+            }
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "landfall", &mut io::stdout());
+                ExitCode::SUCCESS
+            }
+            Command::Manual => match cli::manual(&mut io::stdout()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("landfall: the manual cannot be written: {error}");
+                    ExitCode::from(USAGE)
+                }
+            },
+        }
+    })
+}

@@ -1,0 +1,229 @@
+//! The command line. One table, clap's, drives options, help, completions and the manual page.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use landfall_core::policy;
+use landfall_core::requirements::{Aggression, Requirement};
+use landfall_core::units::{ByteRate, Share, parse_duration};
+use landfall_qemu::qmp::Address;
+
+/// Makes live migrations of QEMU/KVM guests land inside limits that you state, and takes as little
+/// work from the guest as can be taken.
+#[derive(Debug, Parser)]
+#[command(name = "landfall", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Steer one migration to its end
+    Migrate(Box<Migrate>),
+    /// Boot guests and show what steering is worth against QEMU's own auto-converge
+    Demo(Demo),
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff): landfall manual | man -l -
+    Manual,
+    /// Outlive landfall and let the guest go if it dies (started by landfall itself)
+    #[command(hide = true, name = landfall_qemu::guardian::SUBCOMMAND)]
+    Guardian,
+}
+
+/// Moves a running guest from one QEMU to another, holding its CPU from outside where that is what
+/// makes it land.
+///
+/// The guest's CPU is held with the kernel's CFS bandwidth controller, on its vCPU threads alone.
+/// Whatever happens - an error, Ctrl-C, kill -9 - the guest ends running at full speed with its old
+/// limits, or landfall says exactly what it does not know.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Migrate {
+    /// QMP monitor of the QEMU that the guest is to leave: unix:/run/vm.qmp or tcp:127.0.0.1:4445
+    pub source: Address,
+
+    /// Where a QEMU started with -incoming waits: tcp:host:port or unix:/path
+    pub destination: String,
+
+    /// QMP monitor of the destination: lets landfall check it beforehand, set it up, and see the
+    /// guest run there
+    #[arg(long, value_name = "ADDRESS")]
+    pub destination_qmp: Option<Address>,
+
+    /// Most that may go over the link before the switch-over: 100MB/s, 1Gbit/s [default: what QEMU
+    /// is set to]
+    #[arg(long, value_name = "RATE")]
+    pub max_bandwidth: Option<ByteRate>,
+
+    /// Least CPU that each vCPU keeps while the guest runs: 20%
+    #[arg(long, value_name = "PERCENT", default_value = "0%")]
+    pub min_cpu: Share,
+
+    /// Longest time the guest may stand still at a stretch, final downtime included: 300ms, 1.5s
+    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = parse_duration)]
+    pub max_stall: Duration,
+
+    /// Longest time for the whole migration: 90s, 10min [default: none]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub max_time: Option<Duration>,
+
+    /// How hard to grip: 0.0 disturbs the guest least, 1.0 stalls it
+    #[arg(long, value_name = "0.0..1.0", default_value = "0.5", allow_negative_numbers = true)]
+    pub aggression: Aggression,
+
+    /// The law to steer by
+    #[arg(long, value_name = "NAME", default_value = policy::DEFAULT,
+          value_parser = PossibleValuesParser::new(policies()))]
+    pub policy: String,
+
+    /// Requirements that may be broken, in this order, when all cannot be kept: min-cpu, max-stall,
+    /// max-time, max-bandwidth [default: none; the migration is then cancelled, guest unharmed]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub give_way: Vec<Requirement>,
+
+    /// Whether the guest may run at the destination before all its memory is there. It is lost if
+    /// the link fails then
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t = PostCopy::Never)]
+    pub post_copy: PostCopy,
+
+    /// Write every observation and decision to this file, a line of JSON each
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+
+    /// Print the report as one JSON object on standard output, and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Boots guests whose behaviour is known, a pathological one and one of the middle, and moves each
+/// by QEMU's auto-converge and by landfall over the same link. Needs QEMU, and root for the CPU
+/// controller.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Rate of the link
+    #[arg(long, value_name = "RATE", default_value = "100MB/s")]
+    pub bandwidth: ByteRate,
+
+    /// Where the picture of the curves goes
+    #[arg(long, value_name = "FILE", default_value = "landfall-demo.svg")]
+    pub picture: PathBuf,
+
+    /// Print the figures as JSON on standard output, and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PostCopy {
+    /// Never.
+    Never,
+    /// Where the policy asks for it.
+    Allow,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Start the destination as you would start the guest, plus -incoming tcp:0:4444, then:
+
+    landfall migrate unix:/run/vm.qmp tcp:otherhost:4444
+
+  Land within two minutes, pausing the guest for as long as it takes if nothing gentler will do:
+
+    landfall migrate unix:/run/vm.qmp tcp:otherhost:4444 --max-time 2min --give-way max-stall
+
+Exit status:
+  0  landed, every requirement kept
+  2  wrong arguments
+  3  landed, a requirement was broken
+  4  refused before starting; nothing was changed
+  5  failed or cancelled; the guest runs at the source at full speed
+  6  the guest's state is not known; all that is known was said";
+
+fn policies() -> impl Iterator<Item = clap::builder::PossibleValue> {
+    policy::ALL.iter().map(|entry| clap::builder::PossibleValue::new(entry.name).help(entry.help))
+}
+
+/// Writes the manual page.
+pub fn manual(out: &mut impl Write) -> io::Result<()> {
+    let command = Cli::command();
+    clap_mangen::Man::new(command.clone()).render(out)?;
+    for subcommand in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let title = format!("landfall-{}", subcommand.get_name());
+        clap_mangen::Man::new(subcommand.clone().name(title)).render(out)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_fixed_names_of_the_contract_are_there() {
+        let options = [
+            "--destination-qmp",
+            "unix:/d",
+            "--max-bandwidth",
+            "100MB/s",
+            "--min-cpu",
+            "20%",
+            "--max-stall",
+            "300ms",
+            "--max-time",
+            "90s",
+            "--aggression",
+            "0.5",
+            "--policy",
+            "plain",
+            "--give-way",
+            "max-stall,min-cpu",
+            "--post-copy",
+            "allow",
+            "--record",
+            "f",
+            "--json",
+        ];
+        let line = ["landfall", "migrate", "unix:/s", "tcp:h:1"].into_iter().chain(options);
+        let Command::Migrate(options) = Cli::try_parse_from(line).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(options.give_way, [Requirement::MaxStall, Requirement::MinCpu]);
+        assert_eq!(options.max_time, Some(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_the_remedy() {
+        for (option, value, remedy) in [
+            ("--max-bandwidth", "100", "100MB/s"),
+            ("--min-cpu", "0.2", "20%"),
+            ("--max-stall", "300", "300ms"),
+            ("--aggression", "2", "0.0"),
+            ("--policy", "magic", "progressive"),
+            ("--give-way", "all", "max-stall"),
+        ] {
+            let line = ["landfall", "migrate", "unix:/s", "tcp:h:1", option, value];
+            let error = Cli::try_parse_from(line).unwrap_err().to_string();
+            assert!(error.contains(remedy) && error.contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_manual_can_be_written() {
+        let mut page = Vec::new();
+        manual(&mut page).unwrap();
+        assert!(String::from_utf8(page).unwrap().contains("max"));
+    }
+}

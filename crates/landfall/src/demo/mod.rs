@@ -1,0 +1,131 @@
+//! `landfall demo`: boots guests of its own and shows what steering is worth against QEMU's own
+//! auto-converge, on the same link.
+
+mod picture;
+mod trial;
+
+use comfy_table::{CellAlignment, Table, presets};
+use landfall_core::requirements::{Requirement, Requirements};
+use landfall_core::units::{ByteRate, show_duration};
+use landfall_guest::{Kind, PagesPerSecond, Spec};
+use serde_json::json;
+
+use crate::cli::Demo;
+use crate::live::Live;
+use trial::{Seen, Trial};
+
+/// Runs the demo and gives the exit status.
+pub async fn run(options: Demo) -> u8 {
+    eprintln!(
+        "Four live migrations of real QEMU guests over a link of {}. About a minute and a half.\n",
+        options.bandwidth
+    );
+    let mut rows = Vec::new();
+    for trial in trials(options.bandwidth) {
+        eprintln!("{}, by {}", trial.guest, trial.policy);
+        let live = Live::new();
+        let seen = trial.run(&mut |look| live.look(look)).await;
+        live.clear();
+        match seen {
+            Ok(seen) => {
+                eprintln!("  landed in {}", show_duration(seen.total));
+                rows.push((trial, seen));
+            }
+            Err(error) => {
+                eprintln!("landfall: {error}");
+                return 5;
+            }
+        }
+    }
+    if let Err(error) = picture::write(&options.picture, &rows) {
+        eprintln!("landfall: the picture {} cannot be written: {error}", options.picture.display());
+        return 5;
+    }
+    if options.json {
+        println!("{}", json!(rows.iter().map(row_as_json).collect::<Vec<_>>()));
+    } else {
+        println!("\n{}\n", table(&rows));
+        println!("{}", lesson(&rows));
+        println!("\nThe curves are in {}", options.picture.display());
+    }
+    if rows.iter().all(|(_, seen)| seen.memory_intact) { 0 } else { 5 }
+}
+
+/// The pathological guest of 2015, and one of the nebulous middle: it dirties about twice what the
+/// link carries.
+fn trials(link: ByteRate) -> Vec<Trial> {
+    let pathological = Spec::new(Kind::Sweep);
+    let twice = PagesPerSecond((2.0 * link.0 / 4096.0) as u64);
+    let middle = Spec::new(Kind::Random { rate: twice });
+    let allowed = Requirements {
+        max_bandwidth: Some(link),
+        give_way: vec![Requirement::MaxStall],
+        ..Requirements::default()
+    };
+    let trial = |guest, spec: &Spec, policy| Trial {
+        guest,
+        spec: spec.clone(),
+        policy,
+        asked: allowed.clone(),
+        link,
+    };
+    vec![
+        trial("pathological guest", &pathological, "auto-converge"),
+        trial("pathological guest", &pathological, "progressive"),
+        trial("guest of the middle", &middle, "auto-converge"),
+        trial("guest of the middle", &middle, "progressive"),
+    ]
+}
+
+fn table(rows: &[(Trial, Seen)]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["guest", "policy", "total", "longest stall", "work lost", "sent", "memory"]);
+    for (trial, seen) in rows {
+        table.add_row([
+            trial.guest.to_owned(),
+            trial.policy.to_owned(),
+            show_duration(seen.total),
+            show_duration(seen.longest_stall),
+            show_duration(seen.lost),
+            seen.sent.to_string(),
+            if seen.memory_intact { "intact" } else { "SPOILT" }.to_owned(),
+        ]);
+    }
+    for index in 2..6 {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// What the figures say, in words.
+fn lesson(rows: &[(Trial, Seen)]) -> String {
+    let sentences = rows.chunks(2).filter_map(|pair| {
+        let [(trial, theirs), (_, ours)] = pair else { return None };
+        let time = theirs.total.as_secs_f64() / ours.total.as_secs_f64().max(1e-9);
+        let work = theirs.lost.as_secs_f64() / ours.lost.as_secs_f64().max(1e-9);
+        Some(format!(
+            "The {}: landed {time:.1} times as fast, at 1/{work:.1} of the lost work, \
+             for a longest stall of {} instead of {}.",
+            trial.guest,
+            show_duration(ours.longest_stall),
+            show_duration(theirs.longest_stall)
+        ))
+    });
+    sentences.collect::<Vec<_>>().join("\n")
+}
+
+fn row_as_json((trial, seen): &(Trial, Seen)) -> serde_json::Value {
+    json!({
+        "guest": trial.guest,
+        "policy": trial.policy,
+        "total_s": seen.total.as_secs_f64(),
+        "longest_stall_s": seen.longest_stall.as_secs_f64(),
+        "work_lost_s": seen.lost.as_secs_f64(),
+        "sent_bytes": seen.sent.0,
+        "memory_intact": seen.memory_intact,
+        "report": seen.report,
+    })
+}

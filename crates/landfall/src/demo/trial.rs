@@ -1,0 +1,141 @@
+//! One guest moved once, watched from inside: what it lost is told by its own beats.
+
+use std::env;
+use std::time::{Duration, Instant};
+
+use landfall_core::policy;
+use landfall_core::report::Report;
+use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::units::{ByteRate, Bytes};
+use landfall_guest::{Pair, Spec};
+use landfall_qemu::qmp::Address;
+use landfall_qemu::steer::{self, Look, Order};
+
+use crate::signals;
+
+/// How long the guest is watched before it is moved, to know how fast it works undisturbed.
+const BASELINE: Duration = Duration::from_secs(1);
+
+/// How long it may take until the guest is heard of at the destination, and its memory checked.
+const HEARD: Duration = Duration::from_secs(20);
+
+/// Width of a point of the curves.
+const STEP: Duration = Duration::from_millis(200);
+
+/// What to move, how.
+pub struct Trial {
+    /// What kind of guest it is, for people.
+    pub guest: &'static str,
+    /// The guest.
+    pub spec: Spec,
+    /// By which policy.
+    pub policy: &'static str,
+    /// Under which requirements.
+    pub asked: Requirements,
+    /// Over a link of this rate.
+    pub link: ByteRate,
+}
+
+/// What came of it.
+pub struct Seen {
+    /// landfall's own report.
+    pub report: Report,
+    /// From the start until the guest worked at the destination.
+    pub total: Duration,
+    /// Longest time without work, by the guest's own beats.
+    pub longest_stall: Duration,
+    /// Work lost, in seconds of undisturbed work of a vCPU, by the guest's own beats.
+    pub lost: Duration,
+    /// Bytes that went over the link.
+    pub sent: Bytes,
+    /// Work per second over time, as a share of the undisturbed rate.
+    pub work: Vec<(f64, f64)>,
+    /// Share of a CPU that the source's vCPUs used over time.
+    pub cpu: Vec<(f64, f64)>,
+    /// Whether the guest found its memory as it had left it.
+    pub memory_intact: bool,
+}
+
+/// Why a trial could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    /// The guest did not start.
+    #[error(transparent)]
+    Vm(#[from] landfall_guest::VmError),
+    /// The guest is not heard of.
+    #[error(transparent)]
+    Guest(#[from] landfall_guest::GuestError),
+    /// It was not moved.
+    #[error("the guest did not land: {0}")]
+    NotLanded(String),
+    /// Something else.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+impl Trial {
+    /// Boots the guest, moves it, and asks it how it was.
+    ///
+    /// # Errors
+    /// [`TrialError`].
+    pub async fn run(&self, watch: &mut dyn FnMut(&Look)) -> Result<Seen, TrialError> {
+        let pair = Pair::boot(&self.spec, self.link)?;
+        tokio::time::sleep(BASELINE).await;
+        let order = Order {
+            source: Address::Unix(pair.source.qmp_socket()),
+            destination: pair.uri(),
+            destination_qmp: Some(Address::Unix(pair.destination.qmp_socket())),
+            requirements: self.asked.clone(),
+            aggression: Aggression::DEFAULT,
+            policy: policy::by_name(self.policy).map_err(std::io::Error::other)?,
+            post_copy: false,
+            guardian: env::current_exe()?,
+        };
+        let mut cpu = Vec::new();
+        let begin = Instant::now();
+        let report = steer::migrate(order, signals::asked_to_end(), &mut |look| {
+            let used: Option<Duration> = look.sample.vcpus.iter().map(|vcpu| vcpu.cpu).sum();
+            cpu.extend(used.map(|used| (look.sample.at.0, used)));
+            watch(look);
+        })
+        .await;
+        if report.exit_status() > 3 {
+            let reason = report.reason.unwrap_or_default();
+            return Err(TrialError::NotLanded(reason));
+        }
+        let heartbeats = pair.source.heartbeats();
+        let end = heartbeats.beat_from(pair.destination.place(), None, HEARD)?;
+        let verified = heartbeats.verify(HEARD)?;
+        let timeline = heartbeats.timeline();
+        let baseline = timeline.baseline(begin - BASELINE, begin);
+        let undisturbed: f64 = (0..timeline.vcpus()).filter_map(|vcpu| baseline.rate(vcpu)).sum();
+        let work = timeline.progress(begin, end, STEP).into_iter().map(|sample| {
+            (sample.at.as_secs_f64(), sample.rates.iter().sum::<f64>() / undisturbed.max(1e-9))
+        });
+        Ok(Seen {
+            total: end.saturating_duration_since(begin),
+            longest_stall: timeline.longest_stall(begin, end, &baseline),
+            lost: timeline.total_work_lost(begin, end, &baseline),
+            sent: pair.link.passed(),
+            work: work.collect(),
+            cpu: shares(&cpu, timeline.vcpus()),
+            memory_intact: verified.errors == 0 && heartbeats.corruptions().is_empty(),
+            report,
+        })
+    }
+}
+
+/// CPU time used so far, at several times, as the share of a CPU used by each vCPU in between.
+fn shares(used: &[(Duration, Duration)], vcpus: usize) -> Vec<(f64, f64)> {
+    let mut points = Vec::new();
+    let Some(mut last) = used.first().copied() else { return points };
+    for &(at, cpu) in used {
+        let span = at.saturating_sub(last.0);
+        if span >= STEP {
+            let share = cpu.saturating_sub(last.1).as_secs_f64() / span.as_secs_f64();
+            points.push((at.as_secs_f64(), share / vcpus.max(1) as f64));
+            last = (at, cpu);
+        }
+    }
+    points
+}

@@ -1,0 +1,90 @@
+//! `landfall migrate`: one migration, steered to its end.
+
+use std::env;
+
+use landfall_core::policy;
+use landfall_core::report::Report;
+use landfall_core::requirements::Requirements;
+use landfall_qemu::steer::{self, Order};
+use serde_json::json;
+
+use crate::cli::{Migrate, PostCopy};
+use crate::live::Live;
+use crate::record::Recorder;
+use crate::{USAGE, signals, words};
+
+/// Runs it and gives the exit status.
+pub async fn run(options: Box<Migrate>) -> u8 {
+    let asked = Requirements {
+        max_bandwidth: options.max_bandwidth,
+        min_cpu: options.min_cpu,
+        max_stall: options.max_stall,
+        max_time: options.max_time,
+        give_way: options.give_way.clone(),
+    };
+    let order = match order(&options, &asked) {
+        Ok(order) => order,
+        Err(problem) => return usage(&problem),
+    };
+    let mut recorder = match &options.record {
+        None => None,
+        Some(path) => {
+            let order = json!({
+                "requirements": asked, "aggression": options.aggression, "policy": options.policy,
+            });
+            match Recorder::create(path, order) {
+                Ok(recorder) => Some(recorder),
+                Err(error) => {
+                    let path = path.display();
+                    return usage(&format!(
+                        "--record {path}: {error}; name a file that is not there yet"
+                    ));
+                }
+            }
+        }
+    };
+    let live = Live::new();
+    let report = steer::migrate(order, signals::asked_to_end(), &mut |look| {
+        live.look(look);
+        if let Some(recorder) = &mut recorder {
+            recorder.look(look);
+        }
+    })
+    .await;
+    live.clear();
+    if let Some(recorder) = recorder {
+        recorder.report(&report);
+    }
+    show(&report, &asked, options.json);
+    report.exit_status()
+}
+
+fn order(options: &Migrate, asked: &Requirements) -> Result<Order, String> {
+    Ok(Order {
+        source: options.source.clone(),
+        destination: options.destination.clone(),
+        destination_qmp: options.destination_qmp.clone(),
+        requirements: asked.clone(),
+        aggression: options.aggression,
+        policy: policy::by_name(&options.policy).map_err(|error| error.to_string())?,
+        post_copy: options.post_copy == PostCopy::Allow,
+        guardian: env::current_exe()
+            .map_err(|error| format!("landfall cannot find its own program: {error}"))?,
+    })
+}
+
+fn usage(problem: &str) -> u8 {
+    eprintln!("landfall: {problem}");
+    USAGE
+}
+
+fn show(report: &Report, asked: &Requirements, json: bool) {
+    if json {
+        match serde_json::to_string(report) {
+            Ok(text) => println!("{text}"),
+            Err(error) => eprintln!("landfall: the report cannot be written as JSON: {error}"),
+        }
+    } else {
+        anstream::print!("{}", words::report(report, asked));
+    }
+}

@@ -1,0 +1,95 @@
+//! One landfall for a guest: an advisory lock, named by the QEMU process.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{FdFlags, fcntl_setfd};
+
+use crate::vcpus::Process;
+
+/// Held as long as it lives, and by the guardian as long as that does.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Why a guest could not be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody has it.
+    #[error(
+        "another landfall (pid {holder}) is already steering the guest of QEMU process {pid}; \
+         wait for it, or end it (the guest is let go when it ends)"
+    )]
+    Taken {
+        /// Who, as written in the lock.
+        holder: String,
+        /// The guest's process.
+        pid: i32,
+    },
+    /// The lock file cannot be made.
+    #[error("cannot lock the guest with {path}: {source}; run landfall as root, or set XDG_RUNTIME_DIR", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Lock {
+    /// Takes the lock of a guest. The file is left to the guardian as well (it is inherited by
+    /// child processes), so that nobody else starts before the way back has been gone.
+    ///
+    /// # Errors
+    /// [`LockError`].
+    pub fn take(process: Process) -> Result<Lock, LockError> {
+        let path = directory().join(format!("{}-{}.lock", process.pid, process.started));
+        let failed = |source| LockError::File { path: path.clone(), source };
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(failed)?;
+        }
+        let open =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(failed)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            // The pid is for the message; without it the message says less.
+            let _ = file.read_to_string(&mut holder);
+            let holder = if holder.is_empty() { "unknown".to_owned() } else { holder };
+            return Err(LockError::Taken { holder, pid: process.pid });
+        }
+        fcntl_setfd(&file, FdFlags::empty()).map_err(|error| failed(error.into()))?;
+        file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+        write!(file, "{}", std::process::id()).map_err(failed)?;
+        // The name can go: who comes next opens a new file only once no QEMU of that name exists,
+        // or while we hold this one; so it stays until the machine's /run is cleaned.
+        Ok(Lock { _file: file })
+    }
+}
+
+fn directory() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(runtime) if !rustix::process::geteuid().is_root() => {
+            Path::new(&runtime).join("landfall")
+        }
+        _ => PathBuf::from("/run/landfall"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_locked_once_and_free_again_after() {
+        let process = Process { pid: i32::MAX, started: u64::from(std::process::id()) };
+        let first = Lock::take(process).unwrap();
+        let error = Lock::take(process).unwrap_err().to_string();
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(first);
+        assert!(Lock::take(process).is_ok());
+    }
+}

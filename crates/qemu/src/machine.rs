@@ -1,0 +1,366 @@
+//! A QEMU at either end of a migration: its state, its counters and settings, its commands.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use landfall_core::sample::{Migration, Ram, Status};
+use landfall_core::units::{Bytes, Share};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::qmp::{Address, Events, Pending, Qmp, QmpError};
+
+/// A connection to a QEMU, either end of a migration.
+#[derive(Debug)]
+pub struct Machine {
+    qmp: Qmp,
+}
+
+/// What QEMU says a guest is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunState {
+    /// The guest runs.
+    Running,
+    /// It waits for an incoming migration.
+    AwaitsMigration,
+    /// It stands still, in QEMU's words (`paused`, `postmigrate`, `io-error`, ...).
+    Stopped(String),
+}
+
+impl std::fmt::Display for RunState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RunState::Running => f.pad("running"),
+            RunState::AwaitsMigration => f.pad("inmigrate"),
+            RunState::Stopped(word) => f.pad(word),
+        }
+    }
+}
+
+/// The settings of migration that landfall changes; `None` is not known to this QEMU.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Parameters by QEMU's name.
+    pub parameters: Map<String, Value>,
+    /// Capabilities by QEMU's name.
+    pub capabilities: Map<String, Value>,
+}
+
+impl Settings {
+    /// Sets a parameter where QEMU knows it; says whether it does.
+    fn set(&mut self, known: &Settings, name: &str, value: impl Into<Value>) -> bool {
+        let there = known.parameters.contains_key(name);
+        if there {
+            self.parameters.insert(name.to_owned(), value.into());
+        }
+        there
+    }
+
+    /// Asks for a blackout of at most `limit`.
+    pub fn downtime_limit(&mut self, known: &Settings, limit: Duration) {
+        // QEMU takes whole milliseconds, at most 2,000,000.
+        let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).clamp(1, 2_000_000);
+        self.set(known, "downtime-limit", ms);
+    }
+
+    /// Limits pre-copy and post-copy alike, in bytes per second.
+    pub fn max_bandwidth(&mut self, known: &Settings, bytes_per_second: u64) {
+        self.set(known, "max-bandwidth", bytes_per_second);
+        self.set(known, "max-postcopy-bandwidth", bytes_per_second);
+    }
+
+    /// Switches a capability where QEMU knows it; says whether it does.
+    pub fn capability(&mut self, known: &Settings, name: &str, on: bool) -> bool {
+        let there = known.capabilities.contains_key(name);
+        if there {
+            self.capabilities.insert(name.to_owned(), on.into());
+        }
+        there
+    }
+
+    /// These settings with the values found in `known`: what puts them back.
+    pub fn as_found(&self, known: &Settings) -> Settings {
+        let pick = |ours: &Map<String, Value>, found: &Map<String, Value>| {
+            let pairs = ours.keys().filter_map(|key| Some((key.clone(), found.get(key)?.clone())));
+            pairs.collect()
+        };
+        Settings {
+            parameters: pick(&self.parameters, &known.parameters),
+            capabilities: pick(&self.capabilities, &known.capabilities),
+        }
+    }
+}
+
+impl Machine {
+    /// Connects to a monitor.
+    ///
+    /// # Errors
+    /// See [`Qmp::connect`].
+    pub async fn connect(address: &Address) -> Result<(Machine, Events), QmpError> {
+        let (qmp, events) = Qmp::connect(address).await?;
+        Ok((Machine { qmp }, events))
+    }
+
+    /// Where its monitor is.
+    pub fn address(&self) -> &Address {
+        self.qmp.address()
+    }
+
+    /// QEMU's version.
+    pub fn version(&self) -> (u32, u32, u32) {
+        self.qmp.greeting().version
+    }
+
+    /// What the guest is doing.
+    ///
+    /// # Errors
+    /// Those of [`Qmp::execute`], as for every function here that asks QEMU.
+    pub async fn run_state(&mut self) -> Result<RunState, QmpError> {
+        let answer = self.qmp.execute("query-status", Value::Null).await?;
+        let word = answer["status"].as_str().unwrap_or("unknown");
+        Ok(match word {
+            "running" => RunState::Running,
+            "inmigrate" => RunState::AwaitsMigration,
+            word => RunState::Stopped(word.to_owned()),
+        })
+    }
+
+    /// The guest's name, where it was given one.
+    pub async fn name(&mut self) -> Result<Option<String>, QmpError> {
+        let answer = self.qmp.execute("query-name", Value::Null).await?;
+        Ok(answer["name"].as_str().map(str::to_owned))
+    }
+
+    /// The host's thread of each vCPU, in QEMU's order.
+    pub async fn vcpu_threads(&mut self) -> Result<Vec<i32>, QmpError> {
+        let command = "query-cpus-fast";
+        let answer = self.qmp.execute(command, Value::Null).await?;
+        let strange = |problem: &str| QmpError::Strange {
+            command: command.to_owned(),
+            problem: problem.to_owned(),
+        };
+        let cpus = answer.as_array().ok_or_else(|| strange("not a list"))?;
+        let thread = |cpu: &Value| cpu["thread-id"].as_i64().and_then(|id| i32::try_from(id).ok());
+        let threads: Option<Vec<i32>> = cpus.iter().map(thread).collect();
+        threads.filter(|t| !t.is_empty()).ok_or_else(|| strange("a vCPU without a thread-id"))
+    }
+
+    /// What `query-migrate` says.
+    pub async fn migration(&mut self) -> Result<Migration, QmpError> {
+        Ok(read_migration(&self.qmp.execute("query-migrate", Value::Null).await?))
+    }
+
+    /// Asks for the migration's counters without waiting; [`read_migration`] reads the answer.
+    pub fn ask_migration(&mut self) -> Result<Pending, QmpError> {
+        self.qmp.start("query-migrate", Value::Null)
+    }
+
+    /// Why this guest cannot be migrated, in QEMU's words; empty where it can.
+    pub async fn blockers(&mut self) -> Result<Vec<String>, QmpError> {
+        let answer = self.qmp.execute("query-migrate", Value::Null).await?;
+        let reasons = answer["blocked-reasons"].as_array();
+        let words = reasons.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+        Ok(words.collect())
+    }
+
+    /// All parameters and capabilities of migration as they are.
+    pub async fn settings(&mut self) -> Result<Settings, QmpError> {
+        let parameters = self.qmp.execute("query-migrate-parameters", Value::Null).await?;
+        let listed = self.qmp.execute("query-migrate-capabilities", Value::Null).await?;
+        let pair = |entry: &Value| {
+            Some((entry["capability"].as_str()?.to_owned(), entry["state"].clone()))
+        };
+        Ok(Settings {
+            parameters: parameters.as_object().cloned().unwrap_or_default(),
+            capabilities: listed.as_array().into_iter().flatten().filter_map(pair).collect(),
+        })
+    }
+
+    /// Changes settings; capabilities can only be changed while no migration is under way.
+    pub async fn apply(&mut self, settings: &Settings) -> Result<(), QmpError> {
+        if !settings.capabilities.is_empty() {
+            let entry = |(name, on): (&String, &Value)| json!({ "capability": name, "state": on });
+            let list: Vec<Value> = settings.capabilities.iter().map(entry).collect();
+            let arguments = json!({ "capabilities": list });
+            self.qmp.execute("migrate-set-capabilities", arguments).await?;
+        }
+        if !settings.parameters.is_empty() {
+            let arguments = Value::Object(settings.parameters.clone());
+            self.qmp.execute("migrate-set-parameters", arguments).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a migration to `uri`.
+    pub async fn begin(&mut self, uri: &str) -> Result<(), QmpError> {
+        self.qmp.execute("migrate", json!({ "uri": uri })).await.map(drop)
+    }
+
+    /// Cancels the migration; it is cancelled a little later.
+    pub async fn cancel(&mut self) -> Result<(), QmpError> {
+        self.qmp.execute("migrate_cancel", Value::Null).await.map(drop)
+    }
+
+    /// Breaks the migration's connection, even while QEMU's main loop is blocked in the final copy:
+    /// the migration fails and the guest goes on at the source.
+    pub async fn break_link(&mut self) -> Result<(), QmpError> {
+        let arguments = json!({ "instances": [{ "type": "migration" }] });
+        self.qmp.execute_out_of_band("yank", arguments).await.map(drop)
+    }
+
+    /// Changes over to post-copy.
+    pub async fn start_postcopy(&mut self) -> Result<(), QmpError> {
+        self.qmp.execute("migrate-start-postcopy", Value::Null).await.map(drop)
+    }
+
+    /// Stops the guest.
+    pub async fn stop(&mut self) -> Result<(), QmpError> {
+        self.qmp.execute("stop", Value::Null).await.map(drop)
+    }
+
+    /// Lets the guest go on.
+    pub async fn go_on(&mut self) -> Result<(), QmpError> {
+        self.qmp.execute("cont", Value::Null).await.map(drop)
+    }
+}
+
+/// Reads the answer to `query-migrate`. What is not there is `None`.
+pub fn read_migration(answer: &Value) -> Migration {
+    let ms = |key: &str| answer[key].as_u64().map(Duration::from_millis);
+    let throttle = answer["cpu-throttle-percentage"].as_f64();
+    Migration {
+        status: answer["status"].as_str().map_or(Status::None, read_status),
+        ram: read_ram(&answer["ram"]),
+        own_throttle: throttle.map(|percent| Share::clamped(percent / 100.0)),
+        downtime: ms("downtime"),
+        error: answer["error-desc"].as_str().map(str::to_owned),
+    }
+}
+
+fn read_status(word: &str) -> Status {
+    match word {
+        "none" => Status::None,
+        "setup" | "wait-unplug" => Status::Setup,
+        "active" => Status::Active,
+        "pre-switchover" | "device" => Status::SwitchOver,
+        "postcopy-active" | "postcopy-device" => Status::PostCopy,
+        "postcopy-paused" | "postcopy-recover" | "postcopy-recover-setup" => Status::PostCopyPaused,
+        "cancelling" => Status::Cancelling,
+        "cancelled" => Status::Cancelled,
+        "failed" => Status::Failed,
+        "completed" => Status::Completed,
+        _ => Status::Unknown,
+    }
+}
+
+fn read_ram(ram: &Value) -> Option<Ram> {
+    let bytes = |key: &str| ram[key].as_u64().map(Bytes);
+    let page = ram["page-size"].as_u64().unwrap_or(4096);
+    Some(Ram {
+        total: bytes("total")?,
+        remaining: bytes("remaining")?,
+        transferred: bytes("transferred")?,
+        normal: bytes("normal-bytes")?,
+        duplicate: Bytes(ram["duplicate"].as_u64()?.saturating_mul(page)),
+        syncs: ram["dirty-sync-count"].as_u64()?,
+        dirty_rate: ram["dirty-pages-rate"]
+            .as_f64()
+            .filter(|pages| *pages > 0.0)
+            .map(|pages| pages * page as f64),
+    })
+}
+
+/// A migration URI whose transport a return path can be opened on.
+pub fn is_socket(uri: &str) -> bool {
+    ["tcp:", "unix:", "vsock:"].iter().any(|scheme| uri.starts_with(scheme))
+}
+
+/// Whether a text looks like a migration URI that QEMU takes.
+///
+/// # Errors
+/// The text, and what to write.
+pub fn check_uri(uri: &str) -> Result<(), String> {
+    let known = ["tcp:", "unix:", "vsock:", "exec:", "fd:", "rdma:", "file:"];
+    let rest = known.iter().find_map(|scheme| uri.strip_prefix(scheme));
+    match rest {
+        Some(rest) if !rest.is_empty() => Ok(()),
+        _ => Err(format!(
+            "{uri:?} is not a migration address; write tcp:host:port or unix:/path, as the \
+             destination's QEMU has it after -incoming"
+        )),
+    }
+}
+
+/// The Unix socket's path, where the address is one.
+pub fn socket_path(address: &Address) -> Option<&PathBuf> {
+    match address {
+        Address::Unix(path) => Some(path),
+        Address::Tcp(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_answer_of_a_running_migration_is_read_whole() {
+        let answer = json!({
+            "status": "active", "total-time": 1500, "expected-downtime": 300, "new-field": {},
+            "cpu-throttle-percentage": 20,
+            "ram": {
+                "total": 268435456u64, "remaining": 4096, "transferred": 1000, "duplicate": 2,
+                "normal": 3, "normal-bytes": 12288, "page-size": 4096, "dirty-sync-count": 2,
+                "dirty-pages-rate": 10, "mbps": 1.5
+            }
+        });
+        let migration = read_migration(&answer);
+        assert_eq!(migration.status, Status::Active);
+        assert_eq!(migration.own_throttle, Some(Share::clamped(0.2)));
+        let ram = migration.ram.unwrap();
+        assert_eq!((ram.duplicate, ram.sent()), (Bytes(8192), Bytes(20480)));
+        assert_eq!(ram.dirty_rate, Some(40960.0));
+    }
+
+    #[test]
+    fn a_dirty_rate_of_0_means_not_known_yet() {
+        let ram = json!({ "total": 1, "remaining": 1, "transferred": 0, "duplicate": 0,
+            "normal-bytes": 0, "dirty-sync-count": 1, "dirty-pages-rate": 0 });
+        assert_eq!(read_ram(&ram).unwrap().dirty_rate, None);
+    }
+
+    #[test]
+    fn no_migration_at_all_is_an_empty_answer() {
+        let migration = read_migration(&json!({}));
+        assert_eq!((migration.status, migration.ram), (Status::None, None));
+    }
+
+    #[test]
+    fn settings_are_put_back_as_found_and_only_those_changed() {
+        let mut known = Settings::default();
+        known.parameters.insert("downtime-limit".into(), 300.into());
+        known.parameters.insert("max-bandwidth".into(), 5.into());
+        let mut ours = Settings::default();
+        ours.downtime_limit(&known, Duration::from_millis(80));
+        ours.max_bandwidth(&known, 100);
+        let back = Value::Object(ours.as_found(&known).parameters);
+        assert_eq!(back, json!({ "downtime-limit": 300, "max-bandwidth": 5 }));
+        assert!(!ours.parameters.contains_key("max-postcopy-bandwidth"), "unknown to this QEMU");
+    }
+
+    #[test]
+    fn migration_addresses_without_a_transport_are_refused() {
+        assert!(check_uri("tcp:127.0.0.1:4444").is_ok());
+        for uri in ["127.0.0.1:4444", "", "tcp:", "qemu+ssh://host/system"] {
+            assert!(check_uri(uri).unwrap_err().contains("-incoming"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(text in "[\\[\\]{}:,\"a-z0-9-]{0,60}") {
+            if let Ok(value) = serde_json::from_str::<Value>(&text) { read_migration(&value); }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Where a monitor is.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A monitor's address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Address {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// `host:port`.
+    Tcp(String),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Tcp(host_port) => write!(f, "tcp:{host_port}"),
+        }
+    }
+}
+
+/// A text that is not the address of a monitor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a QMP address; write unix:/path/to/socket or tcp:host:port")]
+pub struct BadAddress(pub String);
+
+impl FromStr for Address {
+    type Err = BadAddress;
+    /// Reads `unix:/run/vm.qmp`, `tcp:127.0.0.1:4445`, and a bare absolute path.
+    fn from_str(text: &str) -> Result<Self, BadAddress> {
+        let bad = || BadAddress(text.to_owned());
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(bad()) } else { Ok(Address::Unix(path.into())) };
+        }
+        if text.starts_with('/') {
+            return Ok(Address::Unix(text.into()));
+        }
+        let host_port = text.strip_prefix("tcp:").ok_or_else(bad)?;
+        let (host, port) = host_port.rsplit_once(':').ok_or_else(bad)?;
+        match port.parse::<u16>() {
+            Ok(port) if port > 0 && !host.is_empty() => Ok(Address::Tcp(host_port.to_owned())),
+            _ => Err(bad()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_read_as_they_are_written() {
+        for text in ["unix:/run/vm.qmp", "tcp:127.0.0.1:4445", "tcp:[::1]:4445"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        assert_eq!("/run/vm.qmp".parse(), Ok(Address::Unix("/run/vm.qmp".into())));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_the_two_forms() {
+        for text in ["", "unix:", "tcp:", "tcp:host", "tcp:host:0", "tcp::1", "vm.qmp", "http:x:1"]
+        {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains("unix:/path") && error.contains("tcp:host:port"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The hands of the loop: carry a decision out, and know the way back before the way out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use landfall_core::decision::{Decision, Hold};
+use landfall_core::sample::VcpuCounters;
+use landfall_core::view::Levers;
+
+use crate::cgroup::CpuLever;
+use crate::guardian::{Guardian, WayBack};
+use crate::lock::Lock;
+use crate::machine::{Machine, Settings};
+use crate::qmp::QmpError;
+use crate::vcpus::{self, Process};
+
+/// Everything through which the loop can act on a guest.
+#[derive(Debug)]
+pub(super) struct Hands {
+    pub(super) process: Process,
+    pub(super) tids: Vec<i32>,
+    pub(super) lever: Option<CpuLever>,
+    pub(super) found: Settings,
+    pub(super) way_back: WayBack,
+    guardian: Option<Guardian>,
+    levers: Levers,
+    holds: Vec<Hold>,
+    _lock: Lock,
+}
+
+impl Hands {
+    /// Starts the guardian and entrusts it with the way back.
+    ///
+    /// # Errors
+    /// In words, if no guardian can be had: nothing is changed without one.
+    pub(super) fn new(
+        process: Process,
+        tids: Vec<i32>,
+        lever: Option<CpuLever>,
+        levers: Levers,
+        found: Settings,
+        way_back: WayBack,
+        lock: Lock,
+        program: &Path,
+    ) -> Result<Hands, String> {
+        let no_guardian = |error: std::io::Error| {
+            format!(
+                "cannot start the guardian ({}): {error}; nothing was changed",
+                program.display()
+            )
+        };
+        let mut guardian = Guardian::start(program).map_err(no_guardian)?;
+        guardian.entrust(&way_back).map_err(no_guardian)?;
+        let holds = vec![Hold::Free; tids.len()];
+        Ok(Hands {
+            process,
+            tids,
+            lever,
+            found,
+            way_back,
+            guardian: Some(guardian),
+            levers,
+            holds,
+            _lock: lock,
+        })
+    }
+
+    pub(super) fn levers(&self) -> Levers {
+        self.levers
+    }
+
+    /// How the vCPUs are held now.
+    pub(super) fn holds(&self) -> &[Hold] {
+        &self.holds
+    }
+
+    /// Whether the guest stands still by our doing.
+    pub(super) fn stopped(&self) -> bool {
+        self.holds.contains(&Hold::Stopped)
+    }
+
+    pub(super) fn counters(&self) -> Vec<VcpuCounters> {
+        vcpus::counters(&self.tids, self.lever.as_ref())
+    }
+
+    /// Holds the vCPUs as a decision says; writes nothing that is in force already.
+    ///
+    /// # Errors
+    /// In words; the caller gives the migration up.
+    pub(super) async fn hold(
+        &mut self,
+        source: &mut Machine,
+        decision: &Decision,
+    ) -> Result<(), String> {
+        let wanted: Vec<Hold> = (0..self.tids.len()).map(|vcpu| decision.hold(vcpu)).collect();
+        if wanted == self.holds {
+            return Ok(());
+        }
+        self.check_guardian()?;
+        let stop = wanted.contains(&Hold::Stopped);
+        if stop && !self.stopped() {
+            self.way_back.arrives_stopped = true;
+            self.entrust()?;
+            source.stop().await.map_err(in_words)?;
+            self.holds = vec![Hold::Stopped; self.tids.len()];
+            return Ok(());
+        }
+        if !stop && self.stopped() {
+            source.go_on().await.map_err(in_words)?;
+            self.holds = vec![Hold::Free; self.tids.len()];
+        }
+        for (vcpu, hold) in wanted.into_iter().enumerate() {
+            let quota = match hold {
+                Hold::Quota(quota) => Some(crate::cgroup::Quota::new(quota.quota, quota.period)),
+                _ => None,
+            };
+            if self.holds[vcpu] == hold {
+                continue;
+            }
+            let Some(lever) = &mut self.lever else { continue };
+            lever
+                .hold(vcpu, quota)
+                .map_err(|error| format!("vCPU {vcpu} cannot be held: {error}"))?;
+            self.holds[vcpu] = hold;
+        }
+        Ok(())
+    }
+
+    /// Makes QEMU pause the guest and ship the rest: with a downtime limit above what remains it
+    /// does so within 100 ms.
+    pub(super) async fn ship(
+        &mut self,
+        source: &mut Machine,
+        limit: Duration,
+    ) -> Result<(), String> {
+        let mut settings = Settings::default();
+        settings.downtime_limit(&self.found, limit);
+        source.apply(&settings).await.map_err(in_words)
+    }
+
+    /// Lets all vCPUs go, by the same steps the guardian would take. What cannot be undone is said
+    /// on standard error and left to the guardian.
+    pub(super) fn let_go(&mut self) {
+        let Some(lever) = &mut self.lever else { return };
+        for failure in lever.release() {
+            eprintln!("landfall: {failure}");
+        }
+        if !self.stopped() {
+            self.holds.fill(Hold::Free);
+        }
+    }
+
+    /// Notes that the guest was let go on after a stop of ours.
+    pub(super) fn went_on(&mut self) {
+        self.holds.fill(Hold::Free);
+    }
+
+    /// All is put back: sends the guardian home.
+    pub(super) fn dismiss(&mut self) {
+        if let Some(guardian) = self.guardian.take() {
+            guardian.dismiss();
+        }
+    }
+
+    fn entrust(&mut self) -> Result<(), String> {
+        let guardian = self.guardian.as_mut().ok_or("there is no guardian")?;
+        guardian.entrust(&self.way_back).map_err(|error| format!("the guardian is gone: {error}"))
+    }
+
+    /// Nothing is held without a guardian that could let go.
+    fn check_guardian(&mut self) -> Result<(), String> {
+        let alive = self.guardian.as_mut().is_some_and(Guardian::is_alive);
+        alive
+            .then_some(())
+            .ok_or_else(|| "the guardian was ended: nothing is held without one".to_owned())
+    }
+}
+
+fn in_words(error: QmpError) -> String {
+    error.to_string()
+}
