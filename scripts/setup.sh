@@ -72,9 +72,9 @@ need_old_qemu() {
     say "QEMU 7.2 in $tools/qemu-7.2"
     if bios=$(find_version seabios '^1[.]16[.]2-1'); then set -- "$@" "seabios=$bios"; fi
     unpack qemu-7.2 "$@"
-    missing=$(ldd "$tools/qemu-7.2/usr/bin/qemu-system-x86_64" | awk '/not found/ { print $1 }')
+    missing=$(ldd "$tools/qemu-7.2/usr/bin/qemu-system-x86_64" | awk '/not found/ { printf "%s ", $1 }')
     if [ -n "$missing" ]; then
-        echo "setup: QEMU 7.2 lacks libraries:" $missing "(its tests will be skipped)" >&2
+        echo "setup: QEMU 7.2 lacks libraries: $missing(its tests will be skipped)" >&2
     fi
 }
 
@@ -106,6 +106,7 @@ at_least_7_2() {
     [ "${1%%.*}" -gt 7 ] || { [ "${1%%.*}" -eq 7 ] && [ "${1#*.}" -ge 2 ]; }
 }
 
+# shellcheck disable=SC1091
 codename() { (. /etc/os-release 2>/dev/null && echo "${VERSION_CODENAME:-}") || true; }
 
 # Leaves with what to install by hand, unless apt can be run as root.
@@ -115,8 +116,7 @@ can_install() {
 }
 
 can_download() {
-    command -v apt-get >/dev/null && command -v dpkg >/dev/null ||
-        give_up "there is no apt-get here; please provide: $1"
+    command -v apt-get >/dev/null || give_up "there is no apt-get here; please provide: $1"
     make_scratch
 }
 
@@ -143,7 +143,7 @@ apt_get() {
     fi
 }
 
-install_packages() { apt_get "$@" install --no-install-recommends; }
+install_packages() { apt_get install --no-install-recommends "$@"; }
 
 # Reads the package lists anew, once.
 refresh() {

@@ -22,9 +22,11 @@ const STIRRING: Duration = Duration::from_micros(200);
 /// A guest watched unhindered for less than this has not shown how much CPU it wants.
 const LEAST_WATCHED: Duration = Duration::from_millis(50);
 
-/// A share of a CPU is measured over at least this, and over this many periods of a quota.
+/// A share of a CPU is measured over this, and over this many periods of a quota; a hold that ends
+/// sooner is measured over what there is of it, if that is at least a fifth.
 const SHARE_SPAN: Duration = Duration::from_millis(500);
-const SHARE_PERIODS: u32 = 5;
+const SHARE_PERIODS: u32 = 10;
+const LEAST_OF_SPAN: u32 = 5;
 
 /// The sums.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -105,6 +107,14 @@ impl Account {
 
     /// Says how the vCPUs are held from now on.
     pub fn held(&mut self, holds: &[Hold]) {
+        for index in 0..self.vcpus.len() {
+            let (before, now) = (self.hold(index), holds.get(index).copied().unwrap_or_default());
+            if before != now {
+                self.measure_share(index, share_span(before) / LEAST_OF_SPAN);
+                let vcpu = &mut self.vcpus[index];
+                (vcpu.hindered, vcpu.got, vcpu.taken) = Default::default();
+            }
+        }
         self.holds = holds.to_vec();
     }
 
@@ -176,7 +186,7 @@ impl Account {
             self.unreadable = true;
             return;
         };
-        let hold = self.holds.get(index).copied().unwrap_or_default();
+        let hold = self.hold(index);
         let vcpu = &mut self.vcpus[index];
         let still = vcpu.still(at);
         if ran >= STIRRING {
@@ -208,15 +218,23 @@ impl Account {
         vcpu.hindered += span;
         vcpu.got += ran + waited;
         vcpu.taken += taken;
-        let period = if let Hold::Quota(quota) = hold { quota.period } else { Duration::ZERO };
-        if vcpu.hindered >= SHARE_SPAN.max(period * SHARE_PERIODS) {
-            let all = (vcpu.got + vcpu.taken).as_secs_f64();
-            if all > 0.0 {
-                let share = Share::clamped(vcpu.got.as_secs_f64() / all);
-                self.min_share = Some(self.min_share.map_or(share, |least| least.min(share)));
-            }
-            (vcpu.hindered, vcpu.got, vcpu.taken) = Default::default();
+        self.measure_share(index, share_span(hold));
+    }
+
+    /// Takes the share that a vCPU got since the last measurement, if that is long enough ago.
+    fn measure_share(&mut self, index: usize, least: Duration) {
+        let vcpu = &mut self.vcpus[index];
+        let all = (vcpu.got + vcpu.taken).as_secs_f64();
+        if vcpu.hindered < least || all == 0.0 {
+            return;
         }
+        let share = Share::clamped(vcpu.got.as_secs_f64() / all);
+        (vcpu.hindered, vcpu.got, vcpu.taken) = Default::default();
+        self.min_share = Some(self.min_share.map_or(share, |least| least.min(share)));
+    }
+
+    fn hold(&self, index: usize) -> Hold {
+        self.holds.get(index).copied().unwrap_or_default()
     }
 
     fn stood_still(&mut self, length: Duration, lead: Duration) {
@@ -246,6 +264,14 @@ fn longest_gap(kept: Duration, times: Option<u32>, hold: Hold, span: Duration) -
     match (hold, times) {
         (Hold::Quota(quota), Some(times)) if span > quota.period * 2 => kept / times,
         _ => kept,
+    }
+}
+
+/// Over how long the share under a hold is measured.
+fn share_span(hold: Hold) -> Duration {
+    match hold {
+        Hold::Quota(quota) => SHARE_SPAN.max(quota.period * SHARE_PERIODS),
+        _ => SHARE_SPAN,
     }
 }
 

@@ -115,7 +115,7 @@ impl Observer {
             ended: look.at,
             length: look.at.since(start.at),
             dirtied,
-            sent: ram.sent().saturating_sub(start_ram.sent()),
+            sent: ram.normal.saturating_sub(start_ram.normal),
             left: ram.remaining,
             cpu: cpu_between(&start.vcpus, &look.vcpus),
         });

@@ -67,7 +67,7 @@ pub struct SyncInterval {
     pub length: Duration,
     /// Memory found dirty that was not known to be.
     pub dirtied: Bytes,
-    /// Memory sent meanwhile.
+    /// Memory sent meanwhile as pages with contents.
     pub sent: Bytes,
     /// What remained to be sent right after the later look.
     pub left: Bytes,

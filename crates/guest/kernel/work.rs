@@ -98,19 +98,21 @@ fn pace(
     memory: &Memory,
 ) -> Pace {
     let beat = clock.ticks(beat).max(1);
-    let cost = visit_cost(choice, clock, worker, memory);
+    let mut cost = || visit_cost(choice, clock, worker, memory);
     let mut pace = if matches!(choice, Choice::None) {
         Pace { slices: 1, every: 1, spins: clock.spins(beat), ticks: beat }
     } else if rate == 0 {
-        Pace { slices: (beat / cost).max(1), every: 1, spins: 0, ticks: beat }
+        Pace { slices: (beat / cost()).max(1), every: 1, spins: 0, ticks: beat }
     } else {
         let between_visits = (clock.tsc_khz * 1000 / rate).max(1);
         let every = between_visits.div_ceil(beat);
-        let slice = (between_visits / every).max(1);
+        let cost = cost() / every;
+        // A rate beyond reach becomes as many as can be, not a longer beat.
+        let slice = (between_visits / every).max(cost).max(1);
         Pace {
             slices: ((beat + slice / 2) / slice).max(1),
             every,
-            spins: clock.spins(slice.saturating_sub(cost / every)),
+            spins: clock.spins(slice - cost),
             ticks: beat,
         }
     };
@@ -124,16 +126,21 @@ fn pace(
 /// Measured against the spin loop, turn and turn about: a machine that has become slower since then
 /// has become slower for both, and visits keep their proportion to the spinning between them.
 fn visit_cost(choice: Choice, clock: &Clock, worker: &mut Worker, memory: &Memory) -> u64 {
+    const ROUNDS: usize = 101;
     const VISITS: u64 = 500;
-    const SPINS: u64 = 50_000;
+    const SPINS: u64 = 10_000;
     let visits = Pace { slices: VISITS, every: 1, spins: 0, ticks: 0 };
-    let (mut visiting, mut spinning) = (u64::MAX, u64::MAX);
-    for _ in 0..50 {
-        visiting = visiting.min(fastest(1, || worker.work(choice, &visits, memory)));
-        spinning = spinning.min(fastest(1, || spin(SPINS)));
+    let (mut visiting, mut spinning) = ([0; ROUNDS], [0; ROUNDS]);
+    for round in 0..ROUNDS {
+        visiting[round] = fastest(1, || worker.work(choice, &visits, memory));
+        spinning[round] = fastest(1, || spin(SPINS));
     }
+    // The median: the fastest visits are those that found everything in the caches.
+    visiting.sort_unstable();
+    spinning.sort_unstable();
+    let (visiting, spinning) = (visiting[ROUNDS / 2], spinning[ROUNDS / 2].max(1));
     let spinning_then = SPINS * clock.ticks_per_million_spins / 1_000_000;
-    (visiting * spinning_then / spinning.max(1) / VISITS).max(1)
+    (visiting * spinning_then / spinning / VISITS).max(1)
 }
 
 /// One vCPU at work on its share of the pages.
@@ -205,6 +212,6 @@ impl Worker {
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;
         self.random ^= self.random >> 27;
-        (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) * bound >> 32
+        ((self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) * bound) >> 32
     }
 }

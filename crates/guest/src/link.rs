@@ -4,6 +4,11 @@
 //! off for the last copy: the blackout is then far shorter than on any real link. A [`Link`] is a
 //! relay that lets bytes from source to destination through at its rate whatever QEMU does, and
 //! can fail in the two ways a link fails: fall silent, or break.
+//!
+//! Measured on two shared cores, from 1 to 100 MB/s: the rate is kept within 0.2 %, for 2 to 7 % of
+//! a core. What QEMU has handed to its socket and the link has not passed yet is up to 4.6 MB over
+//! TCP, as on a real network, for the kernel lets QEMU's send buffer grow; from a unix socket
+//! ([`Link::from`]) it is 0.5 MB.
 
 use landfall_core::units::{ByteRate, Bytes};
 use rustix::net::{Shutdown, shutdown, sockopt};

@@ -30,7 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let spinner = Spinner::start()?;
     let mut lever = survey(std::process::id() as i32, &[spinner.tid])?;
 
-    println!("Kernel {}, cgroup {:?}.", kernel_release(), lever.version());
+    let tick = Quota::least_honest();
+    println!("Kernel {}, cgroup {:?}, tick {tick:?}.", kernel_release(), lever.version());
     println!();
     println!(
         "| period ms | quota ms | share asked | share got | gap expected ms | gaps seen: median | longest | gaps in cpu.stat: median | longest | periods skipped |"
@@ -38,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     let mut lines = Vec::new();
     for period in PERIODS {
-        for quota in QUOTAS.into_iter().filter(|quota| *quota < period || period == 1) {
+        for quota in QUOTAS.into_iter().filter(|quota| *quota < period || *quota == 1) {
             let asked = Quota::new(Duration::from_millis(quota), Duration::from_millis(period));
             let line = measure(&mut lever, &spinner, asked, least)?;
             line.print();
@@ -129,11 +130,10 @@ fn measure(
     while start.elapsed() < least.max(asked.period * 12) {
         thread::sleep(look);
         let throttled = lever.stats(0)?.throttled;
-        if throttled < last { eprintln!("BACK {last:?} {throttled:?} {:?} {:?}", lever.stats(0), std::fs::read_to_string(lever.threads()[0].group().join("cpu.stat"))); }
-        counted.extend(Some(throttled.saturating_sub(last)).filter(|step| !step.is_zero()));
+        counted.extend(Some(throttled - last).filter(|step| !step.is_zero()));
         last = throttled;
     }
-    let ran = { let now = lever.stats(0)?.ran; if now < before.ran { eprintln!("RANBACK {:?} {now:?}", before.ran); } now.saturating_sub(before.ran) };
+    let ran = lever.stats(0)?.ran - before.ran;
     let share = ran.div_duration_f64(start.elapsed());
     Ok(Line { asked, share, seen: Gaps::new(spinner.take_gaps()), counted: Gaps::new(counted) })
 }

@@ -24,9 +24,9 @@ use crate::qmp::{Address, QmpError};
 /// The hidden subcommand of the program that makes it a guardian.
 pub const SUBCOMMAND: &str = "guardian";
 
-/// For how long the guardian tries to reach a monitor: landfall's own connection has to be noticed
-/// as closed by QEMU before it serves another.
-const REACH: Duration = Duration::from_secs(30);
+/// For how long the guardian tries to reach a monitor: QEMU may hang for a while, and has to notice
+/// that landfall's own connection is closed before it serves another.
+const REACH: Duration = Duration::from_secs(120);
 
 /// For how long a cancelled migration may take to be over.
 const CANCEL: Duration = Duration::from_secs(30);

@@ -135,19 +135,20 @@ fn no_qemu_outlives_its_handle() {
 #[test]
 fn no_qemu_outlives_a_harness_that_is_killed() {
     const INNER: &str = "LANDFALL_TEST_TO_BE_KILLED";
-    if std::env::var_os(INNER).is_some() {
-        let vm = Vm::builder(&small(Kind::Idle)).start().unwrap();
+    if let Some(directory) = std::env::var_os(INNER) {
+        let vm = Vm::builder(&small(Kind::Idle)).run_directory(directory).start().unwrap();
         println!("\npid={}", vm.pid());
         loop {
             sleep(PATIENCE);
         }
     }
     let Some(_) = start(Vm::builder(&small(Kind::Idle))) else { return };
-    // This very test again, in a process that can be killed.
+    // This very test again, in a process that can be killed, and that then leaves its files.
+    let directory = tempfile::tempdir().unwrap();
     let name = "migration::no_qemu_outlives_a_harness_that_is_killed";
     let mut harness = Command::new(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture"])
-        .env(INNER, "1")
+        .env(INNER, directory.path())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

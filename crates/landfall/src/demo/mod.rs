@@ -6,7 +6,7 @@ mod trial;
 
 use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::requirements::{Requirement, Requirements};
-use landfall_core::units::{ByteRate, show_duration};
+use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_guest::{Kind, PagesPerSecond, Spec};
 use serde_json::json;
 
@@ -56,7 +56,7 @@ pub async fn run(options: Demo) -> u8 {
 fn trials(link: ByteRate) -> Vec<Trial> {
     let pathological = Spec::new(Kind::Sweep);
     let twice = PagesPerSecond((2.0 * link.0 / 4096.0) as u64);
-    let middle = Spec::new(Kind::Random { rate: twice });
+    let middle = Spec { working_set: Bytes::mib(144), ..Spec::new(Kind::Random { rate: twice }) };
     let allowed = Requirements {
         max_bandwidth: Some(link),
         give_way: vec![Requirement::MaxStall],

@@ -40,7 +40,7 @@ pub struct Effective {
 /// What one vCPU thread used and what was kept from it; all figures are cumulative and never run
 /// backwards while the lever lives.
 ///
-/// Seen on Linux 6.18, cgroup v1 (and 6.12, v2):
+/// Seen on Linux 6.18, cgroup v1 (the first also on 6.12, v2):
 /// - `throttled` grows when a thread is let run again, by the whole gap at once. Looked at more
 ///   often than once a period, each step is the length of one gap; a gap that is still going on
 ///   does not show.
@@ -69,8 +69,7 @@ pub struct Stats {
 pub struct ReleaseFailure {
     /// The step.
     pub step: UndoStep,
-    /// Why not.
-    #[source]
+    /// Why not; its text names the path.
     pub error: CgroupError,
 }
 

@@ -114,7 +114,7 @@ impl Hands {
                 Hold::Quota(quota) => Some(crate::cgroup::Quota::new(quota.quota, quota.period)),
                 _ => None,
             };
-            if self.holds[vcpu] == hold {
+            if self.holds[vcpu] == hold || nearly(self.holds[vcpu], hold) {
                 continue;
             }
             let Some(lever) = &mut self.lever else { continue };
@@ -173,6 +173,21 @@ impl Hands {
         alive
             .then_some(())
             .ok_or_else(|| "the guardian was ended: nothing is held without one".to_owned())
+    }
+}
+
+/// Whether two quotas give nearly the same share.
+///
+/// The kernel refills a group's quota and forgives what it overran at every write, so a hold that is
+/// adjusted at every look would be a good deal looser than any of its settings
+/// (`docs/measurements/cgroup-v1-kernel-6.18.md`). A change of less than a thirtieth can wait.
+fn nearly(in_force: Hold, wanted: Hold) -> bool {
+    match (in_force, wanted) {
+        (Hold::Quota(_), Hold::Quota(_)) => {
+            let (now, then) = (in_force.share().get(), wanted.share().get());
+            (now - then).abs() < then / 30.0
+        }
+        _ => false,
     }
 }
 

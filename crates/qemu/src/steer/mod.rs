@@ -14,6 +14,7 @@ mod hands;
 mod prepare;
 
 use std::future::Future;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use landfall_core::report::{Outcome, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::sample::{Migration, Sample, Status};
 use landfall_core::units::{ByteRate, Bytes, Moment, Share, show_duration};
-use landfall_core::view::View;
+use landfall_core::view::{Phase, View};
 
 use crate::machine::{Machine, read_migration};
 use crate::qmp::{Address, Event, Events, Pending, QmpError};
@@ -302,7 +303,7 @@ impl Steering {
         self.note_bytes(sample.at, migration);
         self.last = Some(migration.clone());
         if let Some(view) = view {
-            let decision = guard(&view, self.policy.decide(&view));
+            let decision = guard(&view, self.decide(&view));
             let done = self.progress.share(&view);
             let time_left = time_left(&view);
             let decided = Decided { view: &view, decision: &decision, done, time_left };
@@ -317,6 +318,16 @@ impl Steering {
             return Err(End::Over(migration.status, migration.error.clone()));
         }
         Ok(())
+    }
+
+    /// Asks the policy. One that panics ends the migration, not the program: the guest comes first.
+    fn decide(&mut self, view: &View) -> Decision {
+        let policy = &mut self.policy;
+        let decided = panic::catch_unwind(AssertUnwindSafe(|| policy.decide(view)));
+        decided.unwrap_or_else(|_| {
+            let why = format!("policy {} panicked; this is a bug in it", policy.name());
+            Decision::finish(Finish::Cancel, why)
+        })
     }
 
     async fn act(&mut self, view: &View, decision: Decision) {
@@ -339,7 +350,8 @@ impl Steering {
                 self.source.start_postcopy().await.map_err(|error| error.to_string())
             }
             Some(_) => Ok(()),
-            None if self.shipped => Ok(()),
+            // What stands still needs no hold, and what was stopped has to arrive stopped.
+            None if self.shipped || view.phase == Phase::SwitchOver => Ok(()),
             None => self.hands.hold(&mut self.source, &decision).await,
         };
         self.note_holds();

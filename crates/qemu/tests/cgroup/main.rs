@@ -311,6 +311,12 @@ fn what_is_no_thread_of_the_process_is_refused() {
 }
 
 #[test]
+fn the_least_honest_quota_is_a_tick_that_some_kernel_has() {
+    let ticks = [1000, 300, 250, 100].map(|hz| Duration::from_secs(1) / hz);
+    assert!(ticks.iter().any(|tick| tick.abs_diff(Quota::least_honest()).as_micros() < 50));
+}
+
+#[test]
 fn holding_again_what_is_held_is_no_gift() {
     let Some(_turn) = turn() else { return };
     let group = TestGroup::new();

@@ -1,0 +1,151 @@
+//! Guests that land, by every policy, and what the report says of it.
+
+use landfall_core::units::ByteRate;
+use landfall_guest::{Kind, Spec, Vm};
+
+use crate::scene::{Scene, random, small, sweep};
+
+const FAST: &[&str] = &["--max-bandwidth", "60MB/s", "--give-way", "max-stall"];
+
+fn by(policy: &'static str) -> Vec<&'static str> {
+    [&["--policy", policy], FAST].concat()
+}
+
+#[test]
+fn a_pathological_guest_lands_by_a_progressive_grip_and_a_pause() {
+    let Some(scene) = Scene::boot(&sweep(32), ByteRate::mb(60)) else { return };
+    let ended = scene.migrate(&by("progressive"));
+    ended.assert(3, "landed", &[]);
+    assert!(ended.number("throttled_s") > 0.0, "{:#}", ended.report);
+    assert!(ended.number("guest_cpu_lost_s") > 0.0);
+    // 32 MiB over 60 MB/s take half a second.
+    assert!(ended.number("longest_stall_s") > 0.3);
+    scene.assert_landed();
+}
+
+#[test]
+fn a_pathological_guest_is_paused_after_one_pass_at_full_speed() {
+    let Some(scene) = Scene::boot(&sweep(32), ByteRate::mb(60)) else { return };
+    let ended = scene.migrate(&by("pause-and-ship"));
+    ended.assert(3, "landed", &[]);
+    assert_eq!(ended.number("throttled_s"), 0.0, "nothing but the pause: {:#}", ended.report);
+    scene.assert_landed();
+}
+
+#[test]
+fn without_leave_to_stall_a_pathological_guest_is_given_back_with_the_remedy() {
+    let Some(scene) = Scene::boot(&sweep(32), ByteRate::mb(60)) else { return };
+    let ended = scene.migrate(&["--policy", "pause-and-ship", "--max-bandwidth", "60MB/s"]);
+    ended.assert(5, "cancelled", &["--give-way max-stall", "at the source at full speed"]);
+    scene.assert_unharmed_at_source();
+}
+
+#[test]
+fn an_idle_guest_is_never_touched() {
+    let Some(scene) = Scene::boot(&small(Kind::Idle, 32), ByteRate::mb(100)) else { return };
+    let ended = scene.migrate(&["--policy", "progressive"]);
+    ended.assert(0, "landed", &[]);
+    assert_eq!(ended.number("throttled_s"), 0.0);
+    assert_eq!(ended.report["class"], "unaided");
+    scene.assert_landed();
+}
+
+#[test]
+fn a_guest_that_lands_unaided_is_never_touched() {
+    let Some(scene) = Scene::boot(&random(32, 1000), ByteRate::mb(100)) else { return };
+    let ended = scene.migrate(&["--policy", "progressive"]);
+    ended.assert(0, "landed", &[]);
+    assert_eq!(ended.number("throttled_s"), 0.0);
+    assert!(ended.number("longest_stall_s") <= 0.3);
+    scene.assert_landed();
+}
+
+#[test]
+fn qemus_own_auto_converge_is_asked_for_and_left_alone() {
+    let Some(scene) = Scene::boot(&random(64, 40_000), ByteRate::mb(60)) else { return };
+    let ended = scene.migrate(&by("auto-converge"));
+    assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
+    assert!(ended.number("throttled_s") > 0.0, "QEMU throttled: {:#}", ended.report);
+    scene.assert_landed();
+}
+
+#[test]
+fn post_copy_lands_where_it_is_allowed_and_says_what_nobody_measured() {
+    let Some(scene) = Scene::boot(&sweep(32), ByteRate::mb(60)) else { return };
+    let ended = scene.migrate(&["--policy", "post-copy", "--post-copy", "allow"]);
+    assert_eq!(ended.report["outcome"], "landed", "{:#}\n{}", ended.report, ended.stderr);
+    assert!(
+        ended.report["longest_stall_s"].is_null() && ended.report["guest_cpu_lost_s"].is_null()
+    );
+    scene.assert_landed();
+}
+
+#[test]
+fn a_guest_with_two_vcpus_of_which_one_dirties_lands() {
+    let spec = Spec { vcpus: 2, ..sweep(24) };
+    let Some(scene) = Scene::boot(&spec, ByteRate::mb(60)) else { return };
+    let ended = scene.migrate(&by("progressive"));
+    assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
+    scene.assert_landed();
+}
+
+#[test]
+fn two_vcpus_on_one_thread_are_held_once_and_let_go() {
+    let spec = Spec { vcpus: 2, ..sweep(24) };
+    let source = Vm::builder(&spec).accel("tcg,thread=single");
+    let Some(scene) = Scene::with(source, ByteRate::mb(60)) else { return };
+    let ended = scene.migrate(&by("progressive"));
+    assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
+    assert!(ended.number("throttled_s") > 0.0);
+    scene.assert_landed();
+}
+
+#[test]
+fn without_the_destinations_monitor_it_lands_as_well() {
+    let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(60)) else { return };
+    let mut command = crate::scene::landfall();
+    command.arg("migrate").arg(scene.pair.source.qmp_socket()).arg(scene.pair.uri());
+    command.args(["--json"]).args(by("progressive"));
+    let ended = crate::scene::Run::start(command).ended();
+    ended.assert(3, "landed", &[]);
+    assert!(ended.number("longest_stall_s") > 0.2, "the blackout is QEMU's own figure");
+    scene.assert_landed();
+}
+
+#[test]
+fn the_other_supported_qemu_lands_a_guest() {
+    let Some((program, data)) = qemu_72() else {
+        eprintln!("skipped: no QEMU 7.2 in target/tools/qemu-7.2 (make setup)");
+        return;
+    };
+    let source = Vm::builder(&sweep(24)).qemu(program).arguments(data);
+    let Some(scene) = Scene::with(source, ByteRate::mb(60)) else { return };
+    let ended = scene.migrate(&by("progressive"));
+    ended.assert(3, "landed", &[]);
+    scene.assert_landed();
+}
+
+/// QEMU 7.2 as `make setup` unpacks it, and the arguments for its data files.
+fn qemu_72() -> Option<(String, Vec<String>)> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/qemu-7.2");
+    let program = format!("{root}/usr/bin/qemu-system-x86_64");
+    let data = ["qemu", "seabios"].map(|name| format!("{root}/usr/share/{name}"));
+    let arguments = data.into_iter().flat_map(|path| ["-L".to_owned(), path]).collect();
+    std::path::Path::new(&program).exists().then_some((program, arguments))
+}
+
+#[test]
+fn a_recording_holds_every_look_and_the_report() {
+    let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(60)) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("recording.jsonl");
+    let ended =
+        scene.migrate(&[&by("progressive")[..], &["--record", file.to_str().unwrap()]].concat());
+    assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["kind"], "landfall-recording");
+    assert!(lines.iter().any(|line| line["decision"]["holds"][0]["quota"].is_object()));
+    assert_eq!(lines.last().unwrap()["report"], ended.report);
+}

@@ -1,0 +1,9 @@
+//! landfall as its users call it, on real QEMUs with guests that watch their own memory. Skipped,
+//! with the reason printed, where there is no QEMU.
+
+mod failures;
+mod landings;
+mod laws;
+mod refusals;
+mod scene;
+mod sudden_death;

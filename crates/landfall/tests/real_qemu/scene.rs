@@ -1,0 +1,314 @@
+//! A guest that can be moved, and landfall moving it, as a user would call it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use landfall_core::units::{ByteRate, Bytes};
+use landfall_guest::{Kind, PagesPerSecond, Pair, Probe, Spec, Verified, Vm, VmBuilder, VmError};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
+
+/// For whatever must happen at all: long, because the machine may be busy with something else.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A guest, its way to a destination, and its state before anybody touched it.
+pub struct Scene {
+    pub pair: Pair,
+    pub before: Found,
+    /// Two QEMUs and landfall fill two cores: one scene at a time on a machine.
+    _turn: fs::File,
+}
+
+/// What must be as it was in the end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// For each thread of QEMU its control group and that group's limits, `None` where the thread
+    /// is gone.
+    pub limits: BTreeMap<i32, Option<String>>,
+    pub parameters: Value,
+    pub capabilities: Value,
+}
+
+impl Scene {
+    /// A guest at work; `None`, with the reason printed, where there is no QEMU.
+    pub fn boot(spec: &Spec, rate: ByteRate) -> Option<Scene> {
+        Self::with(Vm::builder(spec), rate)
+    }
+
+    pub fn with(source: VmBuilder, rate: ByteRate) -> Option<Scene> {
+        let turn = take_turn();
+        let source = match source.start() {
+            Ok(source) => source,
+            Err(error @ VmError::NoQemu { .. }) => {
+                eprintln!("skipped: {error}");
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let pair = Pair::start(source, rate).unwrap();
+        let before = Found::of(&pair.source);
+        Some(Scene { pair, before, _turn: turn })
+    }
+
+    /// `landfall migrate` of this guest, with the destination's monitor, as JSON.
+    pub fn landfall(&self, options: &[&str]) -> Run {
+        let (qmp, uri) = (self.pair.source.qmp_socket(), self.pair.uri());
+        let mut command = landfall();
+        command.arg("migrate").arg(qmp).arg(uri).arg("--json");
+        command.arg("--destination-qmp").arg(self.pair.destination.qmp_socket()).args(options);
+        Run::start(command)
+    }
+
+    /// Runs it to its end.
+    pub fn migrate(&self, options: &[&str]) -> Ended {
+        self.landfall(options).ended()
+    }
+
+    /// A destination like the first, for another try.
+    pub fn new_destination(&mut self) {
+        self.pair.destination = self.pair.source.destination().start().unwrap();
+        let rate = ByteRate::mb(1000);
+        let to = self.pair.destination.incoming().unwrap().parse().unwrap();
+        self.pair.link = landfall_guest::Link::new(to, Some(rate)).unwrap();
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.pair.source.pid()).unwrap()
+    }
+
+    /// Whether any vCPU thread is held at the moment.
+    pub fn is_held(&self) -> bool {
+        limits(self.pid()) != self.before.limits_now(self.pid())
+    }
+
+    /// The guest runs at the source, at full speed and with its old limits, and nothing of landfall
+    /// is left.
+    #[track_caller]
+    pub fn assert_unharmed_at_source(&self) {
+        assert_eq!(run_state(&self.pair.source), "running");
+        let now = Found::of(&self.pair.source);
+        assert_eq!(now.limits, self.before.limits_now(self.pid()), "limits are not as they were");
+        assert_eq!(now.parameters, self.before.parameters);
+        assert_eq!(now.capabilities, self.before.capabilities);
+        self.assert_nothing_left();
+        let after = Instant::now();
+        let place = self.pair.source.place();
+        let beats = self.pair.source.heartbeats();
+        beats.beat_from(place, Some(after), PATIENCE).expect("the guest beats at the source");
+        self.assert_memory_right();
+    }
+
+    /// The guest runs at the destination, its memory as it left it, and nothing of landfall is left.
+    #[track_caller]
+    pub fn assert_landed(&self) {
+        assert_eq!(run_state(&self.pair.destination), "running");
+        let beats = self.pair.source.heartbeats();
+        let place = self.pair.destination.place();
+        beats.beat_from(place, Some(Instant::now()), PATIENCE).expect("the guest beats there");
+        assert_eq!(limits(self.pid()), self.before.limits_now(self.pid()));
+        self.assert_nothing_left();
+        self.assert_memory_right();
+    }
+
+    #[track_caller]
+    pub fn assert_memory_right(&self) {
+        let beats = self.pair.source.heartbeats();
+        let Verified { errors, pages, .. } = beats.verify(PATIENCE).unwrap();
+        assert!(pages > 0);
+        assert_eq!(errors, 0);
+        assert_eq!(beats.corruptions(), []);
+    }
+
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        let left = groups_left(self.pid());
+        assert_eq!(left, Vec::<PathBuf>::new(), "control groups were left behind");
+    }
+}
+
+impl Found {
+    pub fn of(vm: &Vm) -> Found {
+        let mut probe = vm.probe().unwrap();
+        Found {
+            limits: limits(i32::try_from(vm.pid()).unwrap()),
+            parameters: probe.run("query-migrate-parameters").unwrap(),
+            capabilities: probe.run("query-migrate-capabilities").unwrap(),
+        }
+    }
+
+    /// The limits as they were, of the threads that exist now: QEMU starts and ends threads.
+    pub fn limits_now(&self, pid: i32) -> BTreeMap<i32, Option<String>> {
+        let home = self.limits.get(&pid).cloned().flatten();
+        let was = |tid| (tid, self.limits.get(&tid).cloned().flatten().or(home.clone()));
+        limits(pid).into_keys().map(was).collect()
+    }
+}
+
+pub fn landfall() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_landfall"))
+}
+
+/// A landfall under way.
+pub struct Run {
+    pub child: Child,
+}
+
+/// A landfall that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub report: Value,
+    pub stderr: String,
+}
+
+impl Run {
+    pub fn start(mut command: Command) -> Run {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Run { child: command.spawn().unwrap() }
+    }
+
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until landfall itself has ended; its guardian may go on, and holds standard error.
+    pub fn wait(&mut self) {
+        self.child.wait().unwrap();
+    }
+
+    pub fn ended(mut self) -> Ended {
+        let mut stdout = String::new();
+        let mut stderr = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let status = self.child.wait().unwrap();
+        let report = serde_json::from_str(&stdout).unwrap_or(Value::Null);
+        Ended { status, report, stderr }
+    }
+}
+
+impl Ended {
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    pub fn reason(&self) -> &str {
+        self.report["reason"].as_str().unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub fn number(&self, field: &str) -> f64 {
+        self.report[field].as_f64().unwrap_or_else(|| panic!("no {field} in {:#}", self.report))
+    }
+
+    /// The exit status and outcome are these, and the reason says these things.
+    #[track_caller]
+    pub fn assert(&self, code: i32, outcome: &str, says: &[&str]) {
+        let all = format!("{:#}\n{}", self.report, self.stderr);
+        assert_eq!(self.code(), Some(code), "{all}");
+        assert_eq!(self.report["outcome"], outcome, "{all}");
+        for words in says {
+            assert!(self.reason().contains(words), "the reason does not say {words:?}: {all}");
+        }
+    }
+}
+
+/// The pathological guest of 2015, small: it dirties all of its working set in milliseconds.
+pub fn sweep(mib: u64) -> Spec {
+    small(Kind::Sweep, mib)
+}
+
+/// A guest that writes at random.
+pub fn random(mib: u64, pages_per_second: u64) -> Spec {
+    small(Kind::Random { rate: PagesPerSecond(pages_per_second) }, mib)
+}
+
+pub fn small(kind: Kind, mib: u64) -> Spec {
+    Spec { memory: Bytes::mib(mib * 2 + 32), working_set: Bytes::mib(mib), ..Spec::new(kind) }
+}
+
+pub fn run_state(vm: &Vm) -> String {
+    word(&mut vm.probe().unwrap(), "query-status")
+}
+
+pub fn migration_status(vm: &Vm) -> String {
+    word(&mut vm.probe().unwrap(), "query-migrate")
+}
+
+fn word(probe: &mut Probe, command: &str) -> String {
+    probe.run(command).unwrap()["status"].as_str().unwrap_or("none").to_owned()
+}
+
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < until, "{what}: not within {PATIENCE:?}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// For every thread of a process its control group of the cpu controller, and the limits in it.
+pub fn limits(pid: i32) -> BTreeMap<i32, Option<String>> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeMap::new() };
+    let tids = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok());
+    tids.map(|tid| (tid, limit(pid, tid))).collect()
+}
+
+fn limit(pid: i32, tid: i32) -> Option<String> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/task/{tid}/cgroup")).ok()?;
+    let of_cpu = |line: &str| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        controllers.split(',').any(|name| name == "cpu").then(|| path.to_owned())
+    };
+    let path = groups.lines().find_map(of_cpu);
+    let path = match path {
+        Some(path) => PathBuf::from(format!("/sys/fs/cgroup/cpu{path}")),
+        None => {
+            let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+            PathBuf::from(format!("/sys/fs/cgroup{path}"))
+        }
+    };
+    let files = ["cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.max"];
+    let values = files.map(|file| fs::read_to_string(path.join(file)).unwrap_or_default());
+    Some(format!("{} {}", path.display(), values.join(" ")))
+}
+
+/// landfall's control groups for a guest, wherever they are.
+fn groups_left(pid: i32) -> Vec<PathBuf> {
+    fn below(directory: &Path, name: &str, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name().to_string_lossy().starts_with(name) {
+                    found.push(entry.path());
+                }
+                below(&entry.path(), name, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    below(Path::new("/sys/fs/cgroup/cpu"), &format!("landfall-{pid}-"), &mut found);
+    found
+}
+
+/// Waits for this machine's other scenes to be over.
+fn take_turn() -> fs::File {
+    let path = std::env::temp_dir().join("landfall-tests.lock");
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
+    flock(&file, FlockOperation::LockExclusive).unwrap();
+    file
+}
