@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::decision::{Decision, Finish, Hold, Quota};
 use crate::requirements::Requirement;
-use crate::units::{Share, show_duration};
+use crate::units::show_duration;
 use crate::view::{Phase, View};
 
 /// The decision as it may be carried out under the view's requirements.
@@ -61,24 +61,19 @@ const SHIP_MARGIN: Duration = Duration::from_millis(250);
 
 /// The hold, no tighter than the floor and with no gap longer than the stall allowed.
 fn within(view: &View, hold: Hold) -> Hold {
-    let floor = view.least_share();
-    let gap = view.longest_gap();
-    let tightest = || {
-        let share = floor.max(Quota::least_share(gap));
-        Quota::for_share(Share::clamped(share.get() * 1.0001), gap).map_or(Hold::Free, Hold::Quota)
-    };
+    let may_stop = view.levers.stop && view.requirements.may_break(Requirement::MaxStall);
     match hold {
         Hold::Free => Hold::Free,
-        Hold::Stopped if view.levers.stop && view.requirements.may_break(Requirement::MaxStall) => {
-            Hold::Stopped
-        }
-        Hold::Quota(quota) if quota.share() >= floor && quota.gap() <= gap => Hold::Quota(quota),
-        _ if !view.levers.quota => Hold::Free,
-        Hold::Quota(quota) => {
-            Quota::for_share(quota.share().max(floor), gap).map_or_else(tightest, Hold::Quota)
-        }
-        Hold::Stopped => tightest(),
+        Hold::Stopped if may_stop => Hold::Stopped,
+        Hold::Quota(quota) if keeps(view, quota) => hold,
+        hold => view.quota_for(hold.share()).map_or(Hold::Free, Hold::Quota),
     }
+}
+
+fn keeps(view: &View, quota: Quota) -> bool {
+    view.levers.quota
+        && quota.share() >= view.least_share()
+        && quota.longest_gap(view.levers.tick) <= view.longest_gap()
 }
 
 fn too_long(view: &View) -> String {
@@ -97,7 +92,7 @@ fn too_long(view: &View) -> String {
 mod tests {
     use super::*;
     use crate::policy::testing::view;
-    use crate::units::{ByteRate, Bytes, Moment};
+    use crate::units::{ByteRate, Bytes, Moment, Share};
     use proptest::prelude::*;
 
     fn held(hold: Hold) -> Decision {

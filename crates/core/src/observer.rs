@@ -183,7 +183,7 @@ mod tests {
     use crate::sample::Migration;
 
     fn levers() -> Levers {
-        Levers { quota: true, stop: false, post_copy: false }
+        Levers { quota: true, stop: false, post_copy: false, tick: Duration::from_millis(4) }
     }
 
     fn observer() -> Observer {

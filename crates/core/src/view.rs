@@ -102,6 +102,8 @@ pub struct Levers {
     pub stop: bool,
     /// Post-copy was set up and the operator allows it.
     pub post_copy: bool,
+    /// The tick at which the kernel charges a running thread: the grain of every quota.
+    pub tick: Duration,
 }
 
 impl View {
@@ -147,6 +149,22 @@ impl View {
         } else {
             self.requirements.max_stall
         }
+    }
+
+    /// The quota for a share, or for the tightest one that the stall allows if that is less tight;
+    /// `None` where the vCPUs cannot be held by quota, or need not be.
+    pub fn quota_for(&self, share: Share) -> Option<Quota> {
+        let share = share.max(self.tightest_share());
+        let quota = || Quota::for_share(share, self.longest_gap(), self.levers.tick);
+        (self.levers.quota && share < Share::FULL).then(quota).flatten()
+    }
+
+    /// The tightest share that a quota may leave: the floor, and what the stall allows.
+    pub fn tightest_share(&self) -> Share {
+        if !self.levers.quota {
+            return Share::FULL;
+        }
+        self.least_share().max(Quota::least_share(self.longest_gap(), self.levers.tick))
     }
 
     /// The least share a hold may leave.

@@ -13,6 +13,7 @@ mod signals;
 mod words;
 
 use std::io;
+use std::panic;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -20,6 +21,9 @@ use cli::{Cli, Command};
 
 /// Exit status for wrong arguments, also clap's own.
 const USAGE: u8 = 2;
+
+/// Exit status where the guest's state is not known.
+const UNKNOWN: u8 = 6;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -30,8 +34,21 @@ fn main() -> ExitCode {
             return ExitCode::from(5);
         }
     };
-    runtime.block_on(async {
-        match cli.command {
+    let run = panic::AssertUnwindSafe(|| runtime.block_on(run(cli.command)));
+    // The guardian, which sees this process end without having said that all is done, lets the
+    // guest go; of that nothing is known here.
+    panic::catch_unwind(run).unwrap_or_else(|_| {
+        eprintln!(
+            "landfall: this is a bug in landfall. Its guardian lets the guest go and cancels the \
+             migration; look at the guest with QMP query-status"
+        );
+        ExitCode::from(UNKNOWN)
+    })
+}
+
+async fn run(command: Command) -> ExitCode {
+    {
+        match command {
             Command::Migrate(options) => ExitCode::from(migrate::run(options).await),
             Command::Demo(options) => ExitCode::from(demo::run(options).await),
             Command::Guardian => {
@@ -51,5 +68,5 @@ fn main() -> ExitCode {
                 }
             },
         }
-    })
+    }
 }

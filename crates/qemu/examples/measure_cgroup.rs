@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use landfall_qemu::cgroup::{CpuLever, Quota, survey};
+use landfall_qemu::cgroup::{CpuLever, Quota, least_honest_quota, survey};
 
 /// Milliseconds.
 const PERIODS: [u64; 6] = [1, 10, 20, 50, 100, 1000];
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let spinner = Spinner::start()?;
     let mut lever = survey(std::process::id() as i32, &[spinner.tid])?;
 
-    let tick = Quota::least_honest();
+    let tick = least_honest_quota();
     println!("Kernel {}, cgroup {:?}, tick {tick:?}.", kernel_release(), lever.version());
     println!();
     println!(

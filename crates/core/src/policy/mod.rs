@@ -139,7 +139,12 @@ pub(crate) mod testing {
                 used: Some(Share::FULL),
                 wanted: Some(Share::FULL),
             }],
-            levers: Levers { quota: true, stop: false, post_copy: false },
+            levers: Levers {
+                quota: true,
+                stop: false,
+                post_copy: false,
+                tick: Duration::from_millis(4),
+            },
         }
     }
 

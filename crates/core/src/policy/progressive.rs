@@ -16,7 +16,7 @@
 use super::pause_and_ship::cannot_ship;
 use super::trend::{Step, Trend};
 use super::{Needs, Policy};
-use crate::decision::{Decision, Finish, Hold, Quota};
+use crate::decision::{Decision, Finish, Hold};
 use crate::units::Share;
 use crate::view::{Phase, View};
 
@@ -79,7 +79,7 @@ impl Progressive {
 
     fn stuck(&mut self, view: &View) -> Decision {
         let tighter = Share::clamped(self.grip.get() * factor(view));
-        let tightest = tightest(view);
+        let tightest = view.tightest_share();
         let pause_now = tighter.get() < PAUSE_BELOW || tighter < tightest;
         if pause_now && view.may_ship() {
             self.grip = Share::FULL;
@@ -103,10 +103,7 @@ impl Progressive {
     }
 
     fn hold(&self, view: &View, why: &str) -> Decision {
-        let quota = (self.grip < Share::FULL && view.levers.quota)
-            .then(|| Quota::for_share(self.grip, view.longest_gap()))
-            .flatten();
-        let hold = quota.map_or(Hold::Free, Hold::Quota);
+        let hold = view.quota_for(self.grip).map_or(Hold::Free, Hold::Quota);
         Decision::hold_all(view.vcpus.len(), hold, format!("{why} (grip {})", self.grip))
     }
 }
@@ -114,15 +111,6 @@ impl Progressive {
 /// How much of the grip is left after a tightening: half at aggression 0, an eighth at 1.
 fn factor(view: &View) -> f64 {
     0.5f64.powf(1.0 + 2.0 * view.aggression.get())
-}
-
-/// The tightest grip there is: the floor, and the smallest share whose gaps keep the stall.
-fn tightest(view: &View) -> Share {
-    if !view.levers.quota {
-        return Share::FULL;
-    }
-    let by_gap = Share::clamped(Quota::least_share(view.longest_gap()).get() * 1.0001);
-    view.least_share().max(by_gap)
 }
 
 /// Whether a grip looser by `ratio` would still leave a pass with much less than it sent, on the
@@ -173,7 +161,7 @@ mod tests {
     #[test]
     fn without_leave_to_stall_it_tries_the_tightest_grip_and_then_gives_up() {
         let shares = grips(&mut view(), &[96; 8]);
-        let tightest = Quota::least_share(crate::requirements::DEFAULT_MAX_STALL).get() * 1.0001;
+        let tightest = view().tightest_share().get();
         assert_eq!(shares[..2], [0.25, 0.0625]);
         assert!((shares[2] - tightest).abs() < 1e-6, "{shares:?}");
         assert_eq!(shares[5], -1.0, "{shares:?}");

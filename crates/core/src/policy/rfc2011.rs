@@ -26,7 +26,7 @@
 //! The first dial, migration speed, is `--max-bandwidth`.
 
 use super::{Needs, Policy};
-use crate::decision::{Decision, Finish, Hold, Quota};
+use crate::decision::{Decision, Finish, Hold};
 use crate::units::{ByteRate, Bytes, Share};
 use crate::view::{Phase, View};
 
@@ -131,18 +131,9 @@ impl Policy for Rfc2011 {
             yes(converging.recently),
             yes(converging.in_total)
         );
-        Decision::hold_all(view.vcpus.len(), hold(target, view), why)
+        let hold = view.quota_for(target).map_or(Hold::Free, Hold::Quota);
+        Decision::hold_all(view.vcpus.len(), hold, why)
     }
-}
-
-/// The hold for a target; one that no quota reaches gets the nearest that one does.
-fn hold(target: Share, view: &View) -> Hold {
-    if target >= Share::FULL {
-        return Hold::Free;
-    }
-    let gap = view.longest_gap();
-    let reachable = target.max(Share::clamped(Quota::least_share(gap).get() * 1.0001));
-    Quota::for_share(reachable, gap).map_or(Hold::Free, Hold::Quota)
 }
 
 /// The upper end of the dial: no CPU at all.

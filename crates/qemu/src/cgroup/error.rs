@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::group::Quota;
+use landfall_core::decision::Quota;
 
 /// Why the CPU lever cannot be found, moved or put back.
 #[derive(Debug, thiserror::Error)]

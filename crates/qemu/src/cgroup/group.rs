@@ -1,14 +1,12 @@
 //! One cgroup directory: its threads, its limit, its rights.
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use landfall_core::units::Share;
+use landfall_core::decision::Quota;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::error::CgroupError;
 use super::hierarchy::Version;
@@ -17,73 +15,39 @@ use super::text;
 /// How the name of every group that landfall makes begins.
 pub(super) const PREFIX: &str = "landfall-";
 
-/// CPU time per period that a thread may use at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quota {
-    /// CPU time in each period; the kernel takes 1 ms and more, in whole microseconds.
-    pub quota: Duration,
-    /// Length of a period; the kernel takes 1 ms to 1 s, in whole microseconds.
-    pub period: Duration,
+/// The least quota that the kernel keeps without overrunning it and paying back in whole periods:
+/// the scheduler's tick, since that is when a running thread is charged. 4 ms at 250 Hz; measured in
+/// `docs/measurements/`. A smaller quota is taken, and its share is right on average, but its gaps
+/// are several periods long. A lower bound: on a host whose own CPUs are virtual and late, what they
+/// were late is charged and overrun as well.
+pub fn least_honest_quota() -> Duration {
+    // The coarse clock moves once a tick, and says so.
+    let tick = rustix::time::clock_getres(rustix::time::ClockId::RealtimeCoarse);
+    Duration::try_from(tick).unwrap_or(LEAST).max(LEAST)
 }
 
-impl Quota {
-    /// `quota` of CPU time in every `period`.
-    pub const fn new(quota: Duration, period: Duration) -> Self {
-        Self { quota, period }
-    }
+/// Whether the kernel takes a quota.
+pub(super) fn check(quota: Quota) -> Result<(), CgroupError> {
+    let fits = quota.quota >= LEAST
+        && quota.quota <= LONGEST_QUOTA
+        && (LEAST..=LONGEST).contains(&quota.period);
+    if fits { Ok(()) } else { Err(CgroupError::OutOfRange { quota }) }
+}
 
-    /// The quota that makes a share at a period, but at least the least that the kernel takes.
-    pub fn of_share(share: Share, period: Duration) -> Self {
-        let quota = Duration::from_micros((share * period).as_micros() as u64);
-        Self { quota: quota.max(LEAST), period }
-    }
+/// Whether the first of two allows no more than the second.
+pub(super) fn is_tighter(one: Quota, other: Quota) -> bool {
+    ratio(one) <= ratio(other)
+}
 
-    /// The share of one CPU that it allows a thread.
-    pub fn share(self) -> Share {
-        Share::clamped(self.ratio())
-    }
-
-    /// The least quota that the kernel keeps without overrunning it and paying back in whole
-    /// periods: the scheduler's tick, since that is when a running thread is charged. 4 ms at
-    /// 250 Hz; measured in `docs/measurements/`. A smaller quota is taken, and its share is right
-    /// on average, but its gaps are several periods long. A lower bound: on a host whose own CPUs
-    /// are virtual and late, what they were late is charged and overrun as well.
-    pub fn least_honest() -> Duration {
-        // The coarse clock moves once a tick, and says so.
-        let tick = rustix::time::clock_getres(rustix::time::ClockId::RealtimeCoarse);
-        let tick = Duration::try_from(tick).unwrap_or(LEAST);
-        tick.max(LEAST)
-    }
-
-    /// Quota over period; above 1 for a group that may use more than one CPU.
-    fn ratio(self) -> f64 {
-        self.quota.as_secs_f64() / self.period.as_secs_f64()
-    }
-
-    /// Whether the kernel takes it.
-    pub(super) fn check(self) -> Result<(), CgroupError> {
-        let fits = self.quota >= LEAST
-            && self.quota <= LONGEST_QUOTA
-            && (LEAST..=LONGEST).contains(&self.period);
-        if fits { Ok(()) } else { Err(CgroupError::OutOfRange { quota: self }) }
-    }
-
-    /// The one of two that allows less.
-    pub(super) fn tighter(self, other: Self) -> Self {
-        if self.ratio() <= other.ratio() { self } else { other }
-    }
+/// Quota over period; above 1 for a group that may use more than one CPU.
+fn ratio(quota: Quota) -> f64 {
+    quota.quota.as_secs_f64() / quota.period.as_secs_f64()
 }
 
 const LEAST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(1);
 /// No thread uses more than a CPU; far above that, and far below where the kernel's sums overflow.
 const LONGEST_QUOTA: Duration = Duration::from_secs(1000);
-
-impl fmt::Display for Quota {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} per {:?}", self.quota, self.period)
-    }
-}
 
 /// The limit of a group as its files state it, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,7 +236,7 @@ impl Group {
         let ancestors = std::iter::successors(self.parent(), Self::parent);
         let (parent, limit) = ancestors
             .filter_map(|group| Some((group.path.clone(), group.limit().ok()?.quota()?)))
-            .find(|(_, limit)| limit.ratio() < asked.ratio())?;
+            .find(|(_, limit)| !is_tighter(asked, *limit))?;
         Some(CgroupError::AboveParent { group: self.path.clone(), asked, parent, limit })
     }
 

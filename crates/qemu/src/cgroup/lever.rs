@@ -4,8 +4,10 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use landfall_core::decision::Quota;
+
 use super::error::CgroupError;
-use super::group::{Group, Limit, Quota, write};
+use super::group::{Group, Limit, check, is_tighter, write};
 use super::hierarchy::{Version, read_of_thread, task_file, thread_stat};
 use super::survey::{Home, VcpuThread};
 use super::text::{self, Throttling};
@@ -120,7 +122,7 @@ impl CpuLever {
         let index = self.index(vcpu)?;
         let (thread, grip) = (&self.threads[index], &mut self.grips[index]);
         if let Some(quota) = quota {
-            quota.check()?;
+            check(quota)?;
         }
         let group = &thread.group;
         match &thread.home {
@@ -241,7 +243,7 @@ impl Drop for CpuLever {
 fn tighter(found: Limit, asked: Option<Quota>) -> (Limit, bool) {
     match (asked, found.quota()) {
         (None, _) => (found, false),
-        (Some(asked), Some(own)) if asked.tighter(own) != asked => (found, true),
+        (Some(asked), Some(own)) if !is_tighter(asked, own) => (found, true),
         (Some(asked), _) => (Limit::holding(asked), false),
     }
 }

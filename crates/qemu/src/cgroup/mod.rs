@@ -43,8 +43,9 @@ pub mod text;
 mod undo;
 
 pub use error::CgroupError;
-pub use group::Quota;
+pub use group::least_honest_quota;
 pub use hierarchy::Version;
+pub use landfall_core::decision::Quota;
 pub use lever::{CpuLever, Effective, ReleaseFailure, Stats};
 pub use survey::{Place, VcpuThread, survey};
 pub use undo::UndoStep;

@@ -14,18 +14,25 @@ use crate::machine::{Machine, Settings};
 use crate::qmp::QmpError;
 use crate::vcpus::{self, Process};
 
+/// The guest's vCPUs on this host, locked for this landfall.
+#[derive(Debug)]
+pub(super) struct Vcpus {
+    pub(super) process: Process,
+    pub(super) tids: Vec<i32>,
+    pub(super) lever: Option<CpuLever>,
+    pub(super) _lock: Lock,
+}
+
 /// Everything through which the loop can act on a guest.
 #[derive(Debug)]
 pub(super) struct Hands {
     pub(super) process: Process,
-    pub(super) tids: Vec<i32>,
-    pub(super) lever: Option<CpuLever>,
-    pub(super) found: Settings,
     pub(super) way_back: WayBack,
-    guardian: Option<Guardian>,
+    vcpus: Vcpus,
     levers: Levers,
+    found: Settings,
+    guardian: Option<Guardian>,
     holds: Vec<Hold>,
-    _lock: Lock,
 }
 
 impl Hands {
@@ -34,35 +41,21 @@ impl Hands {
     /// # Errors
     /// In words, if no guardian can be had: nothing is changed without one.
     pub(super) fn new(
-        process: Process,
-        tids: Vec<i32>,
-        lever: Option<CpuLever>,
+        vcpus: Vcpus,
         levers: Levers,
         found: Settings,
         way_back: WayBack,
-        lock: Lock,
         program: &Path,
     ) -> Result<Hands, String> {
         let no_guardian = |error: std::io::Error| {
-            format!(
-                "cannot start the guardian ({}): {error}; nothing was changed",
-                program.display()
-            )
+            let program = program.display();
+            format!("cannot start the guardian ({program}): {error}; nothing was changed")
         };
         let mut guardian = Guardian::start(program).map_err(no_guardian)?;
         guardian.entrust(&way_back).map_err(no_guardian)?;
-        let holds = vec![Hold::Free; tids.len()];
-        Ok(Hands {
-            process,
-            tids,
-            lever,
-            found,
-            way_back,
-            guardian: Some(guardian),
-            levers,
-            holds,
-            _lock: lock,
-        })
+        let holds = vec![Hold::Free; vcpus.tids.len()];
+        let process = vcpus.process;
+        Ok(Hands { process, way_back, vcpus, levers, found, guardian: Some(guardian), holds })
     }
 
     pub(super) fn levers(&self) -> Levers {
@@ -80,7 +73,7 @@ impl Hands {
     }
 
     pub(super) fn counters(&self) -> Vec<VcpuCounters> {
-        vcpus::counters(&self.tids, self.lever.as_ref())
+        vcpus::counters(&self.vcpus.tids, self.vcpus.lever.as_ref())
     }
 
     /// Holds the vCPUs as a decision says; writes nothing that is in force already.
@@ -92,7 +85,8 @@ impl Hands {
         source: &mut Machine,
         decision: &Decision,
     ) -> Result<(), String> {
-        let wanted: Vec<Hold> = (0..self.tids.len()).map(|vcpu| decision.hold(vcpu)).collect();
+        let wanted: Vec<Hold> =
+            (0..self.vcpus.tids.len()).map(|vcpu| decision.hold(vcpu)).collect();
         if wanted == self.holds {
             return Ok(());
         }
@@ -102,22 +96,22 @@ impl Hands {
             self.way_back.arrives_stopped = true;
             self.entrust()?;
             source.stop().await.map_err(in_words)?;
-            self.holds = vec![Hold::Stopped; self.tids.len()];
+            self.holds = vec![Hold::Stopped; self.vcpus.tids.len()];
             return Ok(());
         }
         if !stop && self.stopped() {
             source.go_on().await.map_err(in_words)?;
-            self.holds = vec![Hold::Free; self.tids.len()];
+            self.holds = vec![Hold::Free; self.vcpus.tids.len()];
         }
         for (vcpu, hold) in wanted.into_iter().enumerate() {
             let quota = match hold {
-                Hold::Quota(quota) => Some(crate::cgroup::Quota::new(quota.quota, quota.period)),
+                Hold::Quota(quota) => Some(quota),
                 _ => None,
             };
             if self.holds[vcpu] == hold || nearly(self.holds[vcpu], hold) {
                 continue;
             }
-            let Some(lever) = &mut self.lever else { continue };
+            let Some(lever) = &mut self.vcpus.lever else { continue };
             lever
                 .hold(vcpu, quota)
                 .map_err(|error| format!("vCPU {vcpu} cannot be held: {error}"))?;
@@ -141,7 +135,7 @@ impl Hands {
     /// Lets all vCPUs go, by the same steps the guardian would take. What cannot be undone is said
     /// on standard error and left to the guardian.
     pub(super) fn let_go(&mut self) {
-        let Some(lever) = &mut self.lever else { return };
+        let Some(lever) = &mut self.vcpus.lever else { return };
         for failure in lever.release() {
             eprintln!("landfall: {failure}");
         }

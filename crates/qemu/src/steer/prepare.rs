@@ -10,7 +10,7 @@ use landfall_core::units::Moment;
 use landfall_core::view::Levers;
 
 use super::Order;
-use super::hands::Hands;
+use super::hands::{Hands, Vcpus};
 use crate::cgroup;
 use crate::guardian::WayBack;
 use crate::lock::Lock;
@@ -72,7 +72,12 @@ pub(super) async fn prepare(order: Order) -> Result<Ready, Refusal> {
         Err(_) => (None, false),
     };
     let mut destination = connect_destination(&order).await?;
-    let levers = Levers { quota, stop: destination.is_some(), post_copy: needs.post_copy };
+    let levers = Levers {
+        quota,
+        stop: destination.is_some(),
+        post_copy: needs.post_copy,
+        tick: cgroup::least_honest_quota(),
+    };
 
     let found = source.settings().await?;
     let ours = our_settings(&order, needs, &found);
@@ -83,7 +88,8 @@ pub(super) async fn prepare(order: Order) -> Result<Ready, Refusal> {
         destination: order.destination_qmp.clone(),
         arrives_stopped: false,
     };
-    let hands = Hands::new(process, tids, lever, levers, found, way_back, lock, &order.guardian)?;
+    let vcpus = Vcpus { process, tids, lever, _lock: lock };
+    let hands = Hands::new(vcpus, levers, found, way_back, &order.guardian)?;
     let mut account = Account::default();
     watch_appetite(&hands, &mut account).await;
 
