@@ -101,10 +101,8 @@ fn pace(
     let mut cost = || visit_cost(choice, clock, worker, memory);
     let mut pace = if matches!(choice, Choice::None) {
         Pace { slices: 1, every: 1, spins: clock.spins(beat), ticks: beat }
-    } else if rate == 0 {
-        Pace { slices: (beat / cost()).max(1), every: 1, spins: 0, ticks: beat }
-    } else {
-        let between_visits = (clock.tsc_khz * 1000 / rate).max(1);
+    } else if let Some(between_visits) = (clock.tsc_khz * 1000).checked_div(rate) {
+        let between_visits = between_visits.max(1);
         let every = between_visits.div_ceil(beat);
         let cost = cost() / every;
         // A rate beyond reach becomes as many as can be, not a longer beat.
@@ -115,6 +113,8 @@ fn pace(
             spins: clock.spins(slice - cost),
             ticks: beat,
         }
+    } else {
+        Pace { slices: (beat / cost()).max(1), every: 1, spins: 0, ticks: beat }
     };
     let rounds = (clock.ticks(10_000) / beat).clamp(2, 10) as u32;
     pace.ticks = fastest(rounds, || worker.work(choice, &pace, memory)).max(1);

@@ -26,6 +26,8 @@ pub enum Command {
     Migrate(Box<Migrate>),
     /// Boot guests and show what steering is worth against QEMU's own auto-converge
     Demo(Demo),
+    /// Measure policies against each other on real guests, in paired runs
+    Bench(Bench),
     /// Print shell completions
     Completions {
         /// The shell
@@ -117,6 +119,23 @@ pub struct Demo {
     pub picture: PathBuf,
 
     /// Print the figures as JSON on standard output, and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Moves guests whose behaviour is known by several policies in turn, several times, and prints the
+/// medians and their ratios. Needs QEMU, root, and a machine with nothing else to do.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Comparisons to make [default: all]
+    #[arg(value_parser = PossibleValuesParser::new(crate::bench::names()))]
+    pub only: Vec<String>,
+
+    /// How often each policy moves each guest
+    #[arg(long, value_name = "TIMES", default_value_t = 3)]
+    pub repeat: usize,
+
+    /// Print the figures of every run as JSON on standard output, and nothing else
     #[arg(long)]
     pub json: bool,
 }

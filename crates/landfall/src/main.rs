@@ -4,12 +4,14 @@
 //! report in words, the demo and its picture. It is thin: deciding is in `landfall-core`, acting in
 //! `landfall-qemu`, guests to try things on in `landfall-guest`.
 
+mod bench;
 mod cli;
 mod demo;
 mod live;
 mod migrate;
 mod record;
 mod signals;
+mod trial;
 mod words;
 
 use std::io;
@@ -51,6 +53,7 @@ async fn run(command: Command) -> ExitCode {
         match command {
             Command::Migrate(options) => ExitCode::from(migrate::run(options).await),
             Command::Demo(options) => ExitCode::from(demo::run(options).await),
+            Command::Bench(options) => ExitCode::from(bench::run(options).await),
             Command::Guardian => {
                 signals::ignore();
                 landfall_qemu::guardian::watch(io::stdin().lock()).await;

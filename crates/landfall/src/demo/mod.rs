@@ -2,7 +2,6 @@
 //! auto-converge, on the same link.
 
 mod picture;
-mod trial;
 
 use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::requirements::{Requirement, Requirements};
@@ -12,7 +11,8 @@ use serde_json::json;
 
 use crate::cli::Demo;
 use crate::live::Live;
-use trial::{Seen, Trial};
+use crate::signals;
+use crate::trial::{Seen, Trial};
 
 /// Runs the demo and gives the exit status.
 pub async fn run(options: Demo) -> u8 {
@@ -24,7 +24,7 @@ pub async fn run(options: Demo) -> u8 {
     for trial in trials(options.bandwidth) {
         eprintln!("{}, by {}", trial.guest, trial.policy);
         let live = Live::new();
-        let seen = trial.run(&mut |look| live.look(look)).await;
+        let seen = trial.run(signals::asked_to_end(), &mut |look| live.look(look)).await;
         live.clear();
         match seen {
             Ok(seen) => {

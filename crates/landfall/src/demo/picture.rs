@@ -5,7 +5,7 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::trial::{Seen, Trial};
+use crate::trial::{Seen, Trial};
 
 const WIDTH: u32 = 900;
 const PANEL: u32 = 210;

@@ -11,8 +11,6 @@ use landfall_guest::{Pair, Spec};
 use landfall_qemu::qmp::Address;
 use landfall_qemu::steer::{self, Look, Order};
 
-use crate::signals;
-
 /// How long the guest is watched before it is moved, to know how fast it works undisturbed.
 const BASELINE: Duration = Duration::from_secs(1);
 
@@ -74,11 +72,15 @@ pub enum TrialError {
 }
 
 impl Trial {
-    /// Boots the guest, moves it, and asks it how it was.
+    /// Boots the guest, moves it, and asks it how it was. `stop` gives it up with a reason.
     ///
     /// # Errors
     /// [`TrialError`].
-    pub async fn run(&self, watch: &mut dyn FnMut(&Look)) -> Result<Seen, TrialError> {
+    pub async fn run(
+        &self,
+        stop: impl Future<Output = String>,
+        watch: &mut dyn FnMut(&Look<'_>),
+    ) -> Result<Seen, TrialError> {
         let pair = Pair::boot(&self.spec, self.link)?;
         tokio::time::sleep(BASELINE).await;
         let order = Order {
@@ -93,7 +95,7 @@ impl Trial {
         };
         let mut cpu = Vec::new();
         let begin = Instant::now();
-        let report = steer::migrate(order, signals::asked_to_end(), &mut |look| {
+        let report = steer::migrate(order, stop, &mut |look| {
             let used: Option<Duration> = look.sample.vcpus.iter().map(|vcpu| vcpu.cpu).sum();
             cpu.extend(used.map(|used| (look.sample.at.0, used)));
             watch(look);
