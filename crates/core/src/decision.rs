@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Share;
+use crate::units::{ByteRate, Share};
 
 /// What to do until the next look.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,26 +13,40 @@ pub struct Decision {
     /// How each vCPU is to be held, in the order of the view's vCPUs. A list that is too short
     /// leaves the others free.
     pub holds: Vec<Hold>,
+    /// Settings of the hypervisor to be changed.
+    pub tuning: Tuning,
     /// An end to be brought about now.
     pub finish: Option<Finish>,
     /// Why, in words for the operator and the record.
     pub why: String,
 }
 
+/// The hypervisor's own settings that can change while a migration runs; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// Most that pre-copy may put on the wire.
+    pub max_bandwidth: Option<ByteRate>,
+    /// The blackout for which the hypervisor switches over by itself: it does so once what remains
+    /// would take no longer.
+    pub downtime_limit: Option<Duration>,
+    /// The rate by which it reckons that, instead of its own of the last 100 ms. QEMU 8.2 and later.
+    pub switchover_bandwidth: Option<ByteRate>,
+}
+
 impl Decision {
     /// Leave the guest and the migration alone.
     pub fn leave_alone(why: impl Into<String>) -> Self {
-        Decision { holds: Vec::new(), finish: None, why: why.into() }
+        Decision { holds: Vec::new(), tuning: Tuning::default(), finish: None, why: why.into() }
     }
 
     /// Hold all of `vcpus` vCPUs alike.
     pub fn hold_all(vcpus: usize, hold: Hold, why: impl Into<String>) -> Self {
-        Decision { holds: vec![hold; vcpus], finish: None, why: why.into() }
+        Decision { holds: vec![hold; vcpus], ..Decision::leave_alone(why) }
     }
 
     /// End the migration in this way; holds are lifted.
     pub fn finish(finish: Finish, why: impl Into<String>) -> Self {
-        Decision { holds: Vec::new(), finish: Some(finish), why: why.into() }
+        Decision { finish: Some(finish), ..Decision::leave_alone(why) }
     }
 
     /// How a vCPU is to be held.

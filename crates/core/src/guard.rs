@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use crate::decision::{Decision, Finish, Hold, Quota};
+use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
 use crate::requirements::Requirement;
-use crate::units::show_duration;
+use crate::units::{ByteRate, show_duration};
 use crate::view::{Phase, View};
 
 /// The decision as it may be carried out under the view's requirements.
 pub fn guard(view: &View, decision: Decision) -> Decision {
-    let Decision { holds, finish, why } = decision;
+    let Decision { holds, tuning, finish, why } = decision;
     if let Some(ending) = out_of_time(view, finish.as_ref()) {
         return ending;
     }
@@ -25,7 +25,7 @@ pub fn guard(view: &View, decision: Decision) -> Decision {
         }
         finish => (finish, why),
     };
-    Decision { holds, finish, why }
+    Decision { holds, tuning: tuned_within(view, tuning), finish, why }
 }
 
 /// At the end of `max_time` the migration ends: by shipping the rest where that is allowed and
@@ -58,6 +58,24 @@ fn out_of_time(view: &View, finish: Option<&Finish>) -> Option<Decision> {
 /// Time from the decision to ship until the last byte starts to flow: QEMU looks at its limits
 /// every 100 ms, then stops the vCPUs and looks at the bitmap once more.
 const SHIP_MARGIN: Duration = Duration::from_millis(250);
+
+/// The settings, with no more bandwidth and no longer blackout than allowed.
+fn tuned_within(view: &View, tuning: Tuning) -> Tuning {
+    let asked = &view.requirements;
+    let capped = |rate: ByteRate| match asked.max_bandwidth {
+        Some(limit) if !asked.may_break(Requirement::MaxBandwidth) => ByteRate(rate.0.min(limit.0)),
+        _ => rate,
+    };
+    let bounded = |blackout: Duration| match asked.may_break(Requirement::MaxStall) {
+        true => blackout,
+        false => blackout.min(asked.max_stall),
+    };
+    Tuning {
+        max_bandwidth: tuning.max_bandwidth.map(capped),
+        downtime_limit: tuning.downtime_limit.map(bounded),
+        ..tuning
+    }
+}
 
 /// The hold, no tighter than the floor and with no gap longer than the stall allowed.
 fn within(view: &View, hold: Hold) -> Hold {
@@ -92,7 +110,7 @@ fn too_long(view: &View) -> String {
 mod tests {
     use super::*;
     use crate::policy::testing::view;
-    use crate::units::{ByteRate, Bytes, Moment, Share};
+    use crate::units::{Bytes, Moment, Share};
     use proptest::prelude::*;
 
     fn held(hold: Hold) -> Decision {
@@ -140,6 +158,25 @@ mod tests {
     fn post_copy_needs_permission() {
         let decision = guard(&view(), Decision::finish(Finish::PostCopy, "test"));
         assert_eq!(decision.finish, None);
+    }
+
+    #[test]
+    fn settings_stay_within_bandwidth_and_stall_unless_these_may_give_way() {
+        let mut view = view();
+        view.requirements.max_bandwidth = Some(ByteRate::mb(100));
+        let asked = Tuning {
+            max_bandwidth: Some(ByteRate::mb(500)),
+            downtime_limit: Some(Duration::from_secs(5)),
+            switchover_bandwidth: Some(ByteRate::mb(90)),
+        };
+        let tuned = |view: &View| {
+            guard(view, Decision { tuning: asked, ..Decision::leave_alone("test") }).tuning
+        };
+        assert_eq!(tuned(&view).max_bandwidth, Some(ByteRate::mb(100)));
+        assert_eq!(tuned(&view).downtime_limit, Some(Duration::from_millis(300)));
+        assert_eq!(tuned(&view).switchover_bandwidth, Some(ByteRate::mb(90)));
+        view.requirements.give_way = vec![Requirement::MaxBandwidth, Requirement::MaxStall];
+        assert_eq!(tuned(&view), asked);
     }
 
     proptest! {

@@ -47,13 +47,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Sets a parameter where QEMU knows it; says whether it does.
-    fn set(&mut self, known: &Settings, name: &str, value: impl Into<Value>) -> bool {
-        let there = known.parameters.contains_key(name);
-        if there {
+    /// Sets a parameter where QEMU knows it.
+    fn set(&mut self, known: &Settings, name: &str, value: impl Into<Value>) {
+        if known.parameters.contains_key(name) {
             self.parameters.insert(name.to_owned(), value.into());
         }
-        there
     }
 
     /// Asks for a blackout of at most `limit`.
@@ -69,25 +67,43 @@ impl Settings {
         self.set(known, "max-postcopy-bandwidth", bytes_per_second);
     }
 
-    /// Switches a capability where QEMU knows it; says whether it does.
-    pub fn capability(&mut self, known: &Settings, name: &str, on: bool) -> bool {
-        let there = known.capabilities.contains_key(name);
-        if there {
-            self.capabilities.insert(name.to_owned(), on.into());
-        }
-        there
+    /// Sets the rate by which QEMU reckons the blackout; unknown before QEMU 8.2.
+    pub fn switchover_bandwidth(&mut self, known: &Settings, bytes_per_second: u64) {
+        self.set(known, "avail-switchover-bandwidth", bytes_per_second);
     }
 
-    /// These settings with the values found in `known`: what puts them back.
-    pub fn as_found(&self, known: &Settings) -> Settings {
+    /// The parameters that may change while a migration runs, as they are.
+    pub fn tunable(&self) -> Settings {
+        let names = [
+            "downtime-limit",
+            "max-bandwidth",
+            "max-postcopy-bandwidth",
+            "avail-switchover-bandwidth",
+        ];
+        let there = |name: &str| Some((name.to_owned(), self.parameters.get(name)?.clone()));
+        Settings {
+            parameters: names.into_iter().filter_map(there).collect(),
+            capabilities: Map::new(),
+        }
+    }
+
+    /// Switches a capability where QEMU knows it.
+    pub fn capability(&mut self, known: &Settings, name: &str, on: bool) {
+        if known.capabilities.contains_key(name) {
+            self.capabilities.insert(name.to_owned(), on.into());
+        }
+    }
+
+    /// What puts these settings, and all that may change on the way, back to what `known` has.
+    pub fn way_back(&self, known: &Settings) -> Settings {
         let pick = |ours: &Map<String, Value>, found: &Map<String, Value>| {
             let pairs = ours.keys().filter_map(|key| Some((key.clone(), found.get(key)?.clone())));
             pairs.collect()
         };
-        Settings {
-            parameters: pick(&self.parameters, &known.parameters),
-            capabilities: pick(&self.capabilities, &known.capabilities),
-        }
+        let mut back = known.tunable();
+        back.parameters.extend(pick(&self.parameters, &known.parameters));
+        back.capabilities = pick(&self.capabilities, &known.capabilities);
+        back
     }
 }
 
@@ -337,14 +353,14 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_put_back_as_found_and_only_those_changed() {
+    fn settings_are_put_back_as_found() {
         let mut known = Settings::default();
         known.parameters.insert("downtime-limit".into(), 300.into());
         known.parameters.insert("max-bandwidth".into(), 5.into());
         let mut ours = Settings::default();
         ours.downtime_limit(&known, Duration::from_millis(80));
         ours.max_bandwidth(&known, 100);
-        let back = Value::Object(ours.as_found(&known).parameters);
+        let back = Value::Object(ours.way_back(&known).parameters);
         assert_eq!(back, json!({ "downtime-limit": 300, "max-bandwidth": 5 }));
         assert!(!ours.parameters.contains_key("max-postcopy-bandwidth"), "unknown to this QEMU");
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use landfall_core::decision::{Decision, Hold};
+use landfall_core::decision::{Decision, Hold, Tuning};
 use landfall_core::sample::VcpuCounters;
 use landfall_core::view::Levers;
 
@@ -31,6 +31,7 @@ pub(super) struct Hands {
     vcpus: Vcpus,
     levers: Levers,
     found: Settings,
+    tuned: Option<Settings>,
     guardian: Option<Guardian>,
     holds: Vec<Hold>,
 }
@@ -55,7 +56,16 @@ impl Hands {
         guardian.entrust(&way_back).map_err(no_guardian)?;
         let holds = vec![Hold::Free; vcpus.tids.len()];
         let process = vcpus.process;
-        Ok(Hands { process, way_back, vcpus, levers, found, guardian: Some(guardian), holds })
+        Ok(Hands {
+            process,
+            way_back,
+            vcpus,
+            levers,
+            found,
+            tuned: None,
+            guardian: Some(guardian),
+            holds,
+        })
     }
 
     pub(super) fn levers(&self) -> Levers {
@@ -117,6 +127,33 @@ impl Hands {
                 .map_err(|error| format!("vCPU {vcpu} cannot be held: {error}"))?;
             self.holds[vcpu] = hold;
         }
+        Ok(())
+    }
+
+    /// Changes QEMU's settings as a decision says; writes nothing that is in force already.
+    ///
+    /// # Errors
+    /// In words; the caller gives the migration up.
+    pub(super) async fn tune(
+        &mut self,
+        source: &mut Machine,
+        tuning: Tuning,
+    ) -> Result<(), String> {
+        let mut settings = Settings::default();
+        if let Some(limit) = tuning.downtime_limit {
+            settings.downtime_limit(&self.found, limit);
+        }
+        if let Some(rate) = tuning.max_bandwidth {
+            settings.max_bandwidth(&self.found, rate.per_second());
+        }
+        if let Some(rate) = tuning.switchover_bandwidth {
+            settings.switchover_bandwidth(&self.found, rate.per_second());
+        }
+        if settings == Settings::default() || self.tuned.as_ref() == Some(&settings) {
+            return Ok(());
+        }
+        source.apply(&settings).await.map_err(in_words)?;
+        self.tuned = Some(settings);
         Ok(())
     }
 

@@ -331,6 +331,12 @@ impl Steering {
     }
 
     async fn act(&mut self, view: &View, decision: Decision) {
+        if !self.shipped
+            && let Err(problem) = self.hands.tune(&mut self.source, decision.tuning).await
+        {
+            self.give_up(Outcome::Failed, problem).await;
+            return;
+        }
         let outcome = match decision.finish {
             Some(Finish::Cancel) => {
                 self.give_up(Outcome::Cancelled, decision.why).await;

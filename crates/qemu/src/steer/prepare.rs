@@ -84,7 +84,7 @@ pub(super) async fn prepare(order: Order) -> Result<Ready, Refusal> {
     let way_back = WayBack {
         cgroup: lever.as_ref().map(|lever| lever.undo()).unwrap_or_default(),
         source: Some(order.source.clone()),
-        settings: ours.as_found(&found),
+        settings: ours.way_back(&found),
         destination: order.destination_qmp.clone(),
         arrives_stopped: false,
     };
