@@ -14,10 +14,6 @@ use crate::view::{Phase, View};
 /// The decision as it may be carried out under the view's requirements.
 pub fn guard(view: &View, decision: Decision) -> Decision {
     let Decision { holds, tuning, finish, why } = decision;
-    if let Some(ending) = out_of_time(view, finish.as_ref()) {
-        return ending;
-    }
-    let holds = holds.into_iter().map(|hold| within(view, hold)).collect();
     let (finish, why) = match finish {
         Some(Finish::Ship) if !view.may_ship() => (None, format!("{why}; {}", too_long(view))),
         Some(Finish::PostCopy) if !view.levers.post_copy => {
@@ -25,33 +21,43 @@ pub fn guard(view: &View, decision: Decision) -> Decision {
         }
         finish => (finish, why),
     };
+    if finish.is_none()
+        && let Some(ending) = out_of_time(view)
+    {
+        return ending;
+    }
+    let holds = holds.into_iter().map(|hold| within(view, hold)).collect();
     Decision { holds, tuning: tuned_within(view, tuning), finish, why }
 }
 
-/// At the end of `max_time` the migration ends: by shipping the rest where that is allowed and
-/// would still come in time, else by giving up.
-fn out_of_time(view: &View, finish: Option<&Finish>) -> Option<Decision> {
+/// Towards the end of `max_time` the migration is ended by shipping the rest, where that is allowed
+/// and would still come in time; at its end it is given up. Time that may give way, and may do so
+/// before the stall, is simply over.
+fn out_of_time(view: &View) -> Option<Decision> {
     let limit = view.requirements.max_time?;
     let running = matches!(view.phase, Phase::Setup | Phase::FirstPass | Phase::Iterating);
-    if !running || view.requirements.may_break(Requirement::MaxTime) || finish.is_some() {
+    if !running || view.requirements.gives_way_first(Requirement::MaxTime, Requirement::MaxStall) {
         return None;
     }
     let left = limit.saturating_sub(view.now.0);
-    let blackout = view.blackout_if_shipped();
-    if left.is_zero() {
+    let last_chance = view.phase == Phase::Iterating
+        && view.may_ship()
+        && view.blackout_if_shipped().is_some_and(|blackout| left <= blackout + SHIP_MARGIN);
+    if last_chance {
+        return Some(Decision::finish(
+            Finish::Ship,
+            "the time is nearly up: pausing to ship the rest in time",
+        ));
+    }
+    let over = left.is_zero() && !view.requirements.may_break(Requirement::MaxTime);
+    over.then(|| {
         let why = format!(
             "--max-time {} is over with {} to send; raise it, or allow a longer pause \
              (--give-way max-stall) or more bandwidth",
             show_duration(limit),
             view.remaining
         );
-        return Some(Decision::finish(Finish::Cancel, why));
-    }
-    let last_chance = view.phase == Phase::Iterating
-        && view.may_ship()
-        && blackout.is_some_and(|blackout| left <= blackout + SHIP_MARGIN);
-    last_chance.then(|| {
-        Decision::finish(Finish::Ship, "the time is nearly up: pausing to ship the rest in time")
+        Decision::finish(Finish::Cancel, why)
     })
 }
 

@@ -198,7 +198,6 @@ mod tests {
             normal: Bytes(normal),
             duplicate: Bytes(0),
             syncs,
-            dirty_rate: None,
         };
         Sample {
             at: Moment::ms(ms),

@@ -43,6 +43,16 @@ impl Requirements {
     pub fn may_break(&self, requirement: Requirement) -> bool {
         self.give_way.contains(&requirement)
     }
+
+    /// Whether the first may be broken, and before the second is.
+    pub fn gives_way_first(&self, first: Requirement, second: Requirement) -> bool {
+        let place = |which| self.give_way.iter().position(|requirement| *requirement == which);
+        match (place(first), place(second)) {
+            (Some(first), Some(second)) => first < second,
+            (first, None) => first.is_some(),
+            (None, _) => false,
+        }
+    }
 }
 
 /// One of the requirements, by the name it has on the command line.

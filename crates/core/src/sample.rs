@@ -87,9 +87,6 @@ pub struct Ram {
     pub duplicate: Bytes,
     /// Looks at the dirty bitmap so far: 1 during the first pass.
     pub syncs: u64,
-    /// Distinct pages dirtied per second in the hypervisor's last period of more than a second, as
-    /// bytes per second; it says 0 before the first, which is given as `None` here.
-    pub dirty_rate: Option<f64>,
 }
 
 impl Ram {

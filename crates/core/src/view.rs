@@ -130,10 +130,15 @@ impl View {
     /// How long the guest would stand still if it were paused now and the rest shipped at the rate
     /// of the link; `None` while that rate is not known.
     ///
-    /// It is the time for what is known to remain. What was dirtied since the last look at the
-    /// bitmap comes on top, so it is best asked right after one.
+    /// What was dirtied since the last sync is not known and comes on top of what remains. A guest
+    /// that does not change its ways dirties as much as before, so in the course of a pass it is
+    /// at least what the last sync left.
     pub fn blackout_if_shipped(&self) -> Option<Duration> {
-        self.remaining / self.link?
+        let left = match (self.phase, self.interval) {
+            (Phase::SwitchOver | Phase::PostCopy, _) | (_, None) => self.remaining,
+            (_, Some(interval)) => self.remaining.max(interval.left),
+        };
+        left / self.link?
     }
 
     /// Whether pausing now and shipping the rest keeps the stall, or may break it.

@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::requirements::{Requirement, Requirements};
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_guest::{Kind, PagesPerSecond, Spec};
+use landfall_qemu::steer::Stops;
 use serde_json::json;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::cli::Bench;
 use crate::live::Live;
 use crate::signals;
 use crate::trial::{Seen, Trial};
+use landfall_qemu::say::{say, tell};
 
 /// Link and bandwidth limit of all comparisons.
 const LINK: ByteRate = ByteRate::mb(100);
@@ -64,35 +66,41 @@ pub fn names() -> Vec<&'static str> {
 
 /// Runs the comparisons and gives the exit status.
 pub async fn run(options: Bench) -> u8 {
+    let mut stops = signals::listen();
     let mut all = Vec::new();
     let chosen = |name: &str| options.only.is_empty() || options.only.iter().any(|n| n == name);
     for comparison in ALL.iter().filter(|comparison| chosen(comparison.name)) {
-        let runs = match comparison.run(options.repeat.max(1)).await {
+        let runs = match comparison.run(options.repeat.max(1), &mut stops).await {
             Ok(runs) => runs,
             Err(problem) => {
-                eprintln!("landfall: {problem}");
+                say(&format!("landfall: {problem}"));
                 return 5;
             }
         };
         if options.json {
             all.push(as_json(comparison, &runs));
         } else {
-            println!("{}: {}\n{}\n", comparison.name, comparison.guest, table(comparison, &runs));
+            tell(&format!(
+                "{}: {}\n{}\n",
+                comparison.name,
+                comparison.guest,
+                table(comparison, &runs)
+            ));
         }
     }
     if options.json {
-        println!("{}", json!(all));
+        tell(&json!(all).to_string());
     }
     0
 }
 
 impl Comparison {
     /// For each policy its runs, all in turn.
-    async fn run(&self, repeat: usize) -> Result<Vec<Vec<Seen>>, String> {
+    async fn run(&self, repeat: usize, stops: &mut Stops) -> Result<Vec<Vec<Seen>>, String> {
         let mut runs: Vec<Vec<Seen>> = self.policies.iter().map(|_| Vec::new()).collect();
         for turn in 1..=repeat {
             for (index, policy) in self.policies.iter().enumerate() {
-                eprintln!("{} by {policy}, {turn} of {repeat}", self.name);
+                say(&format!("{} by {policy}, {turn} of {repeat}", self.name));
                 let live = Live::new();
                 let trial = Trial {
                     guest: self.guest,
@@ -105,7 +113,7 @@ impl Comparison {
                     },
                     link: LINK,
                 };
-                let seen = trial.run(signals::asked_to_end(), &mut |look| live.look(look)).await;
+                let seen = trial.run(stops, &mut |look| live.look(look)).await;
                 live.clear();
                 let seen = seen.map_err(|error| format!("{} by {policy}: {error}", self.name))?;
                 if !seen.memory_intact {

@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use landfall_core::policy;
 use landfall_core::requirements::{Aggression, Requirement};
 use landfall_core::units::{ByteRate, Share, parse_duration};
+use landfall_qemu::machine;
 use landfall_qemu::qmp::Address;
 
 /// Makes live migrations of QEMU/KVM guests land inside limits that you state, and takes as little
@@ -53,6 +54,7 @@ pub struct Migrate {
     pub source: Address,
 
     /// Where a QEMU started with -incoming waits: tcp:host:port or unix:/path
+    #[arg(value_parser = uri)]
     pub destination: String,
 
     /// QMP monitor of the destination: lets landfall check it beforehand, set it up, and see the
@@ -62,32 +64,33 @@ pub struct Migrate {
 
     /// Most that may go over the link before the switch-over: 100MB/s, 1Gbit/s [default: what QEMU
     /// is set to]
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = some_bandwidth)]
     pub max_bandwidth: Option<ByteRate>,
 
-    /// Least CPU that each vCPU keeps while the guest runs: 20%
+    /// Least CPU that each vCPU keeps while the guest runs, for example 20%
     #[arg(long, value_name = "PERCENT", default_value = "0%")]
     pub min_cpu: Share,
 
     /// Longest time the guest may stand still at a stretch, final downtime included: 300ms, 1.5s
-    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = some_time)]
     pub max_stall: Duration,
 
     /// Longest time for the whole migration: 90s, 10min [default: none]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = some_time)]
     pub max_time: Option<Duration>,
 
-    /// How hard to grip: 0.0 disturbs the guest least, 1.0 stalls it
+    /// How hard rfc2011 and progressive hold the guest: 0.0 disturbs it least, 1.0 stalls it
     #[arg(long, value_name = "0.0..1.0", default_value = "0.5", allow_negative_numbers = true)]
     pub aggression: Aggression,
 
-    /// The law to steer by
+    /// What to do about a guest that dirties its memory faster than the link carries it
     #[arg(long, value_name = "NAME", default_value = policy::DEFAULT,
           value_parser = PossibleValuesParser::new(policies()))]
     pub policy: String,
 
-    /// Requirements that may be broken, in this order, when all cannot be kept: min-cpu, max-stall,
-    /// max-time, max-bandwidth [default: none; the migration is then cancelled, guest unharmed]
+    /// Requirements that may be broken where all cannot be kept, the first one first: min-cpu,
+    /// max-stall, max-time, max-bandwidth [default: none; rather than break one, the migration is
+    /// refused or cancelled, with the guest unharmed]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub give_way: Vec<Requirement>,
 
@@ -142,10 +145,39 @@ pub struct Bench {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PostCopy {
-    /// Never.
+    /// It stays at the source until all its memory is at the destination
     Never,
-    /// Where the policy asks for it.
+    /// It may, with --policy post-copy
     Allow,
+}
+
+/// A migration URI that leads to another QEMU.
+fn uri(text: &str) -> Result<String, String> {
+    machine::check_uri(text).map(|()| text.to_owned())
+}
+
+/// A bandwidth above zero: to QEMU, zero means no limit at all.
+fn some_bandwidth(text: &str) -> Result<ByteRate, String> {
+    match text.parse::<ByteRate>() {
+        Ok(rate) if rate.per_second() == 0 => {
+            Err("nothing can be sent at that rate; leave the option out for QEMU's own limit"
+                .into())
+        }
+        Ok(rate) => Ok(rate),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A time long enough to be kept.
+fn some_time(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_millis(10);
+    match parse_duration(text) {
+        Ok(time) if time < SHORTEST => {
+            Err("no migration keeps that: a switch-over alone takes some tens of ms".into())
+        }
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -162,7 +194,7 @@ Exit status:
   0  landed, every requirement kept
   2  wrong arguments
   3  landed, a requirement was broken
-  4  refused before starting; nothing was changed
+  4  refused before starting; the guest is as it was
   5  failed or cancelled; the guest runs at the source at full speed
   6  the guest's state is not known; all that is known was said";
 
@@ -232,10 +264,20 @@ mod tests {
             ("--aggression", "2", "0.0"),
             ("--policy", "magic", "progressive"),
             ("--give-way", "all", "max-stall"),
+            ("--max-bandwidth", "0MB/s", "QEMU's own limit"),
+            ("--max-stall", "0ms", "some tens of ms"),
         ] {
             let line = ["landfall", "migrate", "unix:/s", "tcp:h:1", option, value];
             let error = Cli::try_parse_from(line).unwrap_err().to_string();
             assert!(error.contains(remedy) && error.contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_destination_that_is_no_qemu_is_refused() {
+        for uri in ["bogus", "exec:cat > /dev/null", "file:/tmp/guest"] {
+            let error = Cli::try_parse_from(["landfall", "migrate", "unix:/s", uri]).unwrap_err();
+            assert!(error.to_string().contains("-incoming"), "{error}");
         }
     }
 

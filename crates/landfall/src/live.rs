@@ -1,7 +1,5 @@
 //! The live line: how far it is, for a person at a terminal. Nothing where there is none.
 
-use std::time::Duration;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use landfall_core::decision::Hold;
 use landfall_core::units::{Share, show_duration};
@@ -16,18 +14,18 @@ pub struct Live {
 impl Live {
     pub fn new() -> Self {
         // Five times a second is as often as a person can read.
-        let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr_with_hz(5));
-        // The template is a constant; were it wrong the bar would only look plainer.
-        if let Ok(style) = ProgressStyle::with_template("[{bar:20}] {percent:>3} %  {wide_msg}") {
-            bar.set_style(style.progress_chars("=> "));
+        let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr_with_hz(5));
+        // The template is a constant; were it wrong the line would only look plainer.
+        if let Ok(style) = ProgressStyle::with_template("{percent:>3} %  {wide_msg}") {
+            bar.set_style(style);
         }
         Live { bar }
     }
 
     pub fn look(&self, look: &Look) {
         if let Some(decided) = &look.decided {
-            self.bar.set_position((decided.done * 1000.0) as u64);
             self.bar.set_message(line(decided));
+            self.bar.set_position((decided.done * 100.0) as u64);
         }
     }
 
@@ -36,27 +34,25 @@ impl Live {
     }
 }
 
-/// What is going on, in one line.
+/// What is going on, in one line; what matters most comes first, for a terminal may be narrow.
 fn line(decided: &Decided) -> String {
     let view = decided.view;
     let mut parts = vec![match view.phase {
-        Phase::Setup => "connecting".to_owned(),
-        Phase::FirstPass => format!("first pass, {} remain", view.remaining),
-        Phase::Iterating => format!("{} remain", view.remaining),
-        Phase::SwitchOver => format!("switching over, {} to ship", view.remaining),
-        Phase::PostCopy => format!("runs at the destination, {} to fetch", view.remaining),
-        Phase::Over => "over".to_owned(),
+        Phase::Setup => return "connecting".to_owned(),
+        Phase::FirstPass => format!("first pass, {} left", view.remaining),
+        Phase::Iterating => format!("{} left", view.remaining),
+        Phase::SwitchOver => return "switching over".to_owned(),
+        Phase::PostCopy => format!("runs there, {} to fetch", view.remaining),
+        Phase::Over => return "over".to_owned(),
     }];
+    parts.extend(decided.time_left.map(|time| format!("about {}", show_duration(time))));
+    parts.extend(grip(view).map(|share| format!("CPU held to {share}")));
     if let Some(link) = view.link {
         parts.push(match view.dirty_rate() {
-            Some(dirty) => format!("dirtying {dirty} against {link}"),
-            None => format!("sending {link}"),
+            Some(dirty) => format!("dirties {dirty}, link {link}"),
+            None => format!("link {link}"),
         });
     }
-    if let Some(grip) = grip(view) {
-        parts.push(format!("CPU held to {grip}"));
-    }
-    parts.extend(decided.time_left.map(left));
     parts.join(", ")
 }
 
@@ -64,8 +60,4 @@ fn line(decided: &Decided) -> String {
 fn grip(view: &View) -> Option<Share> {
     let held = view.vcpus.iter().map(|vcpu| vcpu.hold).filter(|hold| *hold != Hold::Free);
     held.map(Hold::share).reduce(Share::min)
-}
-
-fn left(time: Duration) -> String {
-    format!("about {} left", show_duration(time))
 }

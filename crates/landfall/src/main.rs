@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
+use landfall_qemu::say::say;
 
 /// Exit status for wrong arguments, also clap's own.
 const USAGE: u8 = 2;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("landfall: the runtime does not start: {error}");
+            say(&format!("landfall: the runtime does not start: {error}"));
             return ExitCode::from(5);
         }
     };
@@ -40,10 +41,8 @@ fn main() -> ExitCode {
     // The guardian, which sees this process end without having said that all is done, lets the
     // guest go; of that nothing is known here.
     panic::catch_unwind(run).unwrap_or_else(|_| {
-        eprintln!(
-            "landfall: this is a bug in landfall. Its guardian lets the guest go and cancels the \
-             migration; look at the guest with QMP query-status"
-        );
+        say("landfall: this is a bug in landfall. Its guardian lets the guest go and cancels the \
+             migration; look at the guest with QMP query-status");
         ExitCode::from(UNKNOWN)
     })
 }
@@ -56,7 +55,7 @@ async fn run(command: Command) -> ExitCode {
             Command::Bench(options) => ExitCode::from(bench::run(options).await),
             Command::Guardian => {
                 signals::ignore();
-                landfall_qemu::guardian::watch(io::stdin().lock()).await;
+                landfall_qemu::guardian::watch().await;
                 ExitCode::SUCCESS
             }
             Command::Completions { shell } => {
@@ -66,7 +65,7 @@ async fn run(command: Command) -> ExitCode {
             Command::Manual => match cli::manual(&mut io::stdout()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    eprintln!("landfall: the manual cannot be written: {error}");
+                    say(&format!("landfall: the manual cannot be written: {error}"));
                     ExitCode::from(USAGE)
                 }
             },

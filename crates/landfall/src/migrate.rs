@@ -1,12 +1,13 @@
 //! `landfall migrate`: one migration, steered to its end.
 
 use std::env;
+use std::io::{self, Write};
 
 use landfall_core::policy;
 use landfall_core::report::Report;
 use landfall_core::requirements::Requirements;
+use landfall_qemu::say::say;
 use landfall_qemu::steer::{self, Order};
-use serde_json::json;
 
 use crate::cli::{Migrate, PostCopy};
 use crate::live::Live;
@@ -28,23 +29,14 @@ pub async fn run(options: Box<Migrate>) -> u8 {
     };
     let mut recorder = match &options.record {
         None => None,
-        Some(path) => {
-            let order = json!({
-                "requirements": asked, "aggression": options.aggression, "policy": options.policy,
-            });
-            match Recorder::create(path, order) {
-                Ok(recorder) => Some(recorder),
-                Err(error) => {
-                    let path = path.display();
-                    return usage(&format!(
-                        "--record {path}: {error}; name a file that is not there yet"
-                    ));
-                }
-            }
-        }
+        Some(path) => match Recorder::create(path, &options.policy, options.aggression, &asked) {
+            Ok(recorder) => Some(recorder),
+            Err(problem) => return usage(&problem),
+        },
     };
+    let mut stops = signals::listen();
     let live = Live::new();
-    let report = steer::migrate(order, signals::asked_to_end(), &mut |look| {
+    let report = steer::migrate(order, &mut stops, &mut |look| {
         live.look(look);
         if let Some(recorder) = &mut recorder {
             recorder.look(look);
@@ -74,17 +66,18 @@ fn order(options: &Migrate, asked: &Requirements) -> Result<Order, String> {
 }
 
 fn usage(problem: &str) -> u8 {
-    eprintln!("landfall: {problem}");
+    say(&format!("landfall: {problem}"));
     USAGE
 }
 
+/// Prints the report. Nobody may be left to read it; the exit status tells what it is in any case.
 fn show(report: &Report, asked: &Requirements, json: bool) {
     if json {
         match serde_json::to_string(report) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("landfall: the report cannot be written as JSON: {error}"),
+            Ok(text) => drop(writeln!(io::stdout(), "{text}")),
+            Err(error) => say(&format!("landfall: the report cannot be written as JSON: {error}")),
         }
     } else {
-        anstream::print!("{}", words::report(report, asked));
+        drop(write!(anstream::stdout(), "{}", words::report(report, asked)));
     }
 }

@@ -1,11 +1,13 @@
 //! The recording: every sample and every decision, a line of JSON each, after a line that says what
 //! it is. Append-only; a reader skips lines whose kind it does not know.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use landfall_core::report::Report;
+use landfall_core::report::{Outcome, Report};
+use landfall_core::requirements::{Aggression, Requirements};
+use landfall_qemu::say::say;
 use landfall_qemu::steer::Look;
 use serde_json::{Value, json};
 
@@ -14,6 +16,7 @@ const VERSION: u32 = 1;
 
 /// A recording being written.
 pub struct Recorder {
+    path: PathBuf,
     file: BufWriter<File>,
     /// Writing has failed; said once, and the migration goes on.
     failed: bool,
@@ -23,13 +26,31 @@ impl Recorder {
     /// Starts a recording.
     ///
     /// # Errors
-    /// The file cannot be made.
-    pub fn create(path: &Path, order: Value) -> io::Result<Recorder> {
-        let mut recorder =
-            Recorder { file: BufWriter::new(File::create_new(path)?), failed: false };
-        recorder
-            .line(&json!({ "kind": "landfall-recording", "version": VERSION, "order": order }))?;
-        Ok(recorder)
+    /// In words: the file cannot be made.
+    pub fn create(
+        path: &Path,
+        policy: &str,
+        aggression: Aggression,
+        asked: &Requirements,
+    ) -> Result<Recorder, String> {
+        let head = json!({
+            "kind": "landfall-recording", "version": VERSION, "policy": policy,
+            "aggression": aggression, "requirements": asked,
+        });
+        let begin = || {
+            let file = BufWriter::new(File::create_new(path)?);
+            let mut recorder = Recorder { path: path.to_owned(), file, failed: false };
+            recorder.line(&head)?;
+            Ok(recorder)
+        };
+        begin().map_err(|error: io::Error| {
+            let remedy = match error.kind() {
+                io::ErrorKind::AlreadyExists => "name a file that is not there yet",
+                io::ErrorKind::NotFound => "make its folder first",
+                _ => "name a file that can be written",
+            };
+            format!("--record {}: {error}; {remedy}", path.display())
+        })
     }
 
     /// Writes a look. A disk that is full does not stop a migration.
@@ -41,8 +62,14 @@ impl Recorder {
         self.line_or_complain(&line);
     }
 
-    /// Writes the report and ends the recording.
+    /// Writes the report and ends the recording. One of nothing is not kept, so that the next try
+    /// finds its name free.
     pub fn report(mut self, report: &Report) {
+        if report.outcome == Outcome::Refused {
+            // Left behind it does no harm.
+            let _ = fs::remove_file(&self.path);
+            return;
+        }
         self.line_or_complain(&json!({ "kind": "report", "report": report }));
         if let Err(error) = self.file.flush() {
             self.complain(&error);
@@ -64,6 +91,6 @@ impl Recorder {
 
     fn complain(&mut self, error: &io::Error) {
         self.failed = true;
-        eprintln!("landfall: the recording stops here: {error}");
+        say(&format!("landfall: the recording stops here: {error}"));
     }
 }

@@ -1,5 +1,6 @@
 //! Signals: the ones that ask landfall to end, and a guardian that none of them ends.
 
+use landfall_qemu::steer::Stops;
 use tokio::signal::unix::{SignalKind, signal};
 
 const ENDING: [(SignalKind, &str); 3] = [
@@ -8,24 +9,23 @@ const ENDING: [(SignalKind, &str); 3] = [
     (SignalKind::hangup(), "the terminal was closed (SIGHUP)"),
 ];
 
-/// Resolves with a reason at the first signal that asks for an end.
-pub async fn asked_to_end() -> String {
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+/// Listens, from now on, to the signals that ask for an end; each gives a reason.
+pub fn listen() -> Stops {
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
     for (kind, reason) in ENDING {
         // A signal that cannot be listened to keeps its default: it ends landfall, and the guardian
         // does the rest.
         let Ok(mut signals) = signal(kind) else { continue };
         let tell = tell.clone();
         tokio::spawn(async move {
-            signals.recv().await;
-            // Nobody listens any more once the first has come.
-            let _ = tell.send(reason.to_owned());
+            while signals.recv().await.is_some() {
+                if tell.send(reason.to_owned()).is_err() {
+                    break;
+                }
+            }
         });
     }
-    match told.recv().await {
-        Some(reason) => reason,
-        None => std::future::pending().await,
-    }
+    told
 }
 
 /// Makes these signals harmless for this process: a handler that does nothing replaces their effect.

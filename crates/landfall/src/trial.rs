@@ -9,7 +9,7 @@ use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_guest::{Pair, Spec};
 use landfall_qemu::qmp::Address;
-use landfall_qemu::steer::{self, Look, Order};
+use landfall_qemu::steer::{self, Look, Order, Stops};
 
 /// How long the guest is watched before it is moved, to know how fast it works undisturbed.
 const BASELINE: Duration = Duration::from_secs(1);
@@ -72,13 +72,13 @@ pub enum TrialError {
 }
 
 impl Trial {
-    /// Boots the guest, moves it, and asks it how it was. `stop` gives it up with a reason.
+    /// Boots the guest, moves it, and asks it how it was. `stops` gives it up with a reason.
     ///
     /// # Errors
     /// [`TrialError`].
     pub async fn run(
         &self,
-        stop: impl Future<Output = String>,
+        stops: &mut Stops,
         watch: &mut dyn FnMut(&Look<'_>),
     ) -> Result<Seen, TrialError> {
         let pair = Pair::boot(&self.spec, self.link)?;
@@ -95,7 +95,7 @@ impl Trial {
         };
         let mut cpu = Vec::new();
         let begin = Instant::now();
-        let report = steer::migrate(order, stop, &mut |look| {
+        let report = steer::migrate(order, stops, &mut |look| {
             let used: Option<Duration> = look.sample.vcpus.iter().map(|vcpu| vcpu.cpu).sum();
             cpu.extend(used.map(|used| (look.sample.at.0, used)));
             watch(look);

@@ -21,7 +21,7 @@ pub fn report(report: &Report, asked: &Requirements) -> String {
         ("longest stall", report.longest_stall_s.map(seconds)),
         ("downtime", report.downtime_s.map(|s| format!("{} by QEMU's own account", seconds(s)))),
         ("guest CPU lost", report.guest_cpu_lost_s.map(seconds)),
-        ("lowest CPU", report.min_cpu_share.map(|share| Share::clamped(share).to_string())),
+        ("lowest CPU", report.min_cpu_share.map(of_what_it_wanted)),
         ("throttled for", report.throttled_s.map(seconds)),
         ("sent", sent(report)),
     ];
@@ -39,7 +39,7 @@ fn headline(report: &Report) -> String {
     let (style, word) = match report.outcome {
         Outcome::Landed if report.exit_status() == 0 => (AnsiColor::Green, "landed"),
         Outcome::Landed => (AnsiColor::Yellow, "landed, not within every requirement"),
-        Outcome::Refused => (AnsiColor::Red, "refused, nothing was changed"),
+        Outcome::Refused => (AnsiColor::Red, "refused"),
         Outcome::Cancelled => (AnsiColor::Yellow, "cancelled"),
         Outcome::Failed => (AnsiColor::Red, "failed"),
         Outcome::Unknown => (AnsiColor::Red, "the guest's state is not known"),
@@ -54,6 +54,10 @@ fn headline(report: &Report) -> String {
     };
     let reason = report.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("{style}{word}{style:#}{time}{reason}")
+}
+
+fn of_what_it_wanted(share: f64) -> String {
+    format!("{} of what it wanted", Share::clamped(share))
 }
 
 fn sent(report: &Report) -> Option<String> {

@@ -3,53 +3,73 @@
 //! It is landfall's own program, started before anything is changed, in a session of its own so
 //! that a Ctrl-C or a killed process group does not reach it. It holds one end of a pipe. Whatever
 //! landfall is about to change, it first writes the way back into the pipe; the last line counts.
-//! At its normal end landfall writes that all is done. If the pipe ends without that, landfall has
-//! died, in whatever way, and the guardian goes the way back: first it lets the vCPUs run (well
-//! under a millisecond), then it tells QEMU to cancel the migration that nobody steers any more,
-//! puts its settings back, and makes sure that the guest runs.
+//! Every second landfall gives a sign of life, and at its normal end it writes that all is done. If
+//! the pipe ends without that, landfall has died, in whatever way; if no sign of life comes, it is
+//! stopped or blocked, and for the guest that is the same. Then the guardian goes the way back:
+//! first it lets the vCPUs run (well under a millisecond), then it tells QEMU to cancel the
+//! migration that nobody steers any more and puts its settings back.
+//!
+//! It acts on the one QEMU process it was told of and on no other, whoever listens at that socket
+//! by then; it cancels only a migration that landfall began; it continues only a guest that
+//! landfall stopped.
 
-use std::io::{self, BufRead, Write};
-use std::os::unix::process::CommandExt;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use landfall_core::sample::Status;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::UndoStep;
-use crate::machine::{Machine, RunState, Settings};
+use crate::machine::{Machine, Settings};
 use crate::qmp::{Address, QmpError};
+use crate::say::say;
+use crate::settle;
+use crate::vcpus::Process;
 
 /// The hidden subcommand of the program that makes it a guardian.
 pub const SUBCOMMAND: &str = "guardian";
+
+/// How often landfall gives a sign of life.
+pub const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// Without one for so long, landfall is stopped or blocked.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// For how long the guardian tries to reach a monitor: QEMU may hang for a while, and has to notice
 /// that landfall's own connection is closed before it serves another.
 const REACH: Duration = Duration::from_secs(120);
 
-/// For how long a cancelled migration may take to be over.
-const CANCEL: Duration = Duration::from_secs(30);
+/// What a guardian says once it is ready.
+const READY: &[u8] = b"ready\n";
 
 /// Everything that has to be undone, whether or not it has been done yet.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WayBack {
     /// What lets the vCPU threads go, in order.
     pub cgroup: Vec<UndoStep>,
-    /// The QEMU the guest was to leave. The guest ran there before.
-    pub source: Option<Address>,
+    /// The QEMU process the guest was to leave.
+    pub process: Process,
+    /// Its monitor.
+    pub source: Address,
     /// Its settings as they were found.
     pub settings: Settings,
     /// The destination's monitor, where landfall was told it.
     pub destination: Option<Address>,
-    /// The guest was stopped by landfall, so that it arrives stopped and has to be continued there.
-    pub arrives_stopped: bool,
+    /// The migration under way is landfall's.
+    pub begun: bool,
+    /// landfall stopped the guest: it has to be continued, wherever it is.
+    pub stopped: bool,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Line {
-    WayBack(WayBack),
+    WayBack(Box<WayBack>),
+    Alive,
     Done,
 }
 
@@ -57,20 +77,29 @@ enum Line {
 #[derive(Debug)]
 pub struct Guardian {
     child: Child,
-    pipe: Option<ChildStdin>,
+    pipe: Arc<Mutex<Option<ChildStdin>>>,
+    signs: tokio::task::AbortHandle,
 }
 
 impl Guardian {
-    /// Starts a guardian: `program` with [`SUBCOMMAND`].
+    /// Starts a guardian, `program` with [`SUBCOMMAND`], and waits until it is ready.
+    ///
+    /// The signs of life are given by a task of this runtime: a runtime that is blocked gives none.
     ///
     /// # Errors
     /// It cannot be started; nothing should be changed without one.
     pub fn start(program: &Path) -> io::Result<Guardian> {
         let mut command = Command::new(program);
-        command.arg(SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
+        command.arg(SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
-        let pipe = child.stdin.take();
-        Ok(Guardian { child, pipe })
+        let mut ready = [0; READY.len()];
+        let heard = child.stdout.take().map(|mut out| out.read_exact(&mut ready));
+        if !matches!(heard, Some(Ok(()))) || ready != READY {
+            return Err(io::Error::other("it does not get ready"));
+        }
+        let pipe = Arc::new(Mutex::new(child.stdin.take()));
+        let signs = tokio::spawn(give_signs_of_life(Arc::clone(&pipe))).abort_handle();
+        Ok(Guardian { child, pipe, signs })
     }
 
     /// Hands it the way back, which replaces the one before. Once this returns the kernel has it,
@@ -79,10 +108,10 @@ impl Guardian {
     /// # Errors
     /// The guardian is gone.
     pub fn entrust(&mut self, way_back: &WayBack) -> io::Result<()> {
-        self.tell(&Line::WayBack(way_back.clone()))
+        tell(&self.pipe, &Line::WayBack(Box::new(way_back.clone())))
     }
 
-    /// Whether it is still there.
+    /// Whether it is still there. One that has gone the way back is not.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -90,105 +119,133 @@ impl Guardian {
     /// Sends it home: nothing is left to undo.
     pub fn dismiss(mut self) {
         // If it is gone already there is nobody to tell.
-        let _ = self.tell(&Line::Done);
-        self.pipe = None;
+        let _ = tell(&self.pipe, &Line::Done);
+        *lock(&self.pipe) = None;
         let _ = self.child.wait();
     }
+}
 
-    fn tell(&mut self, line: &Line) -> io::Result<()> {
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
-        let pipe = self.pipe.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        pipe.write_all(&text).and_then(|()| pipe.flush())
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        self.signs.abort();
+        // Not dismissed: at the end of the pipe it goes the way back.
+        *lock(&self.pipe) = None;
     }
+}
+
+async fn give_signs_of_life(pipe: Arc<Mutex<Option<ChildStdin>>>) {
+    while tell(&pipe, &Line::Alive).is_ok() {
+        tokio::time::sleep(SIGN_OF_LIFE).await;
+    }
+}
+
+fn tell(pipe: &Mutex<Option<ChildStdin>>, line: &Line) -> io::Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    let mut pipe = lock(pipe);
+    let pipe = pipe.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+    pipe.write_all(&text).and_then(|()| pipe.flush())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The guardian's whole life: reads its pipe to the end and goes the way back unless told that all
 /// is done. Says what it does on standard error.
 ///
 /// Call it first thing in the process, with SIGINT, SIGTERM and SIGHUP made harmless.
-pub async fn watch(pipe: impl BufRead) {
-    // Fails only in a process that leads its group already, which is as good.
+pub async fn watch() {
+    // Fails only for the leader of a process group, as which landfall does not start it.
     let _ = rustix::process::setsid();
-    let mut last = None;
-    for line in pipe.lines() {
-        let Ok(line) = line else { break };
-        match serde_json::from_str(&line) {
-            Ok(Line::WayBack(way_back)) => last = Some(way_back),
-            Ok(Line::Done) => return,
+    // landfall is gone already if nobody reads this; the pipe will say so.
+    let _ = io::stdout().write_all(READY).and_then(|()| io::stdout().flush());
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(io::stdin().lock()).lines() {
             // A line cut short by landfall's death: the one before it is the way back, for what
             // this one was to undo had not been begun.
-            Err(_) => break,
+            let line = line.ok().and_then(|line| serde_json::from_str::<Line>(&line).ok());
+            let Some(line) = line else { break };
+            if sender.send(line).is_err() {
+                break;
+            }
         }
-    }
-    if let Some(way_back) = last {
-        way_back.go().await;
+    });
+    let mut way_back = None;
+    let what = loop {
+        match lines.recv_timeout(SILENCE) {
+            Ok(Line::WayBack(newer)) => way_back = Some(newer),
+            Ok(Line::Alive) => {}
+            Ok(Line::Done) => return,
+            Err(RecvTimeoutError::Timeout) if way_back.is_some() => break "does not move any more",
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break "has ended early",
+        }
+    };
+    if let Some(way_back) = way_back {
+        way_back.go(what).await;
     }
 }
 
 impl WayBack {
-    /// Goes the way back, saying on standard error what could not be done.
-    pub async fn go(&self) {
+    /// Goes the way back, saying on standard error what is done and what could not be.
+    async fn go(&self, what: &str) {
+        let mut released = true;
         for step in &self.cgroup {
             if let Err(error) = step.run() {
-                say(&format!("could not undo {step:?}: {error}"));
+                released = false;
+                say(&format!("landfall guardian: could not undo {step:?}: {error}"));
             }
         }
-        say("landfall has died; the guest's vCPUs run free again");
-        if let Some(source) = &self.source {
-            match self.settle(source).await {
-                Ok(ending) => say(&ending),
-                Err(error) => say(&format!("the migration could not be ended: {error}")),
+        if released {
+            say(&format!("landfall guardian: landfall {what}; the guest's vCPUs run free"));
+        }
+        match self.settle().await {
+            Ok(ending) => say(&format!("landfall guardian: {ending}")),
+            Err(error) => {
+                say(&format!("landfall guardian: the migration could not be ended: {error}"));
             }
         }
     }
 
-    /// Ends the migration, puts the settings back, makes sure that the guest runs.
-    async fn settle(&self, source: &Address) -> Result<String, QmpError> {
-        let mut machine = reach(source).await?;
-        let mut status = machine.migration().await?.status;
-        if matches!(status, Status::Setup | Status::Active | Status::SwitchOver) {
-            machine.cancel().await?;
-        }
-        let deadline = Instant::now() + CANCEL;
-        while !status.is_over() && !is_postcopy(status) && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            status = machine.migration().await?.status;
-        }
-        if is_postcopy(status) {
-            return Ok("post-copy is under way and was left to end".to_owned());
-        }
-        machine.apply(&self.settings).await?;
-        if status == Status::Completed {
-            if let Some(destination) = self.destination.as_ref().filter(|_| self.arrives_stopped) {
-                reach(destination).await?.go_on().await?;
+    /// Ends the migration, sees to the guest, puts the settings back; each even if another fails.
+    async fn settle(&self) -> Result<String, QmpError> {
+        let Some(mut source) = self.reach_source().await? else {
+            return Ok(format!("QEMU process {} has ended", self.process.pid));
+        };
+        let mut destination = match &self.destination {
+            Some(address) => Machine::connect(address).await.ok().map(|(machine, _)| machine),
+            None => None,
+        };
+        let ending = if self.begun {
+            settle::end_migration(&mut source, destination.as_mut(), self.stopped).await
+        } else {
+            Ok("no migration of landfall's is under way".to_owned())
+        };
+        // Refused while somebody else's migration runs, which then has settings of its own.
+        let settings = source.apply(&self.settings).await;
+        let ending = ending?;
+        Ok(match settings {
+            Ok(()) => format!("{ending}; QEMU's settings are as they were"),
+            Err(error) => format!("{ending}; QEMU's settings could not be put back: {error}"),
+        })
+    }
+
+    /// Connects to the source's monitor, which may still be busy noticing that landfall is gone.
+    /// `None` once the process has ended: whoever listens there then is somebody else.
+    async fn reach_source(&self) -> Result<Option<Machine>, QmpError> {
+        let deadline = Instant::now() + REACH;
+        while self.process.is_alive() {
+            match Machine::connect(&self.source).await {
+                Ok((mut machine, _)) => {
+                    let threads = machine.vcpu_threads().await?;
+                    return Ok(self.process.has(&threads).then_some(machine));
+                }
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
-            return Ok("the migration had completed: the guest is at the destination".to_owned());
         }
-        if let RunState::Stopped(_) = machine.run_state().await? {
-            machine.go_on().await?;
-        }
-        Ok("the migration was cancelled, QEMU's settings are as they were".to_owned())
+        Ok(None)
     }
-}
-
-fn is_postcopy(status: Status) -> bool {
-    matches!(status, Status::PostCopy | Status::PostCopyPaused)
-}
-
-/// Connects to a monitor that may still be busy noticing that landfall is gone.
-async fn reach(address: &Address) -> Result<Machine, QmpError> {
-    let deadline = Instant::now() + REACH;
-    loop {
-        match Machine::connect(address).await {
-            Ok((machine, _)) => return Ok(machine),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-fn say(what: &str) {
-    // Standard error may be gone with the terminal.
-    let _ = writeln!(io::stderr(), "landfall guardian: {what}");
 }

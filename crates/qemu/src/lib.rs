@@ -12,5 +12,7 @@ pub mod guardian;
 pub mod lock;
 pub mod machine;
 pub mod qmp;
+pub mod say;
+pub mod settle;
 pub mod steer;
 pub mod vcpus;

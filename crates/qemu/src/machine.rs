@@ -1,6 +1,5 @@
 //! A QEMU at either end of a migration: its state, its counters and settings, its commands.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use landfall_core::sample::{Migration, Ram, Status};
@@ -122,11 +121,6 @@ impl Machine {
         self.qmp.address()
     }
 
-    /// QEMU's version.
-    pub fn version(&self) -> (u32, u32, u32) {
-        self.qmp.greeting().version
-    }
-
     /// What the guest is doing.
     ///
     /// # Errors
@@ -139,12 +133,6 @@ impl Machine {
             "inmigrate" => RunState::AwaitsMigration,
             word => RunState::Stopped(word.to_owned()),
         })
-    }
-
-    /// The guest's name, where it was given one.
-    pub async fn name(&mut self) -> Result<Option<String>, QmpError> {
-        let answer = self.qmp.execute("query-name", Value::Null).await?;
-        Ok(answer["name"].as_str().map(str::to_owned))
     }
 
     /// The host's thread of each vCPU, in QEMU's order.
@@ -171,12 +159,13 @@ impl Machine {
         self.qmp.start("query-migrate", Value::Null)
     }
 
-    /// Why this guest cannot be migrated, in QEMU's words; empty where it can.
-    pub async fn blockers(&mut self) -> Result<Vec<String>, QmpError> {
+    /// What `query-migrate` says, and why this guest cannot be migrated, in QEMU's words; empty
+    /// where it can.
+    pub async fn migration_and_blockers(&mut self) -> Result<(Migration, Vec<String>), QmpError> {
         let answer = self.qmp.execute("query-migrate", Value::Null).await?;
         let reasons = answer["blocked-reasons"].as_array();
         let words = reasons.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
-        Ok(words.collect())
+        Ok((read_migration(&answer), words.collect()))
     }
 
     /// All parameters and capabilities of migration as they are.
@@ -279,10 +268,6 @@ fn read_ram(ram: &Value) -> Option<Ram> {
         normal: bytes("normal-bytes")?,
         duplicate: Bytes(ram["duplicate"].as_u64()?.saturating_mul(page)),
         syncs: ram["dirty-sync-count"].as_u64()?,
-        dirty_rate: ram["dirty-pages-rate"]
-            .as_f64()
-            .filter(|pages| *pages > 0.0)
-            .map(|pages| pages * page as f64),
     })
 }
 
@@ -291,27 +276,19 @@ pub fn is_socket(uri: &str) -> bool {
     ["tcp:", "unix:", "vsock:"].iter().any(|scheme| uri.starts_with(scheme))
 }
 
-/// Whether a text looks like a migration URI that QEMU takes.
+/// Whether a text is a migration URI that leads to another QEMU.
 ///
 /// # Errors
 /// The text, and what to write.
 pub fn check_uri(uri: &str) -> Result<(), String> {
-    let known = ["tcp:", "unix:", "vsock:", "exec:", "fd:", "rdma:", "file:"];
+    let known = ["tcp:", "unix:", "vsock:", "rdma:"];
     let rest = known.iter().find_map(|scheme| uri.strip_prefix(scheme));
     match rest {
         Some(rest) if !rest.is_empty() => Ok(()),
         _ => Err(format!(
-            "{uri:?} is not a migration address; write tcp:host:port or unix:/path, as the \
+            "{uri:?} is not the address of another QEMU; write tcp:host:port or unix:/path, as the \
              destination's QEMU has it after -incoming"
         )),
-    }
-}
-
-/// The Unix socket's path, where the address is one.
-pub fn socket_path(address: &Address) -> Option<&PathBuf> {
-    match address {
-        Address::Unix(path) => Some(path),
-        Address::Tcp(_) => None,
     }
 }
 
@@ -336,14 +313,6 @@ mod tests {
         assert_eq!(migration.own_throttle, Some(Share::clamped(0.2)));
         let ram = migration.ram.unwrap();
         assert_eq!((ram.duplicate, ram.sent()), (Bytes(8192), Bytes(20480)));
-        assert_eq!(ram.dirty_rate, Some(40960.0));
-    }
-
-    #[test]
-    fn a_dirty_rate_of_0_means_not_known_yet() {
-        let ram = json!({ "total": 1, "remaining": 1, "transferred": 0, "duplicate": 0,
-            "normal-bytes": 0, "dirty-sync-count": 1, "dirty-pages-rate": 0 });
-        assert_eq!(read_ram(&ram).unwrap().dirty_rate, None);
     }
 
     #[test]
@@ -368,7 +337,7 @@ mod tests {
     #[test]
     fn migration_addresses_without_a_transport_are_refused() {
         assert!(check_uri("tcp:127.0.0.1:4444").is_ok());
-        for uri in ["127.0.0.1:4444", "", "tcp:", "qemu+ssh://host/system"] {
+        for uri in ["127.0.0.1:4444", "", "tcp:", "exec:cat", "qemu+ssh://host/system"] {
             assert!(check_uri(uri).unwrap_err().contains("-incoming"));
         }
     }

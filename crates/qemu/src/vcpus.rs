@@ -4,11 +4,12 @@ use std::fs;
 use std::time::Duration;
 
 use landfall_core::sample::VcpuCounters;
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CpuLever;
 
 /// A QEMU process on this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its id.
     pub pid: i32,
@@ -59,7 +60,8 @@ pub fn process_of(tids: &[i32]) -> Result<Process, NotHere> {
     };
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let program = String::from_utf8_lossy(command.split(|b| *b == 0).next().unwrap_or_default());
-    if !(program.contains("qemu") || program.ends_with("kvm")) {
+    let name = program.rsplit('/').next().unwrap_or_default();
+    if !(name.starts_with("qemu-") || name == "qemu" || name == "kvm") {
         return Err(not_qemu(format!("process {pid} is {program:?}, not a QEMU")));
     }
     let started = started(pid).ok_or(NotHere::NoThread(pid))?;
@@ -70,6 +72,11 @@ impl Process {
     /// Whether it still exists.
     pub fn is_alive(self) -> bool {
         started(self.pid) == Some(self.started)
+    }
+
+    /// Whether all these threads are its own.
+    pub fn has(self, tids: &[i32]) -> bool {
+        process_of(tids) == Ok(self)
     }
 }
 

@@ -31,12 +31,13 @@ use crate::units::{ByteRate, Bytes, Share};
 use crate::view::{Phase, View};
 
 /// Weight of the old value in the running average; the new sample has the rest. From the thread.
+/// There is a sample at every look, ten a second, so that the average follows within ten seconds.
 const KEEP: f64 = 0.99;
 
 /// See the module.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rfc2011 {
-    recent: Option<f64>,
+    recent: Average,
     migrated: Average,
     dirtied: Average,
     cpu: Mean,
@@ -91,8 +92,7 @@ impl Rfc2011 {
             if dirtied > 0.0 { (migrated / dirtied * cpu).min(1.0) } else { 1.0 }
         };
         let sample = quotient(migration.0, dirty.0, guest_cpu.get());
-        let recent = self.recent.map_or(sample, |old| KEEP * old + (1.0 - KEEP) * sample);
-        self.recent = Some(recent);
+        let recent = self.recent.take(sample);
         let (migrated, dirtied) = (totals.0.as_f64(), totals.1.as_f64());
         let total = quotient(migrated, dirtied, self.cpu.take(guest_cpu.get()));
         let converging = Converging {
@@ -140,14 +140,16 @@ impl Policy for Rfc2011 {
 ///
 /// Stopping the guest while pre-copy goes on under its bandwidth limit is what the thread says; it
 /// needs somebody to continue the guest at the destination. Without that, shipping the rest stalls
-/// it as well.
+/// it as well, as soon as it is known how long that takes. Where neither is allowed, the tightest
+/// hold is next to it.
 fn stalled(view: &View) -> Decision {
     let why = "aggression 1.0: the guest gets no CPU";
-    if view.levers.stop && view.phase != Phase::Setup {
-        Decision::hold_all(view.vcpus.len(), Hold::Stopped, why)
-    } else {
-        Decision::finish(Finish::Ship, why)
+    if view.levers.stop {
+        return Decision::hold_all(view.vcpus.len(), Hold::Stopped, why);
     }
+    let tightest = view.quota_for(Share::NONE).map_or(Hold::Free, Hold::Quota);
+    let hold = Decision::hold_all(view.vcpus.len(), tightest, why);
+    Decision { finish: view.link.map(|_| Finish::Ship), ..hold }
 }
 
 fn yes(value: bool) -> &'static str {

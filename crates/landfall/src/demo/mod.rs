@@ -13,40 +13,45 @@ use crate::cli::Demo;
 use crate::live::Live;
 use crate::signals;
 use crate::trial::{Seen, Trial};
+use landfall_qemu::say::{say, tell};
 
 /// Runs the demo and gives the exit status.
 pub async fn run(options: Demo) -> u8 {
-    eprintln!(
+    say(&format!(
         "Four live migrations of real QEMU guests over a link of {}. About a minute and a half.\n",
         options.bandwidth
-    );
+    ));
+    let stops = &mut signals::listen();
     let mut rows = Vec::new();
     for trial in trials(options.bandwidth) {
-        eprintln!("{}, by {}", trial.guest, trial.policy);
+        say(&format!("{}, by {}", trial.guest, trial.policy));
         let live = Live::new();
-        let seen = trial.run(signals::asked_to_end(), &mut |look| live.look(look)).await;
+        let seen = trial.run(stops, &mut |look| live.look(look)).await;
         live.clear();
         match seen {
             Ok(seen) => {
-                eprintln!("  landed in {}", show_duration(seen.total));
+                say(&format!("  landed in {}", show_duration(seen.total)));
                 rows.push((trial, seen));
             }
             Err(error) => {
-                eprintln!("landfall: {error}");
+                say(&format!("landfall: {error}"));
                 return 5;
             }
         }
     }
     if let Err(error) = picture::write(&options.picture, &rows) {
-        eprintln!("landfall: the picture {} cannot be written: {error}", options.picture.display());
+        say(&format!(
+            "landfall: the picture {} cannot be written: {error}",
+            options.picture.display()
+        ));
         return 5;
     }
     if options.json {
-        println!("{}", json!(rows.iter().map(row_as_json).collect::<Vec<_>>()));
+        tell(&json!(rows.iter().map(row_as_json).collect::<Vec<_>>()).to_string());
     } else {
-        println!("\n{}\n", table(&rows));
-        println!("{}", lesson(&rows));
-        println!("\nThe curves are in {}", options.picture.display());
+        tell(&format!("\n{}\n", table(&rows)));
+        tell(&lesson(&rows));
+        tell(&format!("\nThe curves are in {}", options.picture.display()));
     }
     if rows.iter().all(|(_, seen)| seen.memory_intact) { 0 } else { 5 }
 }

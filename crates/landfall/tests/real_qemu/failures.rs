@@ -10,7 +10,7 @@ use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::units::ByteRate;
 use landfall_core::view::{Phase, View};
 use landfall_qemu::qmp::Address;
-use landfall_qemu::steer::{Order, migrate};
+use landfall_qemu::steer::{Order, Stops, migrate};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scene::{Run, Scene, limits, migration_status, run_state, sweep, wait_until};
@@ -25,6 +25,11 @@ fn held() -> Option<(Scene, Run)> {
     wait_until("the guest is held", || scene.is_held() || !run.is_running());
     assert!(run.is_running(), "{:?}", run.ended());
     Some((scene, run))
+}
+
+/// Nobody asks for an end.
+fn no_stops() -> Stops {
+    tokio::sync::mpsc::unbounded_channel().1
 }
 
 fn pid(pid: u32) -> Pid {
@@ -150,7 +155,7 @@ fn nothing_is_held_without_a_guardian() {
     let guardian = children(run.child.id());
     assert_eq!(guardian.len(), 1);
     kill_process(pid(guardian[0]), Signal::KILL).unwrap();
-    run.ended().assert(5, "failed", &["the guardian was ended"]);
+    run.ended().assert(5, "failed", &["the guardian has ended"]);
     scene.assert_unharmed_at_source();
 }
 
@@ -196,7 +201,7 @@ fn a_policy_that_panics_ends_the_migration_and_not_the_guest() {
         guardian: PathBuf::from(env!("CARGO_BIN_EXE_landfall")),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let report = runtime.block_on(migrate(order, std::future::pending(), &mut |_| {}));
+    let report = runtime.block_on(migrate(order, &mut no_stops(), &mut |_| {}));
     assert_eq!(report.exit_status(), 5, "{report:?}");
     assert!(report.reason.unwrap().contains("panicked"));
     scene.assert_unharmed_at_source();

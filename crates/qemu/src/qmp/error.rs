@@ -8,10 +8,7 @@ use super::Address;
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
     /// No connection.
-    #[error(
-        "cannot connect to the QMP monitor at {address}: {source}; is QEMU running with \
-         -qmp {address},server=on,wait=off, and may this user open it?"
-    )]
+    #[error("cannot connect to the QMP monitor at {address}: {source}; {hint}", hint = hint(address, source))]
     Connect {
         /// Where.
         address: Address,
@@ -83,6 +80,16 @@ pub enum QmpError {
         /// What is missing or wrong.
         problem: String,
     },
+}
+
+/// What to do about a connection that is refused.
+fn hint(address: &Address, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "run landfall as root, or as QEMU's user".to_owned()
+        }
+        _ => format!("start QEMU with -qmp {address},server=on,wait=off"),
+    }
 }
 
 impl QmpError {

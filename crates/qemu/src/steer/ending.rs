@@ -1,6 +1,6 @@
 //! The end: finds out where the guest is, puts everything back, writes the report.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use landfall_core::report::{Class, Measured, Outcome, Report};
 use landfall_core::sample::Status;
@@ -9,6 +9,12 @@ use landfall_core::units::Moment;
 use super::{End, Steering};
 use crate::machine::{Machine, RunState};
 use crate::qmp::QmpError;
+use crate::settle;
+
+/// Whether a destination has all of the guest: in post-copy it runs before that.
+async fn has_everything(destination: &mut Machine) -> bool {
+    destination.migration().await.is_ok_and(|migration| migration.status == Status::Completed)
+}
 
 /// How long a guest may take to run again, here after a cancellation or there after landing.
 const RUNS: Duration = Duration::from_secs(10);
@@ -18,39 +24,41 @@ impl Steering {
     pub(super) async fn settle(mut self, end: End) -> Report {
         let ended = self.now();
         self.let_go();
+        if matches!(end, End::Over(..)) {
+            // From here on a migration of this guest is somebody else's. A guardian that is gone
+            // does not cancel it either.
+            let _ = self.hands.begun(false);
+        }
         let (outcome, reason) = match end {
             End::Over(Status::Completed, _) => self.landed().await,
             End::Over(status, error) => self.stayed(status, error).await,
             End::SourceLost(how) => self.source_lost(how).await,
-            End::Hangs(how) => (
-                Outcome::Unknown,
-                Some(format!(
-                    "{how}. The vCPUs are not held by landfall any more. Whether the guest runs is \
-                     not known: QEMU is process {}, last heard of as {:?}",
-                    self.hands.process.pid,
-                    self.last.as_ref().map(|m| m.status)
-                )),
-            ),
+            End::Stuck(how) => (Outcome::Unknown, Some(self.all_that_is_known(&how))),
         };
-        if outcome == Outcome::Landed || outcome != Outcome::Unknown {
-            self.put_settings_back().await;
-        } else if !self.hands.process.is_alive() {
-            // Nothing is left to put back.
-            self.hands.dismiss();
-        }
+        let reason = self.put_back(outcome, reason).await;
         self.report(outcome, reason, ended)
     }
 
     async fn landed(&mut self) -> (Outcome, Option<String>) {
+        let reason = self.giving_up.as_ref().map(|giving_up| {
+            format!("it landed although it was being given up ({})", giving_up.reason)
+        });
         let Some((mut destination, mut events)) = self.destination.take() else {
-            return (Outcome::Landed, self.broken_promise());
+            return (Outcome::Landed, reason);
         };
-        let outcome = self.see_it_run(&mut destination).await;
+        if self.paused_by_other == Some(true) {
+            let paused = "somebody else paused the guest on the way: it has arrived paused";
+            return (Outcome::Landed, Some(paused.to_owned()));
+        }
+        let outcome = settle::see_it_run(&mut destination, RUNS).await;
         while let Ok(event) = events.try_recv() {
             self.note(&event, true);
         }
         match outcome {
-            Ok(()) => (Outcome::Landed, self.broken_promise()),
+            Ok(()) => {
+                self.hands.went_on();
+                (Outcome::Landed, reason)
+            }
             Err(how) => (
                 Outcome::Unknown,
                 Some(format!(
@@ -63,36 +71,10 @@ impl Steering {
         }
     }
 
-    /// Waits until the destination says that the guest runs, and continues it if we had stopped it.
-    async fn see_it_run(&mut self, destination: &mut Machine) -> Result<(), String> {
-        let deadline = Instant::now() + RUNS;
-        loop {
-            let state =
-                destination.run_state().await.map_err(|error| format!("is lost: {error}"))?;
-            match state {
-                RunState::Running => return Ok(()),
-                RunState::Stopped(_) if self.hands.way_back.arrives_stopped => {
-                    destination.go_on().await.map_err(|error| format!("refuses: {error}"))?;
-                    self.hands.went_on();
-                }
-                _ if Instant::now() > deadline => {
-                    return Err(format!("does not run it (it is {state})"));
-                }
-                _ => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    }
-
-    /// What there is to say of a landing that was not the one wished for.
-    fn broken_promise(&self) -> Option<String> {
-        let (_, reason) = self.giving_up.as_ref()?;
-        Some(format!("it landed although it was being given up ({reason})"))
-    }
-
     /// It was cancelled or failed: the guest has to run at the source.
     async fn stayed(&mut self, status: Status, error: Option<String>) -> (Outcome, Option<String>) {
         let (outcome, reason) = match self.giving_up.take() {
-            Some((outcome, reason)) => (outcome, reason),
+            Some(giving_up) => (giving_up.outcome, giving_up.reason),
             None if status == Status::Failed => (
                 Outcome::Failed,
                 error.map_or_else(
@@ -102,7 +84,19 @@ impl Steering {
             ),
             None => (Outcome::Cancelled, "somebody else cancelled the migration".to_owned()),
         };
-        match self.run_at_source().await {
+        let runs = settle::run_at_source(&mut self.source, self.hands.stopped(), RUNS).await;
+        while let Ok(event) = self.events.try_recv() {
+            self.note(&event, false);
+        }
+        let twice = self.runs_there_too().await;
+        match runs {
+            Ok(()) if twice => (
+                Outcome::Unknown,
+                Some(format!(
+                    "{reason}. THE GUEST RUNS TWICE, at the source and at the destination: end one \
+                     of the two now, and look after its disks"
+                )),
+            ),
             Ok(()) => {
                 self.hands.went_on();
                 (outcome, Some(format!("{reason}. The guest runs at the source at full speed")))
@@ -118,20 +112,24 @@ impl Steering {
         }
     }
 
-    async fn run_at_source(&mut self) -> Result<(), String> {
-        let deadline = Instant::now() + RUNS;
-        loop {
-            match self.source.run_state().await.map_err(|error| error.to_string())? {
-                RunState::Running => return Ok(()),
-                // It ran before: whoever stopped it, this migration did.
-                RunState::Stopped(word) if word == "paused" => {
-                    self.source.go_on().await.map_err(|error| error.to_string())?;
-                }
-                state if Instant::now() > deadline => return Err(format!("QEMU says {state}")),
-                _ => {}
+    async fn runs_there_too(&mut self) -> bool {
+        match &mut self.destination {
+            Some((destination, _)) => {
+                matches!(destination.run_state().await, Ok(RunState::Running))
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            None => false,
         }
+    }
+
+    fn all_that_is_known(&self, how: &str) -> String {
+        let status = self.last.as_ref().map_or("unknown".to_owned(), |m| format!("{:?}", m.status));
+        format!(
+            "{how}. The guest's vCPUs are not held by landfall any more. QEMU is process {} and its \
+             migration was last heard of as {status}; where the guest runs, QMP query-status at {} \
+             and at the destination can tell. The guardian ends the migration when QEMU answers",
+            self.hands.process.pid,
+            self.source.address()
+        )
     }
 
     async fn source_lost(&mut self, how: String) -> (Outcome, Option<String>) {
@@ -144,9 +142,12 @@ impl Steering {
         let destination = match &mut self.destination {
             None => "of the destination nothing is known (no --destination-qmp)".to_owned(),
             Some((destination, _)) => match destination.run_state().await {
-                Ok(RunState::Running) => {
+                Ok(RunState::Running) if has_everything(destination).await => {
                     return (Outcome::Landed, Some(format!("the source was lost ({how})")));
                 }
+                Ok(RunState::Running) => "the destination runs the guest without all of its \
+                                          memory, which was at the source: it is lost"
+                    .to_owned(),
                 Ok(state) => format!("the destination does not run the guest (it is {state})"),
                 Err(QmpError::Closed { .. }) => {
                     "the destination's QEMU has ended as well".to_owned()
@@ -158,13 +159,35 @@ impl Steering {
         (Outcome::Unknown, Some(reason))
     }
 
-    async fn put_settings_back(&mut self) {
-        let settings = self.hands.way_back.settings.clone();
-        match self.source.apply(&settings).await {
-            Ok(()) => self.hands.dismiss(),
-            // The guardian, which is not told that all is done, tries again.
-            Err(error) => eprintln!("landfall: QEMU's settings could not be put back: {error}"),
+    /// Puts QEMU's settings back and sends the guardian home if nothing is left for it to do.
+    async fn put_back(&mut self, outcome: Outcome, reason: Option<String>) -> Option<String> {
+        if !self.hands.still_held().is_empty() {
+            // Once more: what stood in the way may be gone.
+            self.let_go();
         }
+        if !self.hands.process.is_alive() {
+            self.hands.dismiss();
+            return reason;
+        }
+        let mut problems: Vec<String> = self.hands.still_held().to_vec();
+        if outcome == Outcome::Unknown {
+            // The guardian is told nothing, and goes the way back when this process ends.
+            return reason;
+        }
+        if let Err(error) = self.source.apply(&self.hands.way_back.settings.clone()).await
+            && self.hands.process.is_alive()
+        {
+            problems.push(format!("QEMU's settings could not be put back: {error}"));
+        }
+        if problems.is_empty() {
+            self.hands.dismiss();
+            return reason;
+        }
+        let problems = problems.join("; ");
+        Some(match reason {
+            Some(reason) => format!("{reason}. But {problems} (the guardian tries again)"),
+            None => format!("{problems} (the guardian tries again)"),
+        })
     }
 
     fn report(mut self, outcome: Outcome, reason: Option<String>, ended: Moment) -> Report {
@@ -181,10 +204,10 @@ impl Steering {
             // While it fetches its pages the guest stands still at every fault; nobody counts that.
             Outcome::Landed => !self.post_copied && (self.arrived.is_some() || downtime.is_some()),
             Outcome::Unknown => false,
-            _ => true,
+            _ => self.account.stopped_since().is_none(),
         };
         let measured = Measured {
-            total: self.arrived.map_or(ended, |arrived| arrived.max(ended)).0,
+            total: self.arrived.unwrap_or(ended).0,
             downtime: downtime.filter(|_| outcome == Outcome::Landed),
             losses,
             stalls_known,
@@ -196,9 +219,10 @@ impl Steering {
             Report::of(outcome, self.policy.name(), reason, &self.requirements, &measured);
         let hindered = losses.throttled > Duration::ZERO;
         report.class = match outcome {
-            Outcome::Landed if self.shipped || self.post_copied => Class::Unknown,
-            Outcome::Landed if hindered => Class::Middle,
-            Outcome::Landed => Class::Unaided,
+            Outcome::Landed if !hindered && self.shipped.is_none() && !self.post_copied => {
+                Class::Unaided
+            }
+            // That it landed with help does not say that it would not have without.
             _ => Class::Unknown,
         };
         if self.post_copied {

@@ -1,7 +1,6 @@
 //! The hands of the loop: carry a decision out, and know the way back before the way out.
 
 use std::path::Path;
-use std::time::Duration;
 
 use landfall_core::decision::{Decision, Hold, Tuning};
 use landfall_core::sample::VcpuCounters;
@@ -23,6 +22,12 @@ pub(super) struct Vcpus {
     pub(super) _lock: Lock,
 }
 
+impl Vcpus {
+    pub(super) fn counters(&self) -> Vec<VcpuCounters> {
+        vcpus::counters(&self.tids, self.lever.as_ref())
+    }
+}
+
 /// Everything through which the loop can act on a guest.
 #[derive(Debug)]
 pub(super) struct Hands {
@@ -34,6 +39,7 @@ pub(super) struct Hands {
     tuned: Option<Settings>,
     guardian: Option<Guardian>,
     holds: Vec<Hold>,
+    still_held: Vec<String>,
 }
 
 impl Hands {
@@ -65,6 +71,7 @@ impl Hands {
             tuned: None,
             guardian: Some(guardian),
             holds,
+            still_held: Vec::new(),
         })
     }
 
@@ -83,7 +90,16 @@ impl Hands {
     }
 
     pub(super) fn counters(&self) -> Vec<VcpuCounters> {
-        vcpus::counters(&self.vcpus.tids, self.vcpus.lever.as_ref())
+        self.vcpus.counters()
+    }
+
+    /// Says to the guardian that the migration under way is ours from now on, or is no more.
+    ///
+    /// # Errors
+    /// In words: the guardian is gone.
+    pub(super) fn begun(&mut self, begun: bool) -> Result<(), String> {
+        self.way_back.begun = begun;
+        self.entrust()
     }
 
     /// Holds the vCPUs as a decision says; writes nothing that is in force already.
@@ -100,34 +116,39 @@ impl Hands {
         if wanted == self.holds {
             return Ok(());
         }
-        self.check_guardian()?;
-        let stop = wanted.contains(&Hold::Stopped);
-        if stop && !self.stopped() {
-            self.way_back.arrives_stopped = true;
-            self.entrust()?;
-            source.stop().await.map_err(in_words)?;
-            self.holds = vec![Hold::Stopped; self.vcpus.tids.len()];
-            return Ok(());
-        }
-        if !stop && self.stopped() {
-            source.go_on().await.map_err(in_words)?;
-            self.holds = vec![Hold::Free; self.vcpus.tids.len()];
+        match (self.stopped(), wanted.contains(&Hold::Stopped)) {
+            (false, true) => return self.stop(source).await,
+            (true, true) => return Ok(()),
+            (true, false) => self.go_on(source).await?,
+            (false, false) => {}
         }
         for (vcpu, hold) in wanted.into_iter().enumerate() {
-            let quota = match hold {
-                Hold::Quota(quota) => Some(quota),
-                _ => None,
-            };
             if self.holds[vcpu] == hold || nearly(self.holds[vcpu], hold) {
                 continue;
             }
             let Some(lever) = &mut self.vcpus.lever else { continue };
+            let quota = if let Hold::Quota(quota) = hold { Some(quota) } else { None };
             lever
                 .hold(vcpu, quota)
                 .map_err(|error| format!("vCPU {vcpu} cannot be held: {error}"))?;
             self.holds[vcpu] = hold;
         }
         Ok(())
+    }
+
+    async fn stop(&mut self, source: &mut Machine) -> Result<(), String> {
+        self.let_go();
+        self.way_back.stopped = true;
+        self.entrust()?;
+        source.stop().await.map_err(in_words)?;
+        self.holds.fill(Hold::Stopped);
+        Ok(())
+    }
+
+    async fn go_on(&mut self, source: &mut Machine) -> Result<(), String> {
+        source.go_on().await.map_err(in_words)?;
+        self.went_on();
+        self.entrust()
     }
 
     /// Changes QEMU's settings as a decision says; writes nothing that is in force already.
@@ -157,32 +178,24 @@ impl Hands {
         Ok(())
     }
 
-    /// Makes QEMU pause the guest and ship the rest: with a downtime limit above what remains it
-    /// does so within 100 ms.
-    pub(super) async fn ship(
-        &mut self,
-        source: &mut Machine,
-        limit: Duration,
-    ) -> Result<(), String> {
-        let mut settings = Settings::default();
-        settings.downtime_limit(&self.found, limit);
-        source.apply(&settings).await.map_err(in_words)
-    }
-
-    /// Lets all vCPUs go, by the same steps the guardian would take. What cannot be undone is said
-    /// on standard error and left to the guardian.
+    /// Lets all vCPUs go, by the same steps the guardian would take. What cannot be undone now can
+    /// be tried again, and is the guardian's in the end.
     pub(super) fn let_go(&mut self) {
         let Some(lever) = &mut self.vcpus.lever else { return };
-        for failure in lever.release() {
-            eprintln!("landfall: {failure}");
-        }
+        self.still_held = lever.release().iter().map(ToString::to_string).collect();
         if !self.stopped() {
             self.holds.fill(Hold::Free);
         }
     }
 
+    /// What could not be undone when the vCPUs were let go, in words.
+    pub(super) fn still_held(&self) -> &[String] {
+        &self.still_held
+    }
+
     /// Notes that the guest was let go on after a stop of ours.
     pub(super) fn went_on(&mut self) {
+        self.way_back.stopped = false;
         self.holds.fill(Hold::Free);
     }
 
@@ -198,12 +211,16 @@ impl Hands {
         guardian.entrust(&self.way_back).map_err(|error| format!("the guardian is gone: {error}"))
     }
 
-    /// Nothing is held without a guardian that could let go.
-    fn check_guardian(&mut self) -> Result<(), String> {
+    /// Nothing is steered without a guardian that could undo it. One that is gone was ended by
+    /// somebody, or has gone the way back because this process did not move.
+    ///
+    /// # Errors
+    /// In words: it is gone.
+    pub(super) fn check_guardian(&mut self) -> Result<(), String> {
         let alive = self.guardian.as_mut().is_some_and(Guardian::is_alive);
-        alive
-            .then_some(())
-            .ok_or_else(|| "the guardian was ended: nothing is held without one".to_owned())
+        let gone = "the guardian has ended (somebody ended it, or landfall itself was stopped for \
+                    seconds): nothing is held without one";
+        alive.then_some(()).ok_or_else(|| gone.to_owned())
     }
 }
 
@@ -214,9 +231,11 @@ impl Hands {
 /// (`docs/measurements/cgroup-v1-kernel-6.18.md`). A change of less than a thirtieth can wait.
 fn nearly(in_force: Hold, wanted: Hold) -> bool {
     match (in_force, wanted) {
-        (Hold::Quota(_), Hold::Quota(_)) => {
-            let (now, then) = (in_force.share().get(), wanted.share().get());
-            (now - then).abs() < then / 30.0
+        (Hold::Quota(now), Hold::Quota(then)) => {
+            let (now_period, then_period) = (now.period, then.period);
+            let (now, then) = (now.share().get(), then.share().get());
+            let periods = now_period.abs_diff(then_period);
+            (now - then).abs() < then / 30.0 && periods < then_period / 30
         }
         _ => false,
     }

@@ -13,25 +13,27 @@ mod ending;
 mod hands;
 mod prepare;
 
-use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use landfall_core::account::Account;
-use landfall_core::decision::{Decision, Finish, Hold};
+use landfall_core::decision::{Decision, Finish, Hold, Tuning};
 use landfall_core::guard::guard;
 use landfall_core::observer::Observer;
 use landfall_core::policy::Policy;
 use landfall_core::progress::{Progress, time_left};
-use landfall_core::report::{Outcome, Report};
+use landfall_core::report::{Outcome, PeakRate, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::sample::{Migration, Sample, Status};
-use landfall_core::units::{ByteRate, Bytes, Moment, Share, show_duration};
+use landfall_core::units::{Bytes, Moment, Share, show_duration};
 use landfall_core::view::{Phase, View};
 
-use crate::machine::{Machine, read_migration};
+use tokio::sync::mpsc;
+
+use crate::machine::{Machine, RunState, read_migration};
 use crate::qmp::{Address, Event, Events, Pending, QmpError};
+use crate::settle;
 use hands::Hands;
 
 /// How often the hypervisor is asked: QEMU renews its rates every 100 ms.
@@ -43,8 +45,18 @@ const WATCH: Duration = Duration::from_millis(10);
 /// A migration of which not a byte moves for so long is given up: the destination does not answer.
 const NO_BYTE: Duration = Duration::from_secs(10);
 
+/// The highest rate on the wire is looked for over spans of this length: QEMU limits its rate in
+/// windows of 100 ms, of which a span may hold one more or less.
+const PEAK_SPAN: Duration = Duration::from_secs(2);
+
 /// A monitor that has not answered for so long beyond the blackout expected is taken to hang.
 const HANG: Duration = Duration::from_secs(10);
+
+/// A migration that is being given up and is not over after so long is left as it is, and said so.
+const LEAVE: Duration = Duration::from_secs(40);
+
+/// Post-copy that has lost its link for so long is left as it is, and said so.
+const LINK_LOST: Duration = Duration::from_secs(10);
 
 /// A monitor that has not answered for so long while vCPUs are held may be waiting for one of them.
 const HELD_HANG: Duration = Duration::from_secs(3);
@@ -89,19 +101,26 @@ pub struct Decided<'a> {
     pub time_left: Option<Duration>,
 }
 
-/// Steers a migration to its end and reports.
-///
-/// `stop` resolves with a reason when the operator wants it given up. `watch` sees every look.
-pub async fn migrate(
-    order: Order,
-    stop: impl Future<Output = String>,
-    watch: &mut dyn FnMut(&Look),
-) -> Report {
+/// Reasons to give a migration up, as they come: signals, mostly. After a second one landfall ends
+/// without waiting for the migration to be over, and the guardian does the rest.
+pub type Stops = mpsc::UnboundedReceiver<String>;
+
+/// Steers a migration to its end and reports. `watch` sees every look.
+pub async fn migrate(order: Order, stops: &mut Stops, watch: &mut dyn FnMut(&Look)) -> Report {
     let policy = order.policy.name();
-    match prepare::prepare(order).await {
+    let checked = tokio::select! {
+        biased;
+        Some(reason) = stops.recv() => Err(prepare::Refusal(reason)),
+        checked = prepare::check(order) => checked,
+    };
+    let ready = match checked {
+        Ok(checked) => checked.start().await,
+        Err(refusal) => Err(refusal),
+    };
+    match ready {
         Ok(ready) => {
             let mut steering = Steering::begin(ready);
-            let end = steering.run(stop, watch).await;
+            let end = steering.run(stops, watch).await;
             steering.settle(end).await
         }
         Err(refusal) => Report::refused(policy, refusal.0),
@@ -115,8 +134,19 @@ enum End {
     Over(Status, Option<String>),
     /// The source's monitor is closed: QEMU has ended, or its monitor was taken away.
     SourceLost(String),
-    /// The source's monitor hangs and nothing brought it back.
-    Hangs(String),
+    /// It can be neither steered nor ended from here: a monitor hangs, or the destination has
+    /// everything and is not heard of.
+    Stuck(String),
+}
+
+/// A migration that is to be ended with the guest at the source.
+#[derive(Debug)]
+struct GivingUp {
+    outcome: Outcome,
+    reason: String,
+    since: Instant,
+    /// QEMU was told to cancel.
+    told: bool,
 }
 
 /// A migration under way.
@@ -134,15 +164,17 @@ struct Steering {
     asked: Option<Pending>,
     next_ask: Instant,
     last: Option<Migration>,
-    last_expected_blackout: Duration,
+    expected_blackout: Duration,
     moved: (Bytes, Instant),
     rates: Vec<(Moment, Bytes)>,
-    peak_rate: Option<ByteRate>,
-    /// Why we are giving up, once we are.
-    giving_up: Option<(Outcome, String)>,
-    link_broken: Option<Instant>,
-    shipped: bool,
+    peak_rate: Option<PeakRate>,
+    giving_up: Option<GivingUp>,
+    link_broken: bool,
+    link_lost: Option<Instant>,
+    shipped: Option<u64>,
     post_copied: bool,
+    /// Who stopped the guest that stands still, once that was asked.
+    paused_by_other: Option<bool>,
     hindered_by_qemu: bool,
     /// When the guest was seen to run at the destination.
     arrived: Option<Moment>,
@@ -167,35 +199,34 @@ impl Steering {
             asked: None,
             next_ask: now,
             last: None,
-            last_expected_blackout: Duration::ZERO,
+            expected_blackout: Duration::ZERO,
             moved: (Bytes(0), now),
             rates: Vec::new(),
             peak_rate: None,
             giving_up: None,
-            link_broken: None,
-            shipped: false,
+            link_broken: false,
+            link_lost: None,
+            shipped: None,
             post_copied: false,
+            paused_by_other: None,
             hindered_by_qemu: false,
             arrived: None,
         }
     }
 
-    async fn run(
-        &mut self,
-        stop: impl Future<Output = String>,
-        watch: &mut dyn FnMut(&Look),
-    ) -> End {
-        tokio::pin!(stop);
-        let mut told_to_stop = false;
+    async fn run(&mut self, stops: &mut Stops, watch: &mut dyn FnMut(&Look)) -> End {
+        let mut stopping = false;
         loop {
             let next_tick = self.next_tick();
             let turn = tokio::select! {
                 biased;
-                reason = &mut stop, if !told_to_stop => {
-                    told_to_stop = true;
+                Some(reason) = stops.recv() => if stopping {
+                    Err(End::Stuck(format!("{reason}, twice: not waiting for the end")))
+                } else {
+                    stopping = true;
                     self.give_up(Outcome::Cancelled, reason).await;
                     Ok(())
-                }
+                },
                 event = self.events.recv() => match event {
                     Some(event) => { self.note(&event, false); Ok(()) }
                     None => Err(End::SourceLost("its monitor closed the connection".to_owned())),
@@ -237,6 +268,11 @@ impl Steering {
 
     /// Reads the kernel's counters, asks the hypervisor if it is time, and watches over the answer.
     async fn tick(&mut self, watch: &mut dyn FnMut(&Look)) -> Result<(), End> {
+        if self.giving_up.is_none()
+            && let Err(problem) = self.hands.check_guardian()
+        {
+            self.give_up(Outcome::Failed, problem).await;
+        }
         if self.asked.is_none() && Instant::now() >= self.next_ask {
             self.next_ask = Instant::now() + ASK;
             let asked = self.source.ask_migration();
@@ -253,33 +289,28 @@ impl Steering {
     /// A monitor that does not answer: lets the vCPUs go, in case it waits for one of them; then
     /// breaks the link, in case the final copy cannot get through; then gives the question up.
     async fn mind_a_hang(&mut self) -> Result<(), End> {
+        if let Some(giving_up) = self.giving_up.as_ref().filter(|it| it.since.elapsed() > LEAVE) {
+            return Err(End::Stuck(format!(
+                "{}; and it could not be cancelled for {}",
+                giving_up.reason,
+                show_duration(LEAVE)
+            )));
+        }
         let Some(age) = self.asked.as_ref().map(Pending::age) else { return Ok(()) };
         if age > HELD_HANG && self.hands.holds().iter().any(|hold| matches!(hold, Hold::Quota(_))) {
             self.let_go();
         }
-        let patience = HANG + self.last_expected_blackout * 3;
-        if age <= patience {
+        // Breaking the link of a guest that fetches its pages would lose it.
+        if age <= HANG + self.expected_blackout * 3 || self.link_broken || self.post_copied {
             return Ok(());
         }
-        match self.link_broken {
-            None => {
-                let silent = show_duration(age);
-                self.giving_up.get_or_insert((
-                    Outcome::Failed,
-                    format!("QEMU has not answered for {silent}: the destination does not take what it is sent"),
-                ));
-                self.link_broken = Some(Instant::now());
-                // Where this is refused there is nothing better to do than to wait on.
-                let _ = self.source.break_link().await;
-                Ok(())
-            }
-            Some(since) if since.elapsed() < HANG => Ok(()),
-            Some(_) => Err(End::Hangs(format!(
-                "QEMU's monitor at {} has not answered for {}",
-                self.source.address(),
-                show_duration(age)
-            ))),
-        }
+        self.link_broken = true;
+        let reason = format!("QEMU's monitor has not answered for {}", show_duration(age));
+        self.giving_up.get_or_insert_with(|| GivingUp::now(Outcome::Failed, reason));
+        let destination = self.destination.as_mut().map(|(machine, _)| machine);
+        // Where this cannot be done safely, or is refused, there is nothing better than to wait on.
+        let _ = settle::break_link(&mut self.source, destination).await;
+        Ok(())
     }
 
     /// Takes in what the hypervisor says, decides and acts.
@@ -289,8 +320,8 @@ impl Steering {
         watch: &mut dyn FnMut(&Look),
     ) -> Result<(), End> {
         // QEMU calls the final copy "active"; that the guest stands still without our doing tells.
-        let stopped_by_qemu = self.account.stopped_since().is_some() && !self.hands.stopped();
-        if migration.status == Status::Active && stopped_by_qemu {
+        let stopped = self.account.stopped_since().is_some() && !self.hands.stopped();
+        if migration.status == Status::Active && stopped && !self.paused_by_somebody().await {
             migration.status = Status::SwitchOver;
         }
         self.hindered_by_qemu |= migration.own_throttle.is_some_and(|share| share > Share::NONE);
@@ -308,16 +339,27 @@ impl Steering {
             let time_left = time_left(&view);
             let decided = Decided { view: &view, decision: &decision, done, time_left };
             watch(&Look { sample: &sample, decided: Some(decided) });
-            self.last_expected_blackout = view.blackout_if_shipped().unwrap_or_default();
+            self.expected_blackout = view.blackout_if_shipped().unwrap_or_default();
             if !migration.status.is_over() && self.giving_up.is_none() {
                 self.act(&view, decision).await;
             }
         }
-        self.mind_the_link(migration.status).await;
         if migration.status.is_over() {
             return Err(End::Over(migration.status, migration.error.clone()));
         }
+        self.mind_the_link(migration.status).await?;
+        self.cancel().await;
         Ok(())
+    }
+
+    /// Whether it was somebody else who stopped the guest, and not QEMU for the final copy.
+    async fn paused_by_somebody(&mut self) -> bool {
+        if self.paused_by_other.is_none() {
+            let state = self.source.run_state().await;
+            self.paused_by_other =
+                state.ok().map(|state| state == RunState::Stopped("paused".to_owned()));
+        }
+        self.paused_by_other == Some(true)
     }
 
     /// Asks the policy. One that panics ends the migration, not the program: the guest comes first.
@@ -331,34 +373,37 @@ impl Steering {
     }
 
     async fn act(&mut self, view: &View, decision: Decision) {
-        if !self.shipped
-            && let Err(problem) = self.hands.tune(&mut self.source, decision.tuning).await
-        {
-            self.give_up(Outcome::Failed, problem).await;
-            return;
+        // A look at the bitmap after the decision to ship, and the guest still runs: it had
+        // dirtied more than was known. The policy decides anew.
+        if view.phase == Phase::Iterating {
+            self.shipped = self.shipped.filter(|intervals| *intervals == view.intervals);
         }
         let outcome = match decision.finish {
             Some(Finish::Cancel) => {
                 self.give_up(Outcome::Cancelled, decision.why).await;
                 return;
             }
-            // What is held stays held until the guest stands still: a guest let go now would dirty
-            // again what was just sent.
-            Some(Finish::Ship) if !self.shipped => {
-                self.shipped = true;
-                let any = self.requirements.may_break(Requirement::MaxStall);
-                let limit = if any { Duration::MAX } else { view.requirements.max_stall };
-                self.hands.ship(&mut self.source, limit).await
-            }
             Some(Finish::PostCopy) if !self.post_copied => {
                 self.post_copied = true;
                 self.let_go();
                 self.source.start_postcopy().await.map_err(|error| error.to_string())
             }
-            Some(_) => Ok(()),
+            Some(Finish::Ship) if self.shipped.is_none() => {
+                self.shipped = Some(view.intervals);
+                let limit = if self.requirements.may_break(Requirement::MaxStall) {
+                    Duration::MAX
+                } else {
+                    switch_over_limit(view.requirements.max_stall)
+                };
+                let tuning = Tuning { downtime_limit: Some(limit), ..decision.tuning };
+                // What is held stays held until the guest stands still: a guest let go now would
+                // dirty again what was just sent.
+                self.hands.tune(&mut self.source, tuning).await
+            }
+            _ if self.shipped.is_some() => Ok(()),
             // What stands still needs no hold, and what was stopped has to arrive stopped.
-            None if self.shipped || view.phase == Phase::SwitchOver => Ok(()),
-            None => self.hands.hold(&mut self.source, &decision).await,
+            _ if matches!(view.phase, Phase::SwitchOver | Phase::PostCopy) => Ok(()),
+            _ => self.tune_and_hold(&decision).await,
         };
         self.note_holds();
         if let Err(problem) = outcome {
@@ -366,15 +411,27 @@ impl Steering {
         }
     }
 
+    async fn tune_and_hold(&mut self, decision: &Decision) -> Result<(), String> {
+        self.hands.tune(&mut self.source, decision.tuning).await?;
+        self.hands.hold(&mut self.source, decision).await
+    }
+
     /// Ends the migration with the guest at the source; the loop goes on until it is over.
     async fn give_up(&mut self, outcome: Outcome, reason: String) {
         self.let_go();
-        if self.giving_up.is_some() {
+        self.giving_up.get_or_insert_with(|| GivingUp::now(outcome, reason));
+        self.cancel().await;
+    }
+
+    /// Tells QEMU to cancel a migration that is being given up, unless the guest could then run
+    /// twice. Tried again at every look: the monitor may have been busy.
+    async fn cancel(&mut self) {
+        let Some(giving_up) = self.giving_up.as_mut().filter(|giving_up| !giving_up.told) else {
             return;
-        }
-        self.giving_up = Some((outcome, reason));
-        // An answer of this kind comes at once, or the monitor hangs, which is minded elsewhere.
-        let _ = self.source.cancel().await;
+        };
+        let destination = self.destination.as_mut().map(|(machine, _)| machine);
+        let outcome = settle::cancel(&mut self.source, destination).await;
+        giving_up.told = matches!(outcome, Ok(settle::Cancel::Told));
     }
 
     fn let_go(&mut self) {
@@ -392,6 +449,7 @@ impl Steering {
         match (event.name.as_str(), at_destination) {
             ("STOP", false) => {
                 self.account.stopped(at);
+                self.moved.1 = Instant::now();
                 if !self.hands.stopped() {
                     // A quota on a thread that stands still only delays its next steps.
                     self.let_go();
@@ -399,6 +457,7 @@ impl Steering {
             }
             ("RESUME", _) => {
                 self.account.resumed(at);
+                self.paused_by_other = None;
                 if at_destination {
                     self.arrived = Some(at);
                 }
@@ -416,33 +475,67 @@ impl Steering {
             return;
         }
         self.rates.push((at, transferred));
-        let second_ago = at - Duration::from_secs(1);
-        let old = self.rates.iter().rposition(|(then, _)| *then <= second_ago);
-        if let Some(old) = old.filter(|_| at >= Moment::ms(1000)) {
-            let (then, before) = self.rates[old];
-            let rate = transferred.saturating_sub(before) / at.since(then);
-            self.peak_rate =
-                rate.map(|rate| ByteRate(self.peak_rate.map_or(rate.0, |peak| peak.0.max(rate.0))));
+        let old = self.rates.iter().rposition(|(then, _)| at.since(*then) >= PEAK_SPAN);
+        let (then, before) = self.rates[old.unwrap_or(0)];
+        let span = at.since(then);
+        if let Some(rate) = transferred.saturating_sub(before) / span
+            && (old.is_some() || self.peak_rate.is_none_or(|peak| peak.over < PEAK_SPAN))
+        {
+            let peak = PeakRate { rate, over: span };
+            let higher =
+                self.peak_rate.is_none_or(|last| last.over < PEAK_SPAN || peak.rate > last.rate);
+            self.peak_rate = higher.then_some(peak).or(self.peak_rate);
+        }
+        if let Some(old) = old {
             self.rates.drain(..old);
         }
     }
 
-    async fn mind_the_link(&mut self, status: Status) {
+    /// Notices a link on which nothing moves, and a guest that has lost it in post-copy.
+    async fn mind_the_link(&mut self, status: Status) -> Result<(), End> {
+        if status == Status::PostCopyPaused {
+            let since = *self.link_lost.get_or_insert_with(Instant::now);
+            if since.elapsed() > LINK_LOST {
+                return Err(End::Stuck(
+                    "post-copy has lost its link: the guest is at the destination and stands still \
+                     at every page that is not there; bring the link back and recover it (QMP \
+                     migrate-recover there, migrate with resume here)"
+                        .to_owned(),
+                ));
+            }
+            return Ok(());
+        }
+        self.link_lost = None;
         let waiting = matches!(status, Status::Setup | Status::Active | Status::SwitchOver);
         if waiting && self.giving_up.is_none() && self.moved.1.elapsed() > NO_BYTE {
-            let what = if status == Status::Setup {
-                "the destination does not answer"
-            } else {
-                "the destination takes no more data"
+            let what = match status {
+                Status::Setup => "the destination does not answer",
+                _ => "the destination takes no more data",
             };
             let reason = format!(
-                "{what}: not a byte has moved for {}; is QEMU waiting there with -incoming, and the \
-                 way to it open?",
+                "{what}: not a byte has moved for {}. See whether a QEMU waits there with \
+                 -incoming, and whether the way to it is open",
                 show_duration(NO_BYTE)
             );
             self.give_up(Outcome::Failed, reason).await;
         }
+        Ok(())
     }
+}
+
+impl GivingUp {
+    fn now(outcome: Outcome, reason: String) -> Self {
+        GivingUp { outcome, reason, since: Instant::now(), told: false }
+    }
+}
+
+/// Part of the stall allowed that is kept for stopping the vCPUs, the device state and the
+/// destination's start, which QEMU's downtime limit does not count. Measured: `docs/measurements/`.
+const SWITCH_OVER: Duration = Duration::from_millis(60);
+
+/// The downtime limit that keeps a stall.
+fn switch_over_limit(max_stall: Duration) -> Duration {
+    max_stall.saturating_sub(SWITCH_OVER).max(max_stall / 2)
 }
 
 /// The next event of the destination; never, where there is none to listen to.

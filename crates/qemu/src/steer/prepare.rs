@@ -1,5 +1,6 @@
 //! Before the start: looks at everything, changes nothing, and refuses with the reason and remedy.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use landfall_core::account::Account;
@@ -9,18 +10,14 @@ use landfall_core::sample::Sample;
 use landfall_core::units::Moment;
 use landfall_core::view::Levers;
 
-use super::Order;
 use super::hands::{Hands, Vcpus};
+use super::{Order, switch_over_limit};
 use crate::cgroup;
 use crate::guardian::WayBack;
 use crate::lock::Lock;
 use crate::machine::{self, Machine, RunState, Settings};
-use crate::qmp::{Events, QmpError};
+use crate::qmp::{Address, Events};
 use crate::vcpus;
-
-/// Part of the stall allowed that is kept for stopping the vCPUs, the device state and the
-/// destination's start, which QEMU's downtime limit does not count. Measured: `docs/measurements/`.
-const SWITCH_OVER: Duration = Duration::from_millis(60);
 
 /// How long the guest's appetite for CPU is watched before the start.
 const APPETITE: Duration = Duration::from_millis(100);
@@ -47,9 +44,20 @@ pub(super) struct Ready {
     pub(super) account: Account,
 }
 
-/// Checks, sets up and starts.
-pub(super) async fn prepare(order: Order) -> Result<Ready, Refusal> {
-    machine::check_uri(&order.destination)?;
+/// A migration that can be started; nothing has been changed for it yet.
+pub(super) struct Checked {
+    order: Order,
+    source: Machine,
+    events: Events,
+    destination: Option<(Machine, Events)>,
+    vcpus: Vcpus,
+    levers: Levers,
+    found: Settings,
+    account: Account,
+}
+
+/// Looks at everything, and changes nothing.
+pub(super) async fn check(order: Order) -> Result<Checked, Refusal> {
     let needs = order.policy.needs();
     if needs.post_copy && !order.post_copy {
         return Err(format!(
@@ -61,7 +69,11 @@ pub(super) async fn prepare(order: Order) -> Result<Ready, Refusal> {
     }
     let (mut source, events) = Machine::connect(&order.source).await?;
     check_source(&mut source).await?;
-    let tids = source.vcpu_threads().await?;
+    let mut tids = source.vcpu_threads().await?;
+    // Several vCPUs on one thread (single-threaded TCG) are held, and counted, as one.
+    let mut seen = BTreeSet::new();
+    tids.retain(|tid| seen.insert(*tid));
+    check_host(&order.source)?;
     let process = vcpus::process_of(&tids)?;
     let lock = Lock::take(process)?;
     let (lever, quota) = match cgroup::survey(process.pid, &tids) {
@@ -71,42 +83,33 @@ pub(super) async fn prepare(order: Order) -> Result<Ready, Refusal> {
         }
         Err(_) => (None, false),
     };
-    let mut destination = connect_destination(&order).await?;
+    let destination = connect_destination(&order).await?;
     let levers = Levers {
         quota,
         stop: destination.is_some(),
         post_copy: needs.post_copy,
         tick: cgroup::least_honest_quota(),
     };
-
     let found = source.settings().await?;
-    let ours = our_settings(&order, needs, &found);
-    let way_back = WayBack {
-        cgroup: lever.as_ref().map(|lever| lever.undo()).unwrap_or_default(),
-        source: Some(order.source.clone()),
-        settings: ours.way_back(&found),
-        destination: order.destination_qmp.clone(),
-        arrives_stopped: false,
-    };
     let vcpus = Vcpus { process, tids, lever, _lock: lock };
-    let hands = Hands::new(vcpus, levers, found, way_back, &order.guardian)?;
-    let mut account = Account::default();
-    watch_appetite(&hands, &mut account).await;
+    let account = watch_appetite(&vcpus).await;
+    Ok(Checked { order, source, events, destination, vcpus, levers, found, account })
+}
 
-    let mut ready = Ready {
-        began: Instant::now(),
-        source,
-        events,
-        destination: destination.take(),
-        hands,
-        policy: order.policy,
-        requirements: order.requirements,
-        aggression: order.aggression,
-        account,
-    };
-    match ready.start(&ours, needs, &order.destination).await {
-        Ok(()) => Ok(ready),
-        Err(error) => Err(ready.take_back(error).await),
+/// Thread ids that a monitor on another host names are those of other threads here.
+fn check_host(source: &Address) -> Result<(), Refusal> {
+    match source {
+        Address::Unix(_) => Ok(()),
+        Address::Tcp(host_port) => {
+            let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
+            let here = host == "localhost" || host.starts_with("127.") || host == "[::1]";
+            here.then_some(()).ok_or_else(|| {
+                Refusal(format!(
+                    "the monitor tcp:{host_port} is on another host: landfall holds the guest's \
+                     threads, so it has to run where QEMU runs"
+                ))
+            })
+        }
     }
 }
 
@@ -129,8 +132,7 @@ async fn check_source(source: &mut Machine) -> Result<(), Refusal> {
             .into());
         }
     }
-    let migration = source.migration().await?;
-    use landfall_core::sample::Status;
+    let (migration, blockers) = source.migration_and_blockers().await?;
     if !migration.status.is_over() {
         return Err(format!(
             "the guest is being migrated already (by somebody else; QEMU says {:?}): wait for that \
@@ -139,8 +141,6 @@ async fn check_source(source: &mut Machine) -> Result<(), Refusal> {
         )
         .into());
     }
-    debug_assert_ne!(migration.status, Status::Active);
-    let blockers = source.blockers().await?;
     if !blockers.is_empty() {
         return Err(format!(
             "QEMU cannot migrate this guest: {}; detach the device, or move the guest shut down",
@@ -170,12 +170,12 @@ async fn connect_destination(order: &Order) -> Result<Option<(Machine, Events)>,
 fn our_settings(order: &Order, needs: Needs, found: &Settings) -> Settings {
     let mut ours = Settings::default();
     ours.capability(found, "auto-converge", needs.auto_converge);
+    ours.capability(found, "dirty-limit", false);
     ours.capability(found, "postcopy-ram", needs.post_copy);
     ours.capability(found, "pause-before-switchover", false);
     // The source then reports success only once the destination has said that it has everything.
     ours.capability(found, "return-path", machine::is_socket(&order.destination));
-    let stall = order.requirements.max_stall;
-    ours.downtime_limit(found, stall.saturating_sub(SWITCH_OVER).max(stall / 2));
+    ours.downtime_limit(found, switch_over_limit(order.requirements.max_stall));
     if let Some(rate) = order.requirements.max_bandwidth {
         ours.max_bandwidth(found, rate.per_second());
     }
@@ -183,41 +183,88 @@ fn our_settings(order: &Order, needs: Needs, found: &Settings) -> Settings {
 }
 
 /// Reads the vCPUs' counters twice, so that it is known how much CPU the guest wants.
-async fn watch_appetite(hands: &Hands, account: &mut Account) {
-    let first = Sample { at: Moment::START, migration: None, vcpus: hands.counters() };
-    account.take(&first);
+async fn watch_appetite(vcpus: &Vcpus) -> Account {
+    let mut account = Account::default();
+    account.take(&Sample { at: Moment::START, migration: None, vcpus: vcpus.counters() });
     tokio::time::sleep(APPETITE).await;
-    let second = Sample { at: Moment(APPETITE), migration: None, vcpus: hands.counters() };
-    account.take(&second);
+    account.take(&Sample { at: Moment(APPETITE), migration: None, vcpus: vcpus.counters() });
     account.restart();
+    account
 }
 
-impl Ready {
-    async fn start(&mut self, ours: &Settings, needs: Needs, uri: &str) -> Result<(), QmpError> {
+impl Checked {
+    /// Sets up and starts; what was set up is put back where the start is refused.
+    pub(super) async fn start(self) -> Result<Ready, Refusal> {
+        let Checked { order, mut source, events, mut destination, vcpus, levers, found, account } =
+            self;
+        let needs = order.policy.needs();
+        let ours = our_settings(&order, needs, &found);
+        let way_back = WayBack {
+            cgroup: vcpus.lever.as_ref().map(|lever| lever.undo()).unwrap_or_default(),
+            process: vcpus.process,
+            source: order.source.clone(),
+            settings: ours.way_back(&found),
+            destination: order.destination_qmp.clone(),
+            begun: false,
+            stopped: false,
+        };
+        let mut hands = Hands::new(vcpus, levers, found, way_back, &order.guardian)?;
         if needs.post_copy
-            && let Some((destination, _)) = &mut self.destination
+            && let Some((destination, _)) = &mut destination
         {
             let known = destination.settings().await?;
             let mut theirs = Settings::default();
             theirs.capability(&known, "postcopy-ram", true);
             destination.apply(&theirs).await?;
         }
-        self.source.apply(ours).await?;
-        self.began = Instant::now();
-        self.source.begin(uri).await
-    }
-
-    /// Puts back what was set when the start was refused.
-    async fn take_back(mut self, error: QmpError) -> Refusal {
-        let settings = self.hands.way_back.settings.clone();
-        match self.source.apply(&settings).await {
-            Ok(()) => {
-                self.hands.dismiss();
-                Refusal(error.to_string())
-            }
-            Err(second) => {
-                Refusal(format!("{error}; and its settings could not be put back: {second}"))
-            }
+        match begin(&mut source, &mut hands, &ours, &order.destination).await {
+            Ok(began) => Ok(Ready {
+                began,
+                source,
+                events,
+                destination,
+                hands,
+                policy: order.policy,
+                requirements: order.requirements,
+                aggression: order.aggression,
+                account,
+            }),
+            Err(refusal) => Err(take_back(&mut source, &mut hands, refusal).await),
         }
+    }
+}
+
+async fn begin(
+    source: &mut Machine,
+    hands: &mut Hands,
+    ours: &Settings,
+    uri: &str,
+) -> Result<Instant, Refusal> {
+    // Somebody else may have begun since it was checked.
+    let (migration, _) = source.migration_and_blockers().await?;
+    if !migration.status.is_over() {
+        return Err("somebody else has begun to migrate the guest just now".into());
+    }
+    source.apply(ours).await?;
+    hands.begun(true)?;
+    let began = Instant::now();
+    source.begin(uri).await?;
+    Ok(began)
+}
+
+/// Puts back what was set when the start was refused.
+async fn take_back(source: &mut Machine, hands: &mut Hands, refusal: Refusal) -> Refusal {
+    let settings = hands.way_back.settings.clone();
+    let not_ours = hands.begun(false);
+    match (source.apply(&settings).await, not_ours) {
+        (Ok(()), Ok(())) => {
+            hands.dismiss();
+            refusal
+        }
+        (Err(error), _) => Refusal(format!(
+            "{}. QEMU's migration settings could not be put back: {error}",
+            refusal.0
+        )),
+        (_, Err(error)) => Refusal(format!("{}. And {error}", refusal.0)),
     }
 }

@@ -1,0 +1,243 @@
+//! The invariants of `ARCHITECTURE.md` that can be seen in the source.
+//!
+//! What the compiler would not notice is looked for in the text of the source: comments, strings
+//! and tests are taken out first, so that what is left is what runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Everything of the standard library that the core may name. None of it can read a clock, a file,
+/// a socket, the environment or a random number. (`HashMap` is not here for the last reason: its
+/// order differs from run to run.)
+const ALLOWED: &[&str] = &[
+    "std::cmp",
+    "std::collections::BTreeMap",
+    "std::collections::BTreeSet",
+    "std::collections::VecDeque",
+    "std::error::Error",
+    "std::fmt",
+    "std::iter",
+    "std::mem::replace",
+    "std::mem::take",
+    "std::num",
+    "std::ops",
+    "std::str",
+    "std::time::Duration",
+];
+
+/// Words that would get round the list above, or that have no business in a pure function.
+const FORBIDDEN: &[&str] = &[
+    "HashMap",
+    "HashSet",
+    "Instant",
+    "SystemTime",
+    "async",
+    "await",
+    "dbg",
+    "eprintln",
+    "extern",
+    "print",
+    "println",
+    "rand",
+    "thread_local",
+    "unsafe",
+];
+
+/// Where things of the world are changed: for each call, the places that may make it.
+///
+/// "A policy decides; only the steering loop acts; whatever it changed it can put back", and the
+/// guardian puts it back where the loop cannot.
+const ACTS: &[(&[&str], &[&str])] = &[
+    // QEMU: the functions of `Machine` that change something. (`settle` ends migrations, for the
+    // loop and the guardian alike.)
+    (
+        &[
+            ".stop()",
+            ".cancel()",
+            ".begin(",
+            ".apply(",
+            ".go_on()",
+            ".start_postcopy()",
+            ".break_link()",
+        ],
+        &["qemu/src/steer/", "qemu/src/settle.rs", "qemu/src/guardian.rs"],
+    ),
+    // Control groups: the lever, whoever reads its counters, and the way back. Every hold passes
+    // through the hands, which entrust the guardian with the way back first.
+    (&["CpuLever"], &["qemu/src/steer/hands.rs", "qemu/src/vcpus.rs", "qemu/src/cgroup/"]),
+    (&["survey("], &["qemu/src/steer/prepare.rs", "qemu/src/cgroup/"]),
+    (&["lever.release("], &["qemu/src/steer/hands.rs"]),
+    (&["step.run("], &["qemu/src/guardian.rs", "qemu/src/cgroup/"]),
+    // Files: groups and limits in one place, the lock in another, the recording in a third.
+    (
+        &["fs::write", "OpenOptions", "create_dir", "remove_dir", "remove_file", "File::create"],
+        &["qemu/src/cgroup/", "qemu/src/lock.rs", "landfall/src/record.rs"],
+    ),
+];
+
+fn crates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The Rust files below a directory, without those that are tests by their name.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let below = |path: PathBuf| match path.is_dir() {
+        true => sources(&path),
+        false if path.extension().is_none_or(|extension| extension != "rs") => Vec::new(),
+        false if path.ends_with("tests.rs") => Vec::new(),
+        false => vec![path],
+    };
+    entries.flat_map(below).collect()
+}
+
+/// What of a file runs outside tests: no comments, no contents of strings, no `#[cfg(test)]` items.
+fn program(path: &Path) -> String {
+    let text = bare(&fs::read_to_string(path).unwrap());
+    let mut kept = String::new();
+    let mut rest = text.as_str();
+    while let Some((before, test)) = rest.split_once("#[cfg(test)]") {
+        kept.push_str(before);
+        rest = match (test.find(';'), test.find('{')) {
+            (Some(end), brace) if brace.is_none_or(|brace| end < brace) => &test[end + 1..],
+            // As rustfmt writes it, an item at the top ends with the first brace in column one.
+            _ => test.split_once("\n}").map_or("", |(_, after)| after),
+        };
+    }
+    kept + rest
+}
+
+/// The text without comments and without what is inside string literals.
+fn bare(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, chars.peek()) {
+            ('/', Some('/')) => while chars.next_if(|c| *c != '\n').is_some() {},
+            // A quotation mark as a character literal begins no string.
+            ('\'', Some('"')) => _ = chars.next(),
+            ('"', _) => {
+                out.push_str("\"\"");
+                while let Some(c) = chars.next() {
+                    match c {
+                        '\\' => _ = chars.next(),
+                        '"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// The parts of the standard library that a program names beyond those allowed, and the words that
+/// are forbidden.
+fn trespasses(program: &str) -> Vec<String> {
+    let in_word = |c: char| c.is_alphanumeric() || c == '_';
+    let is_allowed = |path: &str| {
+        let mut below = ALLOWED.iter().filter_map(|allowed| path.strip_prefix(allowed));
+        below.any(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    let mut found = Vec::new();
+    for (at, _) in program.match_indices("std::") {
+        let path = &program[at..];
+        let end = path.find(|c| !(in_word(c) || c == ':')).unwrap_or(path.len());
+        let path = path[..end].trim_end_matches(':');
+        if !is_allowed(path) {
+            found.push(path.to_owned());
+        }
+    }
+    let words = program.split(|c| !in_word(c)).filter(|word| FORBIDDEN.contains(word));
+    found.extend(words.map(str::to_owned));
+    found
+}
+
+#[test]
+fn core_names_nothing_that_can_read_a_clock_a_file_or_a_socket() {
+    let files = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    assert!(files.len() > 10, "{files:?}");
+    for file in files {
+        let found = trespasses(&program(&file));
+        assert!(found.is_empty(), "{} names {found:?}", file.display());
+    }
+}
+
+#[test]
+fn the_search_for_trespasses_finds_them() {
+    for (text, expected) in [
+        ("use std::time::{Duration, Instant};", "std::time"),
+        ("use std::time::Instant;", "std::time::Instant"),
+        ("let home = std::env::var(name);", "std::env::var"),
+        ("use std::collections::HashMap;", "std::collections::HashMap"),
+        ("use std::*;", "std"),
+        ("async fn wait() {}", "async"),
+    ] {
+        assert!(trespasses(text).contains(&expected.to_owned()), "{text}");
+    }
+    let harmless =
+        "use std::time::Duration; // Instant\n let c = '\"'; let s = \"rand\\\" async\";";
+    assert_eq!(trespasses(&bare(harmless)), Vec::<String>::new());
+}
+
+#[test]
+fn core_depends_on_serde_and_thiserror_alone() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let manifest = fs::read_to_string(manifest).unwrap();
+    let mut section = "";
+    let mut dependencies = Vec::new();
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            section = line;
+            assert!(!line.contains("dependencies."), "{line}: write dependencies one a line");
+        } else if section.ends_with("dependencies]")
+            && section != "[dev-dependencies]"
+            && let Some((name, _)) = line.split_once('=')
+        {
+            dependencies.push(name.trim().trim_end_matches(".workspace"));
+        }
+    }
+    assert_eq!(dependencies, ["serde", "thiserror"]);
+}
+
+#[test]
+fn only_the_steering_loop_and_the_guardian_act_on_a_guest() {
+    let crates = crates();
+    let files =
+        ["core", "qemu", "landfall"].map(|name| sources(&crates.join(name).join("src"))).concat();
+    let mut calls_seen = 0;
+    for file in files {
+        let name = file.strip_prefix(&crates).unwrap().to_str().unwrap();
+        let program = program(&file);
+        for (calls, places) in ACTS {
+            let calls = calls.iter().filter(|call| program.contains(**call));
+            if places.iter().any(|place| name.starts_with(place)) {
+                calls_seen += calls.count();
+                continue;
+            }
+            let calls: Vec<_> = calls.collect();
+            assert!(calls.is_empty(), "{name} has {calls:?}: only {places:?} may");
+        }
+    }
+    assert!(calls_seen > 15, "the calls have other names by now: {calls_seen} seen");
+}
+
+#[test]
+fn every_crate_says_what_belongs_in_it_and_what_does_not() {
+    let mut seen = 0;
+    for entry in fs::read_dir(crates()).unwrap() {
+        let source = entry.unwrap().path().join("src");
+        for root in ["lib.rs", "main.rs"].map(|name| source.join(name)) {
+            let Ok(text) = fs::read_to_string(&root) else { continue };
+            let head: Vec<&str> =
+                text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
+            let head = head.join(" ");
+            // Either it says what does not belong there, or it names the crate where the rest is.
+            let elsewhere = head.contains("does not") || head.contains("landfall-");
+            assert!(head.contains("belong") && elsewhere, "{} does not say so", root.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 4, "only {seen} crates found");
+}

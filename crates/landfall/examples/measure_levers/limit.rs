@@ -1,0 +1,81 @@
+//! Guests that land by themselves: the blackout they see against the downtime limit set.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::figures::{Figures, head, ms, row, short};
+use crate::stage::{Landing, RATE, Stage, Wire};
+use crate::{Outcome, random, repeat};
+
+/// What an operator allows the guest to stand still.
+const ALLOWED: f64 = 300.0;
+const LIMITS: [u64; 3] = [240, 280, 300];
+/// Working set in MiB, pages per second: 41, 82 and 123 MB/s over a link of 100.
+const GUESTS: [(u64, u64); 3] = [(48, 10_000), (48, 20_000), (24, 30_000)];
+const REPEATS: usize = 4;
+
+pub fn measure() -> Outcome {
+    let link = RATE.per_second();
+    let settings = [
+        ("neither", json!({})),
+        ("avail-switchover-bandwidth 100 MB/s", json!({ "avail-switchover-bandwidth": link })),
+        ("max-bandwidth 95 MB/s", json!({ "max-bandwidth": link / 100 * 95 })),
+        ("both", json!({ "avail-switchover-bandwidth": link, "max-bandwidth": link / 100 * 95 })),
+    ];
+    println!(
+        "Random guests of 41, 82 and 123 MB/s, link 100 MB/s, {REPEATS} landings of each. Times in ms.\n"
+    );
+    head(&[
+        "set besides the limit",
+        "downtime-limit",
+        "landings",
+        "blackout seen",
+        "p90",
+        "beyond the limit",
+        "QEMU `downtime`",
+        "above 300",
+    ]);
+    for (name, setting) in settings {
+        for limit in LIMITS {
+            let mut landings = Vec::new();
+            for (mib, rate) in GUESTS {
+                landings.extend(repeat(REPEATS, |_| land(mib, rate, limit, &setting)));
+            }
+            let Some(landings) = landings.into_iter().collect::<Option<Vec<Landing>>>() else {
+                row(&[&name, &limit, &"not known to this QEMU"]);
+                break;
+            };
+            let blackouts = Figures::ms(landings.iter().map(Landing::blackout));
+            let beyond = landings.iter().map(|l| ms(l.blackout()) - limit as f64);
+            row(&[
+                &name,
+                &limit,
+                &blackouts.count(),
+                &blackouts,
+                &short(blackouts.quantile(0.9)),
+                &Figures::new(beyond),
+                &Figures::ms(landings.iter().map(|l| l.downtime)),
+                &blackouts.above(ALLOWED),
+            ]);
+        }
+    }
+    Ok(())
+}
+
+/// `None` where QEMU does not know the setting.
+fn land(mib: u64, rate: u64, limit: u64, setting: &Value) -> Outcome<Option<Landing>> {
+    let mut stage = Stage::boot(&random(mib, rate), Wire::Link(RATE))?;
+    let names = setting.as_object().into_iter().flatten().map(|(name, _)| name);
+    for name in names {
+        if !stage.knows(name)? {
+            return Ok(None);
+        }
+    }
+    stage.set(setting.clone())?;
+    stage.set(json!({ "downtime-limit": limit }))?;
+    // A guest that has just booted has dirtied nothing twice.
+    std::thread::sleep(Duration::from_millis(300));
+    let began = stage.begin()?;
+    stage.landed(began).map(Some)
+}
