@@ -152,7 +152,8 @@ impl View {
         if self.requirements.may_break(Requirement::MaxStall) {
             Quota::PERIODS.1
         } else {
-            self.requirements.max_stall
+            // A gap comes out a little longer than reckoned now and then: 302 ms of 300 were seen.
+            self.requirements.max_stall.mul_f64(0.95)
         }
     }
 

@@ -57,6 +57,7 @@ impl Recorder {
     pub fn look(&mut self, look: &Look) {
         let mut line = json!({ "kind": "look", "sample": look.sample });
         if let Some(decided) = &look.decided {
+            line["view"] = json!(decided.view);
             line["decision"] = json!(decided.decision);
         }
         self.line_or_complain(&line);

@@ -121,6 +121,11 @@ impl Machine {
         self.qmp.address()
     }
 
+    /// The process that made its monitor's socket, where the kernel tells: QEMU, or who started it.
+    pub fn peer(&self) -> Option<i32> {
+        self.qmp.peer()
+    }
+
     /// What the guest is doing.
     ///
     /// # Errors

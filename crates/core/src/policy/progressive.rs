@@ -1,4 +1,4 @@
-//! The proposal of the 2015 thread (`seeds/2015-migration-auto-converge-problem.txt`).
+//! The proposal of the 2015 thread (qemu-devel, March 2015, "Migration auto-converge problem").
 //!
 //! > We could start with no throttle and see how far we get, then progressively apply a tighter
 //! > grip on the VM until we make satisfactory progress, then continue on until we hit our "Just

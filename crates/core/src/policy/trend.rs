@@ -5,7 +5,7 @@ use crate::view::View;
 
 /// What a sync must leave less than the best one before to count as progress: a best that creeps
 /// down by noise would keep a stuck migration going for ever. KubeVirt's stall detection uses the
-/// same margin (`shared/reference/field.md`).
+/// same margin.
 const MARGIN: f64 = 0.04;
 
 /// Follows the syncs of one migration.

@@ -12,7 +12,7 @@ use crate::monitor::{Event, is_status};
 use crate::stage::{PATIENCE, RATE, Stage, Wire, jitter};
 use crate::{Outcome, repeat, sweep};
 
-const REPEATS: usize = 10;
+const REPEATS: usize = 6;
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
 /// Where a migration is when it is cancelled.

@@ -53,14 +53,10 @@ pub fn measure() -> Outcome {
         "back at 90 % after",
         "work lost",
     ]);
-    let guests = [
-        ("random 48 MiB, 50 000 pages/s", random(48, 50_000)),
-        ("random 96 MiB, 50 000 pages/s", random(96, 50_000)),
-        ("sweep 96 MiB", sweep(96)),
-    ];
+    let guests =
+        [("random 96 MiB, 50 000 pages/s", random(96, 50_000)), ("sweep 96 MiB", sweep(96))];
     let pushes = [
         ("unlimited", Push::Unlimited),
-        ("90 MB/s", Push::Limited(90_000_000)),
         ("50 MB/s", Push::Limited(50_000_000)),
         ("preempted", Push::Preempted),
     ];

@@ -30,11 +30,11 @@ const QUOTAS: [Option<(u64, u64)>; 13] = [
 ];
 const STOPS: usize = 20;
 /// How long the guest's gaps are watched.
-const WATCH: Duration = Duration::from_secs(3);
+const WATCH: Duration = Duration::from_secs(2);
 /// A gap that a quota makes; shorter ones are the host's.
 const GAP: Duration = Duration::from_millis(4);
 /// How long QMP is asked in a migration, and how often.
-const ASKED: Duration = Duration::from_secs(3);
+const ASKED: Duration = Duration::from_millis(2500);
 const ASK_EVERY: Duration = Duration::from_millis(5);
 
 pub fn measure() -> Outcome {

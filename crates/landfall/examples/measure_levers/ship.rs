@@ -10,7 +10,7 @@ use crate::figures::{Figures, head, row};
 use crate::stage::{Landing, RATE, Stage, Wire, jitter};
 use crate::{Outcome, random, repeat, sweep};
 
-const REPEATS: usize = 8;
+const REPEATS: usize = 6;
 
 /// Below the link, so that what QEMU has written is on the wire and not in a socket's buffer.
 const BELOW_LINK: u64 = 90_000_000;

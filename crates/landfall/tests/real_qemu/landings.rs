@@ -118,7 +118,8 @@ fn the_other_supported_qemu_lands_a_guest() {
         eprintln!("skipped: no QEMU 7.2 in target/tools/qemu-7.2 (make setup)");
         return;
     };
-    let source = Vm::builder(&sweep(24)).qemu(program).arguments(data);
+    // QEMU 7.2 loses writes of a guest under multi-threaded TCG now and then, landfall or not.
+    let source = Vm::builder(&sweep(24)).qemu(program).arguments(data).accel("tcg,thread=single");
     let Some(scene) = Scene::with(source, ByteRate::mb(60)) else { return };
     let ended = scene.migrate(&by("progressive"));
     ended.assert(3, "landed", &[]);

@@ -1,6 +1,7 @@
 //! landfall as its users call it, on real QEMUs with guests that watch their own memory. Skipped,
 //! with the reason printed, where there is no QEMU.
 
+mod dangers;
 mod failures;
 mod landings;
 mod laws;

@@ -89,8 +89,8 @@ pub fn membership(text: &str) -> Membership {
 /// as when the group is outside this process's cgroup namespace.
 pub fn directory_of(group: &Path, mount: &CgroupMount) -> Option<PathBuf> {
     let below = group.strip_prefix(&mount.root).ok()?;
-    let goes_up = below.components().any(|part| part == Component::ParentDir);
-    (!goes_up).then(|| match below.as_os_str().is_empty() {
+    let leaves = |part| matches!(part, Component::ParentDir | Component::RootDir);
+    (!below.components().any(leaves)).then(|| match below.as_os_str().is_empty() {
         true => mount.point.clone(),
         false => mount.point.join(below),
     })

@@ -43,6 +43,7 @@ type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>;
 pub struct Qmp {
     address: Address,
     greeting: Greeting,
+    peer: Option<i32>,
     out_of_band: bool,
     lines: mpsc::UnboundedSender<Vec<u8>>,
     waiting: Waiting,
@@ -64,8 +65,12 @@ impl Qmp {
         match address {
             Address::Unix(path) => {
                 let stream = timeout(CONNECT, UnixStream::connect(path)).await.map_err(late)?;
-                let (read, write) = stream.map_err(failed)?.into_split();
-                Self::negotiate(address, read, write).await
+                let stream = stream.map_err(failed)?;
+                let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+                let (read, write) = stream.into_split();
+                let (mut qmp, events) = Self::negotiate(address, read, write).await?;
+                qmp.peer = peer;
+                Ok((qmp, events))
             }
             Address::Tcp(host_port) => {
                 let stream = timeout(CONNECT, TcpStream::connect(host_port.as_str()));
@@ -78,6 +83,11 @@ impl Qmp {
     /// Where the monitor is.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The process that made the socket, where the kernel tells: QEMU, or who started it.
+    pub fn peer(&self) -> Option<i32> {
+        self.peer
     }
 
     /// What QEMU said of itself.
@@ -162,6 +172,7 @@ impl Qmp {
         let mut qmp = Qmp {
             address: address.clone(),
             greeting,
+            peer: None,
             out_of_band,
             lines,
             waiting,

@@ -198,7 +198,7 @@ impl Steering {
         {
             self.account.blackout(length);
         }
-        let ram = self.last.as_ref().and_then(|migration| migration.ram);
+        let ram = self.last_ram;
         let losses = self.account.losses();
         let stalls_known = match outcome {
             // While it fetches its pages the guest stands still at every fault; nobody counts that.

@@ -25,7 +25,7 @@ use landfall_core::policy::Policy;
 use landfall_core::progress::{Progress, time_left};
 use landfall_core::report::{Outcome, PeakRate, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
-use landfall_core::sample::{Migration, Sample, Status};
+use landfall_core::sample::{Migration, Ram, Sample, Status};
 use landfall_core::units::{Bytes, Moment, Share, show_duration};
 use landfall_core::view::{Phase, View};
 
@@ -164,6 +164,7 @@ struct Steering {
     asked: Option<Pending>,
     next_ask: Instant,
     last: Option<Migration>,
+    last_ram: Option<Ram>,
     expected_blackout: Duration,
     moved: (Bytes, Instant),
     rates: Vec<(Moment, Bytes)>,
@@ -199,6 +200,7 @@ impl Steering {
             asked: None,
             next_ask: now,
             last: None,
+            last_ram: None,
             expected_blackout: Duration::ZERO,
             moved: (Bytes(0), now),
             rates: Vec::new(),
@@ -301,7 +303,10 @@ impl Steering {
             self.let_go();
         }
         // Breaking the link of a guest that fetches its pages would lose it.
-        if age <= HANG + self.expected_blackout * 3 || self.link_broken || self.post_copied {
+        if age <= HANG + self.expected_blackout.saturating_mul(3)
+            || self.link_broken
+            || self.post_copied
+        {
             return Ok(());
         }
         self.link_broken = true;
@@ -332,6 +337,7 @@ impl Steering {
         let view = self.observer.observe(&sample);
         let migration = sample.migration.as_ref().expect("set above");
         self.note_bytes(sample.at, migration);
+        self.last_ram = migration.ram.or(self.last_ram);
         self.last = Some(migration.clone());
         if let Some(view) = view {
             let decision = guard(&view, self.decide(&view));

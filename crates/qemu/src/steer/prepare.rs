@@ -17,7 +17,7 @@ use crate::guardian::WayBack;
 use crate::lock::Lock;
 use crate::machine::{self, Machine, RunState, Settings};
 use crate::qmp::{Address, Events};
-use crate::vcpus;
+use crate::vcpus::{self, Process};
 
 /// How long the guest's appetite for CPU is watched before the start.
 const APPETITE: Duration = Duration::from_millis(100);
@@ -75,6 +75,7 @@ pub(super) async fn check(order: Order) -> Result<Checked, Refusal> {
     tids.retain(|tid| seen.insert(*tid));
     check_host(&order.source)?;
     let process = vcpus::process_of(&tids)?;
+    check_peer(&source, process)?;
     let lock = Lock::take(process)?;
     let (lever, quota) = match cgroup::survey(process.pid, &tids) {
         Ok(lever) => (Some(lever), true),
@@ -94,6 +95,21 @@ pub(super) async fn check(order: Order) -> Result<Checked, Refusal> {
     let vcpus = Vcpus { process, tids, lever, _lock: lock };
     let account = watch_appetite(&vcpus).await;
     Ok(Checked { order, source, events, destination, vcpus, levers, found, account })
+}
+
+/// Two QEMUs, one of which made the socket while the other has the threads it names, are not one:
+/// the ids come from another PID namespace and name the wrong guest's threads.
+fn check_peer(source: &Machine, process: Process) -> Result<(), Refusal> {
+    match source.peer().map(|pid| vcpus::process_of(&[pid])) {
+        Some(Ok(peer)) if peer != process => Err(Refusal(format!(
+            "the monitor {} belongs to QEMU process {}, but the thread ids it gives are those of QEMU \
+             process {}: QEMU runs in another PID namespace; run landfall in that one",
+            source.address(),
+            peer.pid,
+            process.pid
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Thread ids that a monitor on another host names are those of other threads here.

@@ -1,0 +1,83 @@
+# What there is to do here; `make` alone lists it.
+#
+# Quotas on vCPU threads take root. Where you are not root, what needs it is run with sudo -E; the
+# build itself is always yours.
+
+SHELL = /bin/sh
+.DEFAULT_GOAL = help
+.PHONY: help setup demo test format lint docs tests bench fuzz
+
+TARGET = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
+OLD_QEMU = $(CURDIR)/target/tools/qemu-7.2
+KERNEL = crates/guest/kernel/main.rs
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; \
+	do printf '  make %-8s %s\n' "$$name" "$$what"; done
+
+setup: ## install QEMU and what the tests need besides (apt; elsewhere it says what to install)
+	@scripts/setup.sh test
+
+demo: ## four migrations of real guests side by side, with a table and landfall-demo.svg (2 minutes)
+	@scripts/setup.sh demo
+	cargo build --package landfall
+	$(AS_ROOT) "$(TARGET)/debug/landfall" demo
+
+test: ## everything a change must pass: setup, format, lints, documentation, all tests (15 minutes)
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory format
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory docs
+	@$(MAKE) --no-print-directory tests
+
+# Cargo does not know the bare-metal guest as a target of its own, so it is looked at by name.
+format: ## check the formatting
+	@cargo fmt --version >/dev/null || { echo 'make: rustup component add rustfmt' >&2; exit 1; }
+	cargo fmt --all --check
+	rustfmt --check --edition 2024 --config-path . $(KERNEL)
+
+lint: ## clippy, warnings denied, the bare-metal guest included
+	@cargo clippy --version >/dev/null || { echo 'make: rustup component add clippy' >&2; exit 1; }
+	cargo clippy --workspace --all-targets -- -Dwarnings
+	@mkdir -p "$(TARGET)"
+	clippy-driver --edition 2024 --crate-name guest --target x86_64-unknown-linux-gnu -Cpanic=abort \
+		--emit=metadata -o "$(TARGET)/guest.rmeta" -Dwarnings -Wclippy::undocumented_unsafe_blocks $(KERNEL)
+
+# For those who work on it: with the private items, so that links to them are as good as any.
+docs: ## build the documentation, warnings denied
+	RUSTDOCFLAGS='-Dwarnings -Arustdoc::private_intra_doc_links' \
+		cargo doc --no-deps --workspace --document-private-items
+
+tests: ## all tests, those on real QEMU among them
+	@if "$(OLD_QEMU)/usr/bin/qemu-system-x86_64" --version >/dev/null 2>&1; then \
+		LANDFALL_QEMU_72="$(OLD_QEMU)/usr/bin/qemu-system-x86_64"; \
+		LANDFALL_QEMU_72_ARGS="-L $(OLD_QEMU)/usr/share/qemu -L $(OLD_QEMU)/usr/share/seabios"; \
+		export LANDFALL_QEMU_72 LANDFALL_QEMU_72_ARGS; \
+	fi; \
+	if [ -n "$(AS_ROOT)" ]; then \
+		export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(AS_ROOT)"; \
+	fi; \
+	set -x; cargo test --workspace
+
+bench: ## the policies against each other on real guests, medians of paired runs (15 minutes)
+	@scripts/setup.sh demo
+	cargo build --release --package landfall
+	$(AS_ROOT) "$(TARGET)/release/landfall" bench
+
+FUZZ_SECONDS = 30
+
+fuzz: ## feed every reader of outside text with nonsense for FUZZ_SECONDS each (30)
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
+		echo 'make: fuzzing takes a nightly toolchain and cargo-fuzz:' >&2; \
+		echo '  rustup toolchain install nightly && cargo install cargo-fuzz' >&2; exit 1; }
+	@mkdir -p "$(TARGET)"
+	@for target in $$(cargo +nightly fuzz list); do \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+		mkdir -p fuzz/corpus/$$target; \
+		log="$(TARGET)/fuzz-$$target.log"; \
+		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 >"$$log" 2>&1 \
+			|| { cat "$$log" >&2; exit 1; }; \
+		sed -n 's/^stat::number_of_executed_units: *\(.*\)/  nothing found in \1 inputs/p' "$$log"; \
+	done

@@ -1,0 +1,26 @@
+//! The kernel's cgroup and scheduler files: any text is read or left out.
+
+#![no_main]
+
+use landfall_qemu::cgroup::text;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|file: &[u8]| {
+    let file = String::from_utf8_lossy(file);
+    let membership = text::membership(&file);
+    let groups = [membership.v1_cpu, membership.v2].into_iter().flatten();
+    let groups: Vec<_> = groups.collect();
+    for mount in text::cgroup_mounts(&file) {
+        for group in &groups {
+            // Never above the mount, whatever the file says.
+            if let Some(directory) = text::directory_of(group, &mount) {
+                assert!(directory.starts_with(&mount.point));
+            }
+        }
+    }
+    let _ = text::throttling(&file);
+    let _ = text::cpu_max(&file);
+    let _ = text::schedstat(&file);
+    let _ = text::thread_stat(&file);
+    let _ = text::thread_ids(&file);
+});

@@ -1,0 +1,169 @@
+//! Any course of counters, however impossible, through the whole of the core: nothing panics, and
+//! no decision that comes out breaks a requirement that may not give way.
+
+#![no_main]
+
+use std::time::Duration;
+
+use landfall_core::account::Account;
+use landfall_core::decision::{Finish, Hold};
+use landfall_core::guard::guard;
+use landfall_core::observer::Observer;
+use landfall_core::policy;
+use landfall_core::progress::{Progress, time_left};
+use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::sample::{Migration, Ram, Sample, Status, VcpuCounters};
+use landfall_core::units::{ByteRate, Bytes, Moment, Share};
+use landfall_core::view::Levers;
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+struct Course {
+    policy: u8,
+    aggression: u8,
+    min_cpu: u8,
+    max_stall_ms: u16,
+    max_time_ms: Option<u16>,
+    max_bandwidth_mb: Option<u16>,
+    give_way: u8,
+    levers: u8,
+    tick_us: u16,
+    steps: Vec<Step>,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Step {
+    after_us: u32,
+    status: u8,
+    own_throttle: Option<u8>,
+    ram: Option<Memory>,
+    downtime_ms: Option<u64>,
+    vcpus: Vec<[Option<u64>; 4]>,
+    event: u8,
+    kernel_only: bool,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Memory {
+    total: u64,
+    remaining: u64,
+    transferred: u64,
+    normal: u64,
+    duplicate: u64,
+    syncs: u64,
+    dirty_rate: Option<u64>,
+}
+
+const STATUS: [Status; 11] = [
+    Status::None,
+    Status::Setup,
+    Status::Active,
+    Status::SwitchOver,
+    Status::PostCopy,
+    Status::PostCopyPaused,
+    Status::Cancelling,
+    Status::Cancelled,
+    Status::Failed,
+    Status::Completed,
+    Status::Unknown,
+];
+
+impl Step {
+    fn sample(&self, at: Moment) -> Sample {
+        let ram = self.ram.as_ref().map(|ram| Ram {
+            total: Bytes(ram.total),
+            remaining: Bytes(ram.remaining),
+            transferred: Bytes(ram.transferred),
+            normal: Bytes(ram.normal),
+            duplicate: Bytes(ram.duplicate),
+            syncs: ram.syncs,
+            dirty_rate: ram.dirty_rate.map(|rate| rate as f64),
+        });
+        let migration = Migration {
+            status: STATUS[usize::from(self.status) % STATUS.len()],
+            ram,
+            own_throttle: self
+                .own_throttle
+                .map(|percent| Share::clamped(f64::from(percent) / 100.0)),
+            downtime: self.downtime_ms.map(Duration::from_millis),
+            error: None,
+        };
+        let ns = |value: Option<u64>| value.map(Duration::from_nanos);
+        let counters = |[cpu, wait, held, holds]: &[Option<u64>; 4]| VcpuCounters {
+            cpu: ns(*cpu),
+            wait: ns(*wait),
+            held: ns(*held),
+            holds: *holds,
+        };
+        Sample {
+            at,
+            migration: (!self.kernel_only).then_some(migration),
+            vcpus: self.vcpus.iter().take(4).map(counters).collect(),
+        }
+    }
+}
+
+fuzz_target!(|course: Course| {
+    use landfall_core::requirements::Requirement as R;
+    let give_way = R::ALL.into_iter().enumerate();
+    let requirements = Requirements {
+        max_bandwidth: course.max_bandwidth_mb.map(|mb| ByteRate::mb(mb.into())),
+        min_cpu: Share::clamped(f64::from(course.min_cpu) / 255.0),
+        max_stall: Duration::from_millis(course.max_stall_ms.into()),
+        max_time: course.max_time_ms.map(|ms| Duration::from_millis(ms.into())),
+        give_way: give_way.filter(|(n, _)| course.give_way >> n & 1 == 1).map(|(_, r)| r).collect(),
+    };
+    let bit = |n: u8| course.levers >> n & 1 == 1;
+    let tick = Duration::from_micros(u64::from(course.tick_us).max(1000));
+    let levers = Levers { quota: bit(0), stop: bit(1), post_copy: bit(2), tick };
+    let aggression = Aggression::new(f64::from(course.aggression) / 255.0).unwrap();
+    let entry = &policy::ALL[usize::from(course.policy) % policy::ALL.len()];
+    let mut policy = (entry.make)();
+    let mut observer = Observer::new(requirements.clone(), aggression, levers);
+    let (mut account, mut progress) = (Account::default(), Progress::default());
+    let (mut now, mut done) = (Moment::START, 0.0);
+    for step in &course.steps {
+        now = now + Duration::from_micros(step.after_us.into());
+        let sample = step.sample(now);
+        account.take(&sample);
+        match step.event % 8 {
+            0 => account.stopped(now),
+            1 => account.resumed(now),
+            2 => account.blackout(Duration::from_millis(step.downtime_ms.unwrap_or(0))),
+            3 => account.restart(),
+            _ => {}
+        }
+        let Some(view) = observer.observe(&sample) else { continue };
+        let decision = guard(&view, policy.decide(&view));
+        for vcpu in 0..view.vcpus.len() {
+            // Stopped is not held: the floor is for a guest that runs.
+            let Hold::Quota(quota) = decision.hold(vcpu) else { continue };
+            assert!(levers.quota, "there is no such lever: {quota}");
+            if !requirements.may_break(R::MinCpu) {
+                assert!(quota.share().get() >= requirements.min_cpu.get() - 1e-9, "{quota}");
+            }
+            if !requirements.may_break(R::MaxStall) {
+                assert!(quota.longest_gap(tick) <= requirements.max_stall, "{quota}");
+            }
+        }
+        let tuning = decision.tuning;
+        if let (Some(limit), false) =
+            (requirements.max_bandwidth, requirements.may_break(R::MaxBandwidth))
+        {
+            assert!(tuning.max_bandwidth.is_none_or(|rate| rate <= limit));
+        }
+        if !requirements.may_break(R::MaxStall) {
+            assert!(tuning.downtime_limit.is_none_or(|limit| limit <= requirements.max_stall));
+        }
+        assert!(levers.post_copy || decision.finish != Some(Finish::PostCopy));
+        observer.held(&decision.holds);
+        account.held(&decision.holds);
+        let share = progress.share(&view);
+        assert!(share >= done && share <= 1.0);
+        done = share;
+        let _ = time_left(&view);
+        let losses = account.losses();
+        assert!((0.0..=1.0).contains(&losses.min_share.get()));
+    }
+});
