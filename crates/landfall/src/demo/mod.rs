@@ -56,12 +56,12 @@ pub async fn run(options: Demo) -> u8 {
     if rows.iter().all(|(_, seen)| seen.memory_intact) { 0 } else { 5 }
 }
 
-/// The pathological guest of 2015, and one of the nebulous middle: it dirties about twice what the
-/// link carries.
+/// The pathological guest of 2015, and one of the nebulous middle: it writes four times what the
+/// link carries, which it cannot keep up when it is throttled.
 fn trials(link: ByteRate) -> Vec<Trial> {
     let pathological = Spec::new(Kind::Sweep);
-    let twice = PagesPerSecond((2.0 * link.0 / 4096.0) as u64);
-    let middle = Spec { working_set: Bytes::mib(144), ..Spec::new(Kind::Random { rate: twice }) };
+    let rate = PagesPerSecond((4.0 * link.0 / 4096.0) as u64);
+    let middle = Spec { working_set: Bytes::mib(144), ..Spec::new(Kind::Random { rate }) };
     let allowed = Requirements {
         max_bandwidth: Some(link),
         give_way: vec![Requirement::MaxStall],
@@ -84,7 +84,7 @@ fn trials(link: ByteRate) -> Vec<Trial> {
 
 fn table(rows: &[(Trial, Seen)]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::NOTHING);
     table.set_header(["guest", "policy", "total", "longest stall", "work lost", "sent", "memory"]);
     for (trial, seen) in rows {
         table.add_row([

@@ -1,9 +1,12 @@
 //! Guests that land, by every policy, and what the report says of it.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use landfall_core::units::ByteRate;
 use landfall_guest::{Kind, Spec, Vm};
 
-use crate::scene::{Scene, random, small, sweep};
+use crate::scene::{PATIENCE, Scene, random, small, sweep};
 
 const FAST: &[&str] = &["--max-bandwidth", "60MB/s", "--give-way", "max-stall"];
 
@@ -149,4 +152,34 @@ fn a_recording_holds_every_look_and_the_report() {
     assert_eq!(lines[0]["kind"], "landfall-recording");
     assert!(lines.iter().any(|line| line["decision"]["holds"][0]["quota"].is_object()));
     assert_eq!(lines.last().unwrap()["report"], ended.report);
+}
+
+#[test]
+fn what_the_report_says_was_lost_agrees_with_what_the_guest_saw() {
+    for policy in ["progressive", "pause-and-ship", "auto-converge"] {
+        let guest = if policy == "auto-converge" { random(64, 40_000) } else { sweep(48) };
+        let Some(scene) = Scene::boot(&guest, ByteRate::mb(60)) else { return };
+        let quiet = Duration::from_secs(1);
+        sleep(quiet);
+        let begin = Instant::now();
+        let ended = scene.migrate(&by(policy));
+        assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
+        let beats = scene.pair.source.heartbeats();
+        let end = beats.beat_from(scene.pair.destination.place(), None, PATIENCE).unwrap();
+        let timeline = beats.timeline();
+        let baseline = timeline.baseline(begin - quiet, begin);
+        let stall = timeline.longest_stall(begin, end, &baseline).as_secs_f64();
+        let lost = timeline.total_work_lost(begin, end, &baseline).as_secs_f64();
+        let said = (ended.number("longest_stall_s"), ended.number("guest_cpu_lost_s"));
+        println!(
+            "{policy}: stall {:.3} s, guest saw {stall:.3}; lost {:.2} s, guest lost {lost:.2}",
+            said.0, said.1
+        );
+        // The guest also counts what other load on the machine and the writing of the dirty log cost.
+        assert!(said.0 <= stall * 1.1 + 0.03, "{policy}: more stall than the guest saw");
+        assert!(said.0 >= stall * 0.6 - 0.03, "{policy}: a stall of the guest went unseen");
+        assert!(said.1 <= lost * 1.1 + 0.1, "{policy}: more lost than the guest missed");
+        assert!(said.1 >= lost * 0.4, "{policy}: half of what the guest lost went unseen");
+        scene.assert_landed();
+    }
 }
