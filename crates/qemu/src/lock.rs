@@ -20,8 +20,8 @@ pub struct Lock {
 pub enum LockError {
     /// Somebody has it.
     #[error(
-        "another landfall (pid {holder}) is already steering the guest of QEMU process {pid}; \
-         wait for it, or end it (the guest is let go when it ends)"
+        "another landfall (pid {holder}, or its guardian) is already steering the guest of QEMU \
+         process {pid}; wait for it, or end it (the guest is let go when it ends)"
     )]
     Taken {
         /// Who, as written in the lock.
@@ -54,7 +54,10 @@ impl Lock {
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(failed)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(failed(error.into()));
+            }
             let mut holder = String::new();
             // The pid is for the message; without it the message says less.
             let _ = file.read_to_string(&mut holder);
@@ -64,8 +67,7 @@ impl Lock {
         fcntl_setfd(&file, FdFlags::empty()).map_err(|error| failed(error.into()))?;
         file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
         write!(file, "{}", std::process::id()).map_err(failed)?;
-        // The name can go: who comes next opens a new file only once no QEMU of that name exists,
-        // or while we hold this one; so it stays until the machine's /run is cleaned.
+        // The file stays, for somebody may be waiting to lock it; /run is emptied at every boot.
         Ok(Lock { _file: file })
     }
 }

@@ -140,6 +140,19 @@ fn nobody_at_the_monitor_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
+fn ctrl_c_before_anything_was_begun_ends_in_a_refusal() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("silent.qmp");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut command = landfall();
+    command.args(["migrate", "--json"]).arg(&socket).arg("tcp:127.0.0.1:1");
+    let run = Run::start(command);
+    let _connection = listener.accept().unwrap();
+    run.signal(rustix::process::Signal::INT);
+    run.ended().assert(4, "refused", &["Ctrl-C"]);
+}
+
+#[test]
 fn what_is_not_a_monitor_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("not.qmp");

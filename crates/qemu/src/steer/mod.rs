@@ -310,7 +310,12 @@ impl Steering {
             return Ok(());
         }
         self.link_broken = true;
-        let reason = format!("QEMU's monitor has not answered for {}", show_duration(age));
+        let mut reason = format!("QEMU's monitor has not answered for {}", show_duration(age));
+        if self.destination.is_none() && self.account.stopped_since().is_some() {
+            reason += " in the final copy, and the guest stands still: if the destination is lost, \
+                       end its QEMU or break the connection, and the guest goes on here (with \
+                       --destination-qmp landfall can do that safely)";
+        }
         self.giving_up.get_or_insert_with(|| GivingUp::now(Outcome::Failed, reason));
         let destination = self.destination.as_mut().map(|(machine, _)| machine);
         // Where this cannot be done safely, or is refused, there is nothing better than to wait on.
