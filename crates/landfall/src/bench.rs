@@ -3,7 +3,6 @@
 //! nothing is asserted.
 
 use comfy_table::{CellAlignment, Table, presets};
-use landfall_core::requirements::{Requirement, Requirements};
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_guest::{Kind, PagesPerSecond, Spec};
 use landfall_qemu::steer::Stops;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use crate::cli::Bench;
 use crate::live::Live;
 use crate::signals;
-use crate::trial::{Seen, Trial};
+use crate::trial::{Seen, Trial, asked_of};
 use landfall_qemu::say::{say, tell};
 
 /// Link and bandwidth limit of all comparisons.
@@ -106,11 +105,7 @@ impl Comparison {
                     guest: self.guest,
                     spec: (self.spec)(),
                     policy,
-                    asked: Requirements {
-                        max_bandwidth: Some(LINK),
-                        give_way: vec![Requirement::MaxStall],
-                        ..Requirements::default()
-                    },
+                    asked: asked_of(policy, LINK),
                     link: LINK,
                 };
                 let seen = trial.run(stops, &mut |look| live.look(look)).await;
@@ -142,7 +137,7 @@ fn table(comparison: &Comparison, runs: &[Vec<Seen>]) -> Table {
     for (name, _) in FIGURES {
         header.extend([name.to_owned(), "min..max".to_owned(), "ratio".to_owned()]);
     }
-    header.extend(["sent".to_owned(), "throttled".to_owned()]);
+    header.extend(["sent", "throttled", "landed"].map(str::to_owned));
     let columns = header.len();
     table.set_header(header);
     for (policy, seen) in comparison.policies.iter().zip(runs) {
@@ -158,6 +153,8 @@ fn table(comparison: &Comparison, runs: &[Vec<Seen>]) -> Table {
         let (_, throttled, _) = spread(seen, |seen| seen.report.throttled_s.unwrap_or(f64::NAN));
         row.push(Bytes(sent as u64).to_string());
         row.push(seconds(throttled));
+        let landed = seen.iter().filter(|seen| seen.landed()).count();
+        row.push(format!("{landed} of {}", seen.len()));
         table.add_row(row);
     }
     for index in 1..columns {

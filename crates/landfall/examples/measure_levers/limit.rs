@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use landfall_core::units::ByteRate;
+use landfall_guest::Spec;
 use serde_json::{Value, json};
 
 use crate::figures::{Figures, head, ms, row, short};
@@ -17,6 +19,8 @@ const DIRTYING: [u64; 3] = [10_000, 20_000, 26_000];
 /// dirty memory may fit, and nothing is learnt.
 const WORKING_SET: u64 = 96;
 const REPEATS: usize = 4;
+/// Landings over each of the other links.
+const OTHERS: usize = 5;
 
 pub fn measure() -> Outcome {
     let link = RATE.per_second();
@@ -42,7 +46,8 @@ pub fn measure() -> Outcome {
         for limit in LIMITS {
             let mut landings = Vec::new();
             for rate in DIRTYING {
-                landings.extend(repeat(REPEATS, |_| land(rate, limit, &setting)));
+                let spec = random(WORKING_SET, rate);
+                landings.extend(repeat(REPEATS, |_| land(&spec, RATE, limit, &setting)));
             }
             let Some(landings) = landings.into_iter().collect::<Option<Vec<Landing>>>() else {
                 row(&[&name, &limit, &"not known to this QEMU"]);
@@ -65,9 +70,42 @@ pub fn measure() -> Outcome {
     Ok(())
 }
 
+/// What is in the socket's buffer when the guest stops takes longer the slower the link is.
+pub fn other_links() -> Outcome {
+    println!(
+        "`downtime-limit` 240, random guest that dirties at 0.4 of the link's rate. Times in ms.\n"
+    );
+    head(&[
+        "link MB/s",
+        "max-bandwidth MB/s",
+        "landings",
+        "sent before STOP, not arrived MB",
+        "beyond the limit",
+    ]);
+    for mb in [25, 50, 100, 200] {
+        let link = ByteRate::mb(mb);
+        // As long a way to the limit for each.
+        let spec = random(mb.max(24), mb * 100);
+        for limit in [134, mb * 95 / 100] {
+            let setting = json!({ "max-bandwidth": limit * 1_000_000 });
+            let landings = repeat(OTHERS, |_| land(&spec, link, 240, &setting));
+            let landings: Vec<Landing> = landings.into_iter().flatten().collect();
+            let waiting = |l: &Landing| (l.over_link.as_f64() - l.downtime_bytes.as_f64()) / 1e6;
+            row(&[
+                &mb,
+                &limit,
+                &landings.len(),
+                &Figures::new(landings.iter().map(waiting)),
+                &Figures::new(landings.iter().map(|l| ms(l.blackout()) - 240.0)),
+            ]);
+        }
+    }
+    Ok(())
+}
+
 /// `None` where QEMU does not know the setting.
-fn land(rate: u64, limit: u64, setting: &Value) -> Outcome<Option<Landing>> {
-    let mut stage = Stage::boot(&random(WORKING_SET, rate), Wire::Link(RATE))?;
+fn land(spec: &Spec, link: ByteRate, limit: u64, setting: &Value) -> Outcome<Option<Landing>> {
+    let mut stage = Stage::boot(spec, Wire::Link(link))?;
     let names = setting.as_object().into_iter().flatten().map(|(name, _)| name);
     for name in names {
         if !stage.knows(name)? {

@@ -39,6 +39,7 @@ const LEVERS: &[(&str, &str, Measure)] = &[
     ("quota", "Quota on the vCPU thread", quota::measure),
     ("ship", "Downtime limit raised on the way (ship)", ship::measure),
     ("limit", "Landing unaided under a downtime limit", limit::measure),
+    ("links", "Landing unaided over other links", limit::other_links),
     ("bandwidth", "Bandwidth limit changed on the way", bandwidth::measure),
     ("pause", "Stop and continue", pause::measure),
     ("cancel", "Cancel", cancel::measure),

@@ -3,11 +3,11 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use landfall_guest::Spec;
+use landfall_guest::{Spec, Vm};
 use serde_json::json;
 
 use crate::figures::{Figures, head, row};
-use crate::stage::{Landing, RATE, Stage, Wire, jitter, switch_on};
+use crate::stage::{Landing, RATE, Stage, Wire, jitter};
 use crate::{Outcome, random, repeat, sweep};
 
 const REPEATS: usize = 5;
@@ -95,13 +95,11 @@ pub fn measure() -> Outcome {
 }
 
 fn change(spec: &Spec, push: Push, turn: usize) -> Outcome<Change> {
-    let mut stage = Stage::boot(spec, Wire::Link(RATE))?;
-    let names: &[&str] = match push {
-        Push::Preempted => &["postcopy-ram", "postcopy-preempt"],
-        Push::Unlimited | Push::Limited(_) => &["postcopy-ram"],
-    };
-    stage.capabilities(names)?;
-    switch_on(&mut stage.destination, names)?;
+    // A capability that must be there before the destination listens.
+    let preempt = ["-global", "migration.x-postcopy-preempt=on"];
+    let arguments: &[&str] = if let Push::Preempted = push { &preempt } else { &[] };
+    let qemu = Vm::builder(spec).arguments(["-global", "migration.x-postcopy-ram=on"]);
+    let mut stage = Stage::with(qemu.arguments(arguments.iter().copied()), Wire::Link(RATE))?;
     if let Push::Limited(rate) = push {
         stage.set(json!({ "max-postcopy-bandwidth": rate }))?;
     }

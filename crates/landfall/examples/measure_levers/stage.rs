@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_guest::{Pair, Spec};
+use landfall_guest::{Pair, Spec, Vm, VmBuilder};
 use landfall_qemu::cgroup::{CpuLever, Quota, survey};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
@@ -78,9 +78,14 @@ impl Landing {
 impl Stage {
     /// Boots a guest that never lands by itself.
     pub fn boot(spec: &Spec, wire: Wire) -> Outcome<Stage> {
+        Self::with(Vm::builder(spec), wire)
+    }
+
+    /// The same on a QEMU with further arguments.
+    pub fn with(source: VmBuilder, wire: Wire) -> Outcome<Stage> {
         let turn = take_turn()?;
         let rate = if let Wire::Link(rate) = wire { rate } else { RATE };
-        let pair = Pair::boot(spec, rate)?;
+        let pair = Pair::start(source.start()?, rate)?;
         if wire == Wire::Relay {
             pair.link.set_rate(None);
         }
@@ -90,14 +95,9 @@ impl Stage {
         let destination = Monitor::connect(&pair.destination.qmp_socket(), true)?;
         let mut stage = Stage { pair, source, destination, wire, tids, _turn: turn };
         // As landfall has it: success is reported only once the destination has all.
-        stage.capabilities(&["events", "return-path"])?;
+        switch_on(&mut stage.source, &["events", "return-path"])?;
         stage.set(json!({ "downtime-limit": NEVER }))?;
         Ok(stage)
-    }
-
-    /// Switches capabilities on at the source.
-    pub fn capabilities(&mut self, names: &[&str]) -> Outcome {
-        switch_on(&mut self.source, names)
     }
 
     /// Sets parameters of migration at the source.
@@ -226,7 +226,7 @@ impl Stage {
 }
 
 /// Switches capabilities on.
-pub fn switch_on(monitor: &mut Monitor, names: &[&str]) -> Outcome {
+fn switch_on(monitor: &mut Monitor, names: &[&str]) -> Outcome {
     let on = |name: &&str| json!({ "capability": name, "state": true });
     let list: Vec<Value> = names.iter().map(on).collect();
     monitor.ask_with("migrate-set-capabilities", json!({ "capabilities": list })).map(drop)

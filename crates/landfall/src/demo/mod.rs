@@ -4,7 +4,6 @@
 mod picture;
 
 use comfy_table::{CellAlignment, Table, presets};
-use landfall_core::requirements::{Requirement, Requirements};
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_guest::{Kind, PagesPerSecond, Spec};
 use serde_json::json;
@@ -12,7 +11,7 @@ use serde_json::json;
 use crate::cli::Demo;
 use crate::live::Live;
 use crate::signals;
-use crate::trial::{Seen, Trial};
+use crate::trial::{Seen, Trial, asked_of};
 use landfall_qemu::say::{say, tell};
 
 /// Runs the demo and gives the exit status.
@@ -30,7 +29,8 @@ pub async fn run(options: Demo) -> u8 {
         live.clear();
         match seen {
             Ok(seen) => {
-                say(&format!("  landed in {}", show_duration(seen.total)));
+                let landed = if seen.landed() { "landed in" } else { "given up after" };
+                say(&format!("  {landed} {}", show_duration(seen.total)));
                 rows.push((trial, seen));
             }
             Err(error) => {
@@ -62,16 +62,11 @@ fn trials(link: ByteRate) -> Vec<Trial> {
     let pathological = Spec::new(Kind::Sweep);
     let rate = PagesPerSecond((4.0 * link.0 / 4096.0) as u64);
     let middle = Spec { working_set: Bytes::mib(144), ..Spec::new(Kind::Random { rate }) };
-    let allowed = Requirements {
-        max_bandwidth: Some(link),
-        give_way: vec![Requirement::MaxStall],
-        ..Requirements::default()
-    };
     let trial = |guest, spec: &Spec, policy| Trial {
         guest,
         spec: spec.clone(),
         policy,
-        asked: allowed.clone(),
+        asked: asked_of(policy, link),
         link,
     };
     vec![
@@ -90,7 +85,7 @@ fn table(rows: &[(Trial, Seen)]) -> Table {
         table.add_row([
             trial.guest.to_owned(),
             trial.policy.to_owned(),
-            show_duration(seen.total),
+            seen.total_in_words(),
             show_duration(seen.longest_stall),
             show_duration(seen.lost),
             seen.sent.to_string(),
@@ -111,8 +106,9 @@ fn lesson(rows: &[(Trial, Seen)]) -> String {
         let [(trial, theirs), (_, ours)] = pair else { return None };
         let time = theirs.total.as_secs_f64() / ours.total.as_secs_f64().max(1e-9);
         let work = theirs.lost.as_secs_f64() / ours.lost.as_secs_f64().max(1e-9);
+        let least = if theirs.landed() { "" } else { "more than " };
         Some(format!(
-            "The {}: landed {time:.1} times as fast, at 1/{work:.1} of the lost work, \
+            "The {}: landed {least}{time:.1} times as fast, with 1/{work:.1} of the work lost, \
              for a longest stall of {} instead of {}.",
             trial.guest,
             show_duration(ours.longest_stall),

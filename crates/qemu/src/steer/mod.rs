@@ -542,7 +542,7 @@ impl GivingUp {
 
 /// Part of the stall allowed that is kept for stopping the vCPUs, the device state and the
 /// destination's start, which QEMU's downtime limit does not count. Measured: `docs/measurements/`.
-const SWITCH_OVER: Duration = Duration::from_millis(60);
+pub const SWITCH_OVER: Duration = Duration::from_millis(60);
 
 /// The downtime limit that keeps a stall.
 fn switch_over_limit(max_stall: Duration) -> Duration {
