@@ -1,4 +1,4 @@
-//! The law of the 2011 thread, literally (qemu-devel, 19 to 21 December 2011, "[RFC] Migration
+//! The law of the 2011 thread, literally (qemu-devel, 19 to 21 December 2011, "RFC: Migration
 //! convergence - a suggestion").
 //!
 //! > The aggressionLevel should determine the targetGuest%CPU (how much CPU time we want to
