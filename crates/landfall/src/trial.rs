@@ -27,19 +27,20 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// What a policy is asked for in a comparison: all the same bandwidth, and a switch-over within QEMU's
 /// default of 300 ms.
 ///
-/// Of its own downtime limit landfall keeps a part back for what QEMU does not count; QEMU's own ways
-/// get the limit whole, as they have it without landfall. Only landfall's policies may pause the
-/// guest for longer, which QEMU's have no way to do.
+/// Of its own downtime limit landfall keeps a part back for what QEMU does not count; QEMU's
+/// auto-converge gets the limit whole, as it has it without landfall. And it may not pause the guest
+/// for longer, which it has no way to do.
 pub fn asked_of(policy: &str, link: ByteRate) -> Requirements {
-    let ours = !["plain", "auto-converge"].contains(&policy);
     let asked = Requirements {
         max_bandwidth: Some(link),
         max_time: Some(PATIENCE),
         ..Requirements::default()
     };
-    match ours {
-        true => Requirements { give_way: vec![Requirement::MaxStall], ..asked },
-        false => Requirements { max_stall: asked.max_stall + steer::SWITCH_OVER, ..asked },
+    match policy {
+        "auto-converge" => {
+            Requirements { max_stall: asked.max_stall + steer::SWITCH_OVER, ..asked }
+        }
+        _ => Requirements { give_way: vec![Requirement::MaxStall], ..asked },
     }
 }
 

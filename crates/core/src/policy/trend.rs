@@ -8,6 +8,11 @@ use crate::view::View;
 /// same margin.
 const MARGIN: f64 = 0.04;
 
+/// What the first pass must leave less than it sent: a guest that dirtied nine tenths of it meanwhile
+/// will do so again. Not as little as between later syncs, for the first pass also sends what was
+/// never going to be dirtied.
+const FIRST_MARGIN: f64 = 0.1;
+
 /// Follows the syncs of one migration.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Trend {
@@ -37,7 +42,10 @@ impl Trend {
             return Step::None;
         };
         self.seen = view.intervals;
-        let to_beat = self.best.unwrap_or(interval.sent).as_f64() * (1.0 - MARGIN);
+        let to_beat = match self.best {
+            Some(best) => best.as_f64() * (1.0 - MARGIN),
+            None => interval.sent.as_f64() * (1.0 - FIRST_MARGIN),
+        };
         if interval.left.as_f64() < to_beat {
             self.best = Some(interval.left);
             self.without_progress = 0;
