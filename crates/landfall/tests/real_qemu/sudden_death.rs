@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use crate::scene::{Found, Scene, migration_status, run_state, sweep, wait_until};
 
 /// How often; set LANDFALL_KILLS for more or fewer.
-const KILLS: u64 = 20;
+const KILLS: u64 = 50;
 
 /// No quota may differ from what it was after so long.
 const BOUND: Duration = Duration::from_secs(1);
