@@ -113,3 +113,9 @@ proptest! {
         prop_assert_eq!(cgroup_mounts(&line), [mount("/", &format!("/{name}"))]);
     }
 }
+
+#[test]
+fn a_mount_without_a_root_leads_nowhere_else() {
+    let broken = mount("", "/sys/fs/cgroup/cpu");
+    assert_eq!(directory_of(Path::new("/etc"), &broken), None);
+}
