@@ -90,6 +90,11 @@ impl Vcpu {
         (self.wanted.as_secs_f64() / self.watched.as_secs_f64()).min(1.0)
     }
 
+    /// Starts the measurement of its share anew.
+    fn measure_anew(&mut self) {
+        (self.hindered, self.got, self.taken) = Default::default();
+    }
+
     fn still(&self, at: Moment) -> Duration {
         self.ran.map_or(Duration::ZERO, |ran| at.since(ran))
     }
@@ -111,8 +116,7 @@ impl Account {
             let (before, now) = (self.hold(index), holds.get(index).copied().unwrap_or_default());
             if before != now {
                 self.measure_share(index, share_span(before) / LEAST_OF_SPAN);
-                let vcpu = &mut self.vcpus[index];
-                (vcpu.hindered, vcpu.got, vcpu.taken) = Default::default();
+                self.vcpus[index].measure_anew();
             }
         }
         self.holds = holds.to_vec();
@@ -209,7 +213,7 @@ impl Account {
                 vcpu.watched += span;
                 vcpu.wanted += (ran + waited).min(span);
             }
-            (vcpu.hindered, vcpu.got, vcpu.taken) = Default::default();
+            vcpu.measure_anew();
             return;
         }
         if self.stopped.is_some() {
@@ -229,7 +233,7 @@ impl Account {
             return;
         }
         let share = Share::clamped(vcpu.got.as_secs_f64() / all);
-        (vcpu.hindered, vcpu.got, vcpu.taken) = Default::default();
+        vcpu.measure_anew();
         self.min_share = Some(self.min_share.map_or(share, |least| least.min(share)));
     }
 

@@ -17,7 +17,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::UndoStep;
 use crate::machine::{Machine, Settings};
+use crate::mutex::lock;
 use crate::qmp::{Address, QmpError};
 use crate::say::say;
 use crate::settle;
@@ -145,10 +146,6 @@ fn tell(pipe: &Mutex<Option<ChildStdin>>, line: &Line) -> io::Result<()> {
     let mut pipe = lock(pipe);
     let pipe = pipe.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
     pipe.write_all(&text).and_then(|()| pipe.flush())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The guardian's whole life: reads its pipe to the end and goes the way back unless told that all

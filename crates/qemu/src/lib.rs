@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod guardian;
 pub mod lock;
 pub mod machine;
+mod mutex;
 pub mod qmp;
 pub mod say;
 pub mod settle;

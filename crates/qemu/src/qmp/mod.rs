@@ -9,7 +9,7 @@ mod error;
 mod message;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+
+use crate::mutex::lock;
 
 pub use address::{Address, BadAddress};
 pub use error::QmpError;
@@ -42,7 +44,6 @@ type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>;
 #[derive(Debug)]
 pub struct Qmp {
     address: Address,
-    greeting: Greeting,
     peer: Option<i32>,
     out_of_band: bool,
     lines: mpsc::UnboundedSender<Vec<u8>>,
@@ -88,11 +89,6 @@ impl Qmp {
     /// The process that made the socket, where the kernel tells: QEMU, or who started it.
     pub fn peer(&self) -> Option<i32> {
         self.peer
-    }
-
-    /// What QEMU said of itself.
-    pub fn greeting(&self) -> &Greeting {
-        &self.greeting
     }
 
     /// Runs a command and waits for its answer for [`ANSWER`].
@@ -171,7 +167,6 @@ impl Qmp {
         let out_of_band = greeting.offers("oob");
         let mut qmp = Qmp {
             address: address.clone(),
-            greeting,
             peer: None,
             out_of_band,
             lines,
@@ -273,10 +268,6 @@ async fn read_line(read: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result
         }
         _ => Ok(None),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn excerpt(line: &[u8]) -> String {
