@@ -1,6 +1,6 @@
 //! The control law of landfall: what is known of a migration, and what to do about it.
 //!
-//! **What belongs here:** units, samples and the views made of them, requirements, the policies
+//! **What belongs here:** units, samples and the views made of them, the dirty curve, requirements, the policies
 //! (one file each), and what is computed from measurements for a report. All of it is pure: time is
 //! an argument (`now`), and there is no clock, no file, no socket, no randomness and no `async`.
 //! The same samples give the same decisions, byte for byte.
@@ -16,6 +16,7 @@
 //! ```
 
 pub mod account;
+pub mod curve;
 pub mod decision;
 pub mod guard;
 pub mod observer;
