@@ -1,5 +1,6 @@
 //! What a policy asks for: a hold for every vCPU, and perhaps an end to the migration.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub struct Decision {
     /// An end to be brought about now.
     pub finish: Option<Finish>,
     /// Why, in words for the operator and the record.
-    pub why: String,
+    pub why: Cow<'static, str>,
 }
 
 /// The hypervisor's own settings that can change while a migration runs; `None` leaves one as it is.
@@ -35,17 +36,17 @@ pub struct Tuning {
 
 impl Decision {
     /// Leave the guest and the migration alone.
-    pub fn leave_alone(why: impl Into<String>) -> Self {
+    pub fn leave_alone(why: impl Into<Cow<'static, str>>) -> Self {
         Decision { holds: Vec::new(), tuning: Tuning::default(), finish: None, why: why.into() }
     }
 
     /// Hold all of `vcpus` vCPUs alike.
-    pub fn hold_all(vcpus: usize, hold: Hold, why: impl Into<String>) -> Self {
+    pub fn hold_all(vcpus: usize, hold: Hold, why: impl Into<Cow<'static, str>>) -> Self {
         Decision { holds: vec![hold; vcpus], ..Decision::leave_alone(why) }
     }
 
     /// End the migration in this way; holds are lifted.
-    pub fn finish(finish: Finish, why: impl Into<String>) -> Self {
+    pub fn finish(finish: Finish, why: impl Into<Cow<'static, str>>) -> Self {
         Decision { finish: Some(finish), ..Decision::leave_alone(why) }
     }
 

@@ -15,9 +15,11 @@ use crate::view::{Phase, View};
 pub fn guard(view: &View, decision: Decision) -> Decision {
     let Decision { holds, tuning, finish, why } = decision;
     let (finish, why) = match finish {
-        Some(Finish::Ship) if !view.may_ship() => (None, format!("{why}; {}", too_long(view))),
+        Some(Finish::Ship) if !view.may_ship() => {
+            (None, format!("{why}; {}", too_long(view)).into())
+        }
         Some(Finish::PostCopy) if !view.levers.post_copy => {
-            (None, format!("{why}; post-copy is not allowed"))
+            (None, format!("{why}; post-copy is not allowed").into())
         }
         finish => (finish, why),
     };

@@ -1,17 +1,31 @@
 //! Makes views of samples: rates over a sliding window, intervals between looks at the dirty bitmap.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::curve::{CpuTime, Estimate, Estimator, Point};
 use crate::decision::Hold;
+use crate::link::LinkMeter;
+use crate::prior::{Pace, Prior};
 use crate::requirements::{Aggression, Requirements};
 use crate::sample::{Ram, Sample, Status, VcpuCounters};
-use crate::units::{ByteRate, Bytes, Moment, Share};
+use crate::units::{Bytes, Moment, Share};
 use crate::view::{Levers, Phase, SyncInterval, VcpuView, View};
 
 /// Rates are taken over this much of the past: ten of QEMU's 100 ms rate-limiting windows, in each
 /// of which it sends as fast as it can and then sleeps.
 const WINDOW: Duration = Duration::from_millis(1000);
+
+/// A point of the curve is never surer than this.
+const POINT_ERROR: f64 = 0.02;
+
+/// How exactly the moment of a sync is known, in seconds.
+const SYNC_ERROR: f64 = 0.015;
+
+/// Where more than this part of what the guest writes was still unsent at a sync, what the sync found
+/// says too little of what was dirtied.
+const MOST_HIDDEN: f64 = 0.5;
 
 /// A rate over less than this says more about the window's edges than about the rate.
 const LEAST_SPAN: Duration = Duration::from_millis(250);
@@ -25,11 +39,15 @@ pub struct Observer {
     levers: Levers,
     holds: Vec<Hold>,
     window: VecDeque<Look>,
-    at_sync: Option<Look>,
+    at_sync: Option<AtSync>,
     interval: Option<SyncInterval>,
     intervals: u64,
     dirtied: Bytes,
-    link: Option<ByteRate>,
+    meter: LinkMeter,
+    estimator: Estimator,
+    guest: Option<Arc<Estimate>>,
+    contents: Option<Bytes>,
+    pace: Option<Pace>,
 }
 
 /// The part of a sample that rates are made of.
@@ -40,9 +58,30 @@ struct Look {
     vcpus: Vec<VcpuCounters>,
 }
 
+/// A look of the hypervisor at its bitmap.
+#[derive(Debug, Clone, Copy)]
+struct AtSync {
+    at: Moment,
+    cpu: Option<Duration>,
+    ram: Ram,
+}
+
+impl Look {
+    /// CPU time of all vCPUs; `None` unless every one is known.
+    fn cpu(&self) -> Option<Duration> {
+        (!self.vcpus.is_empty()).then(|| self.vcpus.iter().map(|vcpu| vcpu.cpu).sum()).flatten()
+    }
+}
+
 impl Observer {
-    /// An observer of a guest whose vCPUs are all free.
-    pub fn new(requirements: Requirements, aggression: Aggression, levers: Levers) -> Self {
+    /// An observer of a guest whose vCPUs are all free, and of which this is known already.
+    pub fn new(
+        requirements: Requirements,
+        aggression: Aggression,
+        levers: Levers,
+        prior: &Prior,
+    ) -> Self {
+        let estimator = Estimator::new(&prior.points);
         Observer {
             requirements,
             aggression,
@@ -53,7 +92,11 @@ impl Observer {
             interval: None,
             intervals: 0,
             dirtied: Bytes(0),
-            link: None,
+            meter: LinkMeter::new(prior.link),
+            guest: estimator.estimate().map(Arc::new),
+            estimator,
+            contents: prior.contents,
+            pace: prior.pace,
         }
     }
 
@@ -69,14 +112,15 @@ impl Observer {
         let look = Look { at: sample.at, ram, vcpus: sample.vcpus.clone() };
         if let Some(ram) = ram {
             self.note_sync(&look, ram);
+            self.meter.take(sample.at, ram);
         }
         self.window.push_back(look);
         let horizon = sample.at - WINDOW;
         while self.window.get(1).is_some_and(|second| second.at <= horizon) {
             self.window.pop_front();
         }
-        self.link = self.link_rate().or(self.link);
         let migration = sample.migration.as_ref()?;
+        let link = self.meter.rate();
         let ram = ram.or_else(|| self.window.iter().rev().find_map(|look| look.ram));
         Some(View {
             now: sample.at,
@@ -85,11 +129,15 @@ impl Observer {
             phase: phase(migration.status, ram),
             total: ram.map_or(Bytes(0), |ram| ram.total),
             remaining: ram.map_or(Bytes(0), |ram| ram.remaining),
-            link: self.link,
+            link: link.map(|link| link.rate),
+            link_error: link.map(|link| link.error),
             interval: self.interval,
             intervals: self.intervals,
             migrated: ram.map_or(Bytes(0), |ram| ram.sent()),
             dirtied: self.dirtied,
+            guest: self.guest.clone(),
+            contents: self.contents,
+            pace: self.pace,
             vcpus: self.vcpus(sample),
             levers: self.levers,
         })
@@ -98,39 +146,74 @@ impl Observer {
     /// Closes an interval when the hypervisor has looked at its bitmap since the last look.
     ///
     /// `remaining` falls by what is sent and rises by what a sync finds, and by nothing else, so
-    /// what a sync found is its rise plus what was sent between the two looks round it.
+    /// what a sync found is its rise plus what was sent between the two looks round it. And as a
+    /// pass ends when nothing remains, what remained before says when between the two it was.
     fn note_sync(&mut self, look: &Look, ram: Ram) {
-        let Some(start) = &self.at_sync else {
-            self.at_sync = (ram.syncs > 0).then(|| look.clone());
+        let Some(start) = self.at_sync else {
+            self.at_sync = (ram.syncs > 0).then(|| AtSync { at: look.at, cpu: look.cpu(), ram });
             return;
         };
-        let start_ram = start.ram.expect("a look at a sync has memory counters");
-        if ram.syncs <= start_ram.syncs {
+        let syncs = ram.syncs.saturating_sub(start.ram.syncs);
+        if syncs == 0 {
             return;
         }
-        let before = self.window.iter().rev().find_map(|l| l.ram).unwrap_or(start_ram);
+        let (then, before) = self.last_with_ram().unwrap_or((start.at, start.ram));
         let sent_between = ram.sent().saturating_sub(before.sent());
         let dirtied = (ram.remaining + sent_between).saturating_sub(before.remaining);
-        self.interval = Some(SyncInterval {
+        let part = before.remaining.as_f64() / sent_between.as_f64().max(1.0);
+        let at = then + look.at.since(then).mul_f64(part.min(1.0));
+        let cpu = self.cpu_at(at, look);
+        let interval = SyncInterval {
             ended: look.at,
-            length: look.at.since(start.at),
+            length: at.since(start.at),
             dirtied,
-            sent: ram.normal.saturating_sub(start_ram.normal),
+            sent: ram.normal.saturating_sub(start.ram.normal),
             left: ram.remaining,
-            cpu: cpu_between(&start.vcpus, &look.vcpus),
-        });
+            cpu: cpu.zip(start.cpu).map(|(now, then)| now.saturating_sub(then)),
+        };
+        if syncs == 1 {
+            self.learn(&interval, before.remaining.saturating_sub(sent_between), ram.total);
+        }
+        self.interval = Some(interval);
         self.intervals += 1;
         self.dirtied += dirtied;
-        self.at_sync = Some(look.clone());
+        self.at_sync = Some(AtSync { at, cpu, ram });
     }
 
-    fn link_rate(&self) -> Option<ByteRate> {
-        let mut with_ram = self.window.iter().filter_map(|look| Some((look.at, look.ram?)));
-        let (from, first) = with_ram.next()?;
-        let (to, last) = with_ram.next_back()?;
-        let span = to.since(from);
-        let sent = last.normal.saturating_sub(first.normal);
-        (span >= LEAST_SPAN && sent > Bytes(0)).then(|| sent / span).flatten()
+    /// Makes a point of the dirty curve of an interval, at whose end so much was not sent yet. Of
+    /// that, what was dirtied again does not show; the rest stands for it.
+    fn learn(&mut self, interval: &SyncInterval, unsent: Bytes, total: Bytes) {
+        let Some(cpu) = interval.cpu.map(CpuTime::from).filter(|cpu| cpu.0 > 0.0) else { return };
+        let known = self.guest.as_ref().map_or(Bytes(0), |guest| guest.curve.working_set());
+        let written = if self.intervals == 0 { total } else { known.max(interval.left) };
+        let hidden = unsent.as_f64() / written.as_f64().max(1.0);
+        if hidden > MOST_HIDDEN {
+            return;
+        }
+        let seconds = interval.length.as_secs_f64();
+        let error = POINT_ERROR + SYNC_ERROR / seconds.max(SYNC_ERROR) + 0.3 * hidden;
+        let dirtied = Bytes((interval.dirtied.as_f64() / (1.0 - hidden)) as u64);
+        self.estimator.take(Point { cpu, dirtied, error });
+        self.guest = self.estimator.estimate().map(Arc::new);
+    }
+
+    fn last_with_ram(&self) -> Option<(Moment, Ram)> {
+        self.window.iter().rev().find_map(|look| Some((look.at, look.ram?)))
+    }
+
+    /// CPU time of the vCPUs at a moment since the last look, as the looks round it have it.
+    fn cpu_at(&self, at: Moment, now: &Look) -> Option<Duration> {
+        let before = self.window.iter().rev().find(|look| look.at <= at)?;
+        let after = self.window.iter().find(|look| look.at > at).unwrap_or(now);
+        let (from, to) = (before.cpu()?, after.cpu()?);
+        let part = at.since(before.at).as_secs_f64() / after.at.since(before.at).as_secs_f64();
+        Some(
+            from + to.saturating_sub(from).mul_f64(if part.is_finite() {
+                part.min(1.0)
+            } else {
+                0.0
+            }),
+        )
     }
 
     fn vcpus(&self, sample: &Sample) -> Vec<VcpuView> {
@@ -170,24 +253,18 @@ fn phase(status: Status, ram: Option<Ram>) -> Phase {
     }
 }
 
-/// CPU time all vCPUs used from one look to another, where every one of them is known.
-fn cpu_between(from: &[VcpuCounters], to: &[VcpuCounters]) -> Option<Duration> {
-    (from.len() == to.len() && !to.is_empty())
-        .then(|| from.iter().zip(to).map(|(a, b)| Some(b.cpu?.saturating_sub(a.cpu?))).sum())
-        .flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sample::Migration;
+    use crate::units::ByteRate;
 
     fn levers() -> Levers {
         Levers { quota: true, stop: false, post_copy: false, tick: Duration::from_millis(4) }
     }
 
     fn observer() -> Observer {
-        Observer::new(Requirements::default(), Aggression::DEFAULT, levers())
+        Observer::new(Requirements::default(), Aggression::DEFAULT, levers(), &Prior::default())
     }
 
     fn sample(ms: u64, syncs: u64, remaining: u64, normal: u64) -> Sample {
@@ -227,8 +304,9 @@ mod tests {
         assert_eq!(interval.dirtied, Bytes(400));
         assert_eq!(interval.sent, Bytes(1050));
         assert_eq!(interval.left, Bytes(350));
-        assert_eq!(interval.length, Duration::from_millis(200));
-        assert_eq!(interval.cpu, Some(Duration::from_millis(100)));
+        // The 100 were gone when two thirds of the time was.
+        assert_eq!(interval.length.as_micros(), 166_666);
+        assert_eq!(interval.cpu.unwrap().as_micros(), 83_333);
         assert_eq!((view.intervals, view.phase), (1, Phase::Iterating));
     }
 

@@ -1,10 +1,13 @@
 //! What a policy sees: facts derived from the samples so far, the requirements, the levers there are.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::curve::Estimate;
 use crate::decision::{Hold, Quota};
+use crate::prior::Pace;
 use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::units::{ByteRate, Bytes, Moment, Share};
 
@@ -25,6 +28,8 @@ pub struct View {
     pub remaining: Bytes,
     /// Rate at which guest pages with contents leave; `None` until it has been seen for a while.
     pub link: Option<ByteRate>,
+    /// Relative standard error of that.
+    pub link_error: Option<f64>,
     /// The last whole interval between two looks at the dirty bitmap; the first one is the bulk
     /// pass. `None` before it has ended.
     pub interval: Option<SyncInterval>,
@@ -34,6 +39,12 @@ pub struct View {
     pub migrated: Bytes,
     /// Guest memory found newly dirty since the start; the pages of the first pass do not count.
     pub dirtied: Bytes,
+    /// What is known of the guest's dirty curve.
+    pub guest: Option<Arc<Estimate>>,
+    /// Guest memory with contents, as it was found before the start: the rest are zero pages.
+    pub contents: Option<Bytes>,
+    /// CPU time the guest takes when nothing holds it, as it was before the start.
+    pub pace: Option<Pace>,
     /// The guest's CPUs.
     pub vcpus: Vec<VcpuView>,
     /// What can be done.

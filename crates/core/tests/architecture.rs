@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// a socket, the environment or a random number. (`HashMap` is not here for the last reason: its
 /// order differs from run to run.)
 const ALLOWED: &[&str] = &[
+    "std::borrow::Cow",
     "std::cmp",
     "std::collections::BTreeMap",
     "std::collections::BTreeSet",
@@ -22,6 +23,7 @@ const ALLOWED: &[&str] = &[
     "std::num",
     "std::ops",
     "std::str",
+    "std::sync::Arc",
     "std::time::Duration",
 ];
 

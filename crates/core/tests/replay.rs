@@ -5,6 +5,7 @@ use std::time::Duration;
 use landfall_core::guard::guard;
 use landfall_core::observer::Observer;
 use landfall_core::policy;
+use landfall_core::prior::Prior;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::sample::{Migration, Ram, Sample, Status, VcpuCounters};
 use landfall_core::units::{Bytes, Moment, Share};
@@ -60,7 +61,7 @@ fn decisions(policy: &str, samples: &[Sample]) -> Vec<String> {
     };
     let tick = Duration::from_millis(4);
     let levers = Levers { quota: true, stop: true, post_copy: true, tick };
-    let mut observer = Observer::new(requirements, Aggression::DEFAULT, levers);
+    let mut observer = Observer::new(requirements, Aggression::DEFAULT, levers, &Prior::default());
     let mut policy = policy::by_name(policy).unwrap();
     let mut decide = |sample: &Sample| {
         let view = observer.observe(sample)?;

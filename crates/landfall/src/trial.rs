@@ -128,6 +128,7 @@ impl Trial {
             aggression: Aggression::DEFAULT,
             policy: policy::by_name(self.policy).map_err(std::io::Error::other)?,
             post_copy: false,
+            prior: landfall_core::prior::Prior::default(),
             guardian: env::current_exe()?,
         };
         let mut cpu = Vec::new();

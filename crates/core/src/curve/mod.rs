@@ -9,6 +9,7 @@
 //! it: a guest held to a share `u` for a time `T` dirties `D(u*T)`. `docs/theory.md` has this claim
 //! tested on real guests.
 
+mod estimate;
 mod fit;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::Bytes;
 
+pub use estimate::{Estimate, Estimator};
 pub use fit::{Point, fit};
 
 /// CPU time of a guest, in seconds, all its vCPUs together: half a second of two busy vCPUs is one.

@@ -22,6 +22,7 @@ use landfall_core::decision::{Decision, Finish, Hold, Tuning};
 use landfall_core::guard::guard;
 use landfall_core::observer::Observer;
 use landfall_core::policy::Policy;
+use landfall_core::prior::Prior;
 use landfall_core::progress::{Progress, time_left};
 use landfall_core::report::{Outcome, PeakRate, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
@@ -77,6 +78,8 @@ pub struct Order {
     pub policy: Box<dyn Policy>,
     /// Post-copy may be used.
     pub post_copy: bool,
+    /// What is known already.
+    pub prior: Prior,
     /// The program that becomes the guardian when called with [`crate::guardian::SUBCOMMAND`].
     pub guardian: PathBuf,
 }
@@ -184,8 +187,12 @@ struct Steering {
 impl Steering {
     fn begin(ready: prepare::Ready) -> Self {
         let now = Instant::now();
-        let observer =
-            Observer::new(ready.requirements.clone(), ready.aggression, ready.hands.levers());
+        let observer = Observer::new(
+            ready.requirements.clone(),
+            ready.aggression,
+            ready.hands.levers(),
+            &ready.prior,
+        );
         Steering {
             started: ready.began,
             source: ready.source,
@@ -391,7 +398,7 @@ impl Steering {
         }
         let outcome = match decision.finish {
             Some(Finish::Cancel) => {
-                self.give_up(Outcome::Cancelled, decision.why).await;
+                self.give_up(Outcome::Cancelled, decision.why.into_owned()).await;
                 return;
             }
             Some(Finish::PostCopy) if !self.post_copied => {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::account::Account;
 use landfall_core::policy::{Needs, Policy};
+use landfall_core::prior::Prior;
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::sample::Sample;
 use landfall_core::units::Moment;
@@ -41,6 +42,7 @@ pub(super) struct Ready {
     pub(super) policy: Box<dyn Policy>,
     pub(super) requirements: Requirements,
     pub(super) aggression: Aggression,
+    pub(super) prior: Prior,
     pub(super) account: Account,
 }
 
@@ -243,6 +245,7 @@ impl Checked {
                 policy: order.policy,
                 requirements: order.requirements,
                 aggression: order.aggression,
+                prior: order.prior,
                 account,
             }),
             Err(refusal) => Err(take_back(&mut source, &mut hands, refusal).await),

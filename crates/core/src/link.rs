@@ -1,0 +1,172 @@
+//! The rate of the link, in guest pages: what leaves of the guest's memory in a second, whatever it
+//! costs on the wire, so that compression and headers do not fool it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sample::Ram;
+use crate::units::{ByteRate, Bytes, Moment};
+
+/// A rate with its uncertainty.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LinkRate {
+    /// The rate of late.
+    pub rate: ByteRate,
+    /// Its relative standard error.
+    pub error: f64,
+}
+
+/// Measures the link from the counters of memory sent.
+#[derive(Debug, Clone, Default)]
+pub struct LinkMeter {
+    looks: VecDeque<Sent>,
+    last: Option<(Moment, Ram)>,
+    rate: Option<LinkRate>,
+}
+
+/// So much sent in so much time, both since the start and without what does not count.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    time: f64,
+    bytes: f64,
+}
+
+/// The rate is taken over so much of the past while it stays the same, in seconds.
+const LONG: f64 = 5.0;
+
+/// And over so much after it has changed: ten of QEMU's 100 ms windows, in each of which it sends
+/// as fast as it can and then sleeps.
+const SHORT: f64 = 1.0;
+
+/// A rate over less than this says more about the window's edges than about the rate.
+const LEAST_SPAN: f64 = 0.25;
+
+/// The link has changed when the short rate is so far off the long one: what a window more or less in
+/// the short span cannot explain.
+const CHANGED: f64 = 0.2;
+
+/// Time at the ends of a span that may or may not hold a burst.
+const EDGE: f64 = 0.05;
+
+impl LinkMeter {
+    /// Begins with a rate that is to be expected, if any is.
+    pub fn new(expected: Option<ByteRate>) -> LinkMeter {
+        let rate = expected.map(|rate| LinkRate { rate, error: 0.05 });
+        LinkMeter { rate, ..LinkMeter::default() }
+    }
+
+    /// The rate as known now.
+    pub fn rate(&self) -> Option<LinkRate> {
+        self.rate
+    }
+
+    /// Takes in the counters of a look.
+    pub fn take(&mut self, at: Moment, ram: Ram) {
+        let Some((then, before)) = self.last.replace((at, ram)) else {
+            self.looks.push_back(Sent { time: 0.0, bytes: 0.0 });
+            return;
+        };
+        let time = at.since(then).as_secs_f64();
+        let normal = ram.normal.saturating_sub(before.normal);
+        let zeros = ram.duplicate.saturating_sub(before.duplicate);
+        let Some(&last) = self.looks.back() else { return };
+        // Where mostly zero pages left, the link was not what held them up.
+        if zeros > normal || normal == Bytes(0) && ram.remaining == Bytes(0) {
+            return;
+        }
+        self.looks.push_back(Sent { time: last.time + time, bytes: last.bytes + normal.as_f64() });
+        self.measure();
+    }
+
+    fn measure(&mut self) {
+        let Some(&now) = self.looks.back() else { return };
+        self.forget_before(now.time - LONG);
+        let (Some(long), Some(short)) = (self.over(LONG), self.over(SHORT)) else { return };
+        let edge = |rate: f64, span: f64| LinkRate { rate: ByteRate(rate), error: EDGE / span };
+        if long.0 > 0.0 && (short.0 / long.0 - 1.0).abs() > CHANGED && long.1 > SHORT {
+            self.forget_before(now.time - SHORT);
+            self.rate = Some(edge(short.0, short.1));
+        } else if long.0 > 0.0 {
+            self.rate = Some(edge(long.0, long.1));
+        }
+    }
+
+    fn forget_before(&mut self, time: f64) {
+        while self.looks.get(1).is_some_and(|second| second.time <= time + 1e-9) {
+            self.looks.pop_front();
+        }
+    }
+
+    /// Rate over the last `span` seconds or what there is of them, and that span.
+    fn over(&self, span: f64) -> Option<(f64, f64)> {
+        let now = self.looks.back()?;
+        let from = now.time - span - 1e-9;
+        let first = self.looks.iter().find(|look| look.time >= from)?;
+        let length = now.time - first.time;
+        (length >= LEAST_SPAN).then(|| ((now.bytes - first.bytes) / length, length))
+    }
+}
+
+impl LinkRate {
+    /// How long so much takes.
+    pub fn time_for(&self, bytes: Bytes) -> Option<Duration> {
+        bytes / self.rate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the meter says after looks 100 ms apart, at each of which so many bytes more left.
+    fn after(steps: impl IntoIterator<Item = (u64, u64)>) -> Option<LinkRate> {
+        let (mut meter, mut normal, mut zeros) = (LinkMeter::default(), 0, 0);
+        for (n, (sent, blank)) in steps.into_iter().enumerate() {
+            (normal, zeros) = (normal + sent, zeros + blank);
+            let ram = Ram {
+                total: Bytes(1 << 40),
+                remaining: Bytes(1 << 39),
+                transferred: Bytes(normal),
+                normal: Bytes(normal),
+                duplicate: Bytes(zeros),
+                syncs: 1,
+            };
+            meter.take(Moment::ms(100 * n as u64), ram);
+        }
+        meter.rate()
+    }
+
+    fn about(found: Option<LinkRate>, rate: f64) -> bool {
+        found.is_some_and(|found| (found.rate.0 / rate - 1.0).abs() < 0.02)
+    }
+
+    #[test]
+    fn a_steady_link_is_known_the_better_the_longer_it_is_seen() {
+        assert_eq!(after([(100, 0); 2]), None);
+        let (early, late) = (after([(100, 0); 5]).unwrap(), after([(100, 0); 50]).unwrap());
+        assert!(about(Some(late), 1000.0) && late.error < early.error);
+    }
+
+    #[test]
+    fn zero_pages_do_not_count_as_a_fast_link_nor_as_a_slow_one() {
+        let zeros = [(0, 100_000); 10];
+        let pages = [(100, 0); 10];
+        assert!(about(after(pages.into_iter().chain(zeros).chain(pages)), 1000.0));
+    }
+
+    #[test]
+    fn congestion_is_noticed_within_two_seconds_and_then_believed() {
+        let fast = [(100, 0); 40];
+        let found = after(fast.into_iter().chain([(40, 0); 20])).unwrap();
+        assert!((found.rate.0 / 400.0 - 1.0).abs() < 0.08, "{found:?}");
+    }
+
+    #[test]
+    fn bursts_of_a_rate_limit_are_not_taken_for_changes() {
+        let bursts = (0..60).map(|n| if n % 3 == 0 { (300, 0) } else { (0, 0) });
+        let found = after(bursts).unwrap();
+        assert!((found.rate.0 / 1000.0 - 1.0).abs() < 0.08, "{found:?}");
+    }
+}
