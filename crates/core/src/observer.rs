@@ -100,6 +100,31 @@ impl Observer {
         }
     }
 
+    /// What is known before the start, of a guest with so much memory to send and so many vCPUs.
+    pub fn before(&self, memory: Bytes, vcpus: usize) -> View {
+        let link = self.meter.rate();
+        View {
+            now: Moment::START,
+            requirements: self.requirements.clone(),
+            aggression: self.aggression,
+            phase: Phase::Setup,
+            total: memory,
+            remaining: memory,
+            link: link.map(|link| link.rate),
+            link_error: link.map(|link| link.error),
+            interval: None,
+            intervals: 0,
+            cpu_since_sync: None,
+            migrated: Bytes(0),
+            dirtied: Bytes(0),
+            guest: self.guest.clone(),
+            contents: self.contents,
+            pace: self.pace,
+            vcpus: vec![VcpuView { hold: Hold::Free, used: None, wanted: None }; vcpus],
+            levers: self.levers,
+        }
+    }
+
     /// Says how the vCPUs are held from now on.
     pub fn held(&mut self, holds: &[Hold]) {
         self.holds = holds.to_vec();
@@ -133,6 +158,7 @@ impl Observer {
             link_error: link.map(|link| link.error),
             interval: self.interval,
             intervals: self.intervals,
+            cpu_since_sync: self.cpu_since_sync(sample),
             migrated: ram.map_or(Bytes(0), |ram| ram.sent()),
             dirtied: self.dirtied,
             guest: self.guest.clone(),
@@ -214,6 +240,11 @@ impl Observer {
                 0.0
             }),
         )
+    }
+
+    fn cpu_since_sync(&self, sample: &Sample) -> Option<CpuTime> {
+        let now: Option<Duration> = sample.vcpus.iter().map(|vcpu| vcpu.cpu).sum();
+        Some(now?.saturating_sub(self.at_sync?.cpu?).into())
     }
 
     fn vcpus(&self, sample: &Sample) -> Vec<VcpuView> {

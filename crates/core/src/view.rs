@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::curve::Estimate;
+use crate::curve::{CpuTime, Estimate};
 use crate::decision::{Hold, Quota};
 use crate::prior::Pace;
 use crate::requirements::{Aggression, Requirement, Requirements};
@@ -35,6 +35,8 @@ pub struct View {
     pub interval: Option<SyncInterval>,
     /// How many such intervals there were.
     pub intervals: u64,
+    /// CPU time the vCPUs have had since the last look at the bitmap, all together.
+    pub cpu_since_sync: Option<CpuTime>,
     /// Guest memory sent since the start, zero pages included.
     pub migrated: Bytes,
     /// Guest memory found newly dirty since the start; the pages of the first pass do not count.
@@ -141,15 +143,34 @@ impl View {
     /// How long the guest would stand still if it were paused now and the rest shipped at the rate
     /// of the link; `None` while that rate is not known.
     ///
-    /// What was dirtied since the last sync is not known and comes on top of what remains. A guest
-    /// that does not change its ways dirties as much as before, so in the course of a pass it is
-    /// at least what the last sync left.
+    /// What was dirtied since the last sync is not known and comes on top of what remains. The
+    /// guest's curve says how much; without one, a guest that does not change its ways dirties as
+    /// much as before, so in the course of a pass it is at least what the last sync left.
     pub fn blackout_if_shipped(&self) -> Option<Duration> {
         let left = match (self.phase, self.interval) {
             (Phase::SwitchOver | Phase::PostCopy, _) | (_, None) => self.remaining,
-            (_, Some(interval)) => self.remaining.max(interval.left),
+            (_, Some(interval)) => {
+                self.dirty_now().unwrap_or_else(|| self.remaining.max(interval.left))
+            }
         };
         left / self.link?
+    }
+
+    /// What is dirty now, known or not, by the guest's curve, rather too much than too little.
+    pub fn dirty_now(&self) -> Option<Bytes> {
+        let (guest, used) = (self.guest.as_ref()?, self.cpu_since_sync?);
+        let known = self.remaining.as_f64();
+        let unseen = guest.curve.dirty_amid(known, used.0) - known;
+        Some(Bytes((known + unseen * (1.0 + 2.0 * guest.error)) as u64))
+    }
+
+    /// CPU time in a second that each vCPU takes, or would take if it were not held.
+    pub fn paces(&self) -> impl Iterator<Item = Option<Pace>> {
+        let pace = |vcpu: &VcpuView| {
+            let share = if vcpu.hold == Hold::Free { vcpu.used } else { vcpu.wanted };
+            share.map(|share| Pace(share.get()))
+        };
+        self.vcpus.iter().map(pace)
     }
 
     /// Whether pausing now and shipping the rest keeps the stall, or may break it.

@@ -61,6 +61,7 @@ fn order(options: &Migrate, asked: &Requirements) -> Result<Order, String> {
         policy: policy::by_name(&options.policy).map_err(|error| error.to_string())?,
         post_copy: options.post_copy == PostCopy::Allow,
         prior: landfall_core::prior::Prior::default(),
+        forecast: None,
         guardian: env::current_exe()
             .map_err(|error| format!("landfall cannot find its own program: {error}"))?,
     })

@@ -129,6 +129,7 @@ impl Trial {
             policy: policy::by_name(self.policy).map_err(std::io::Error::other)?,
             post_copy: false,
             prior: landfall_core::prior::Prior::default(),
+            forecast: None,
             guardian: env::current_exe()?,
         };
         let mut cpu = Vec::new();

@@ -154,6 +154,14 @@ impl DirtyCurve {
         DirtyCurve::new(self.parts.iter().map(hasten))
     }
 
+    /// Bytes dirty in the middle of a pass of which so much is unsent, `used` seconds of CPU after it
+    /// began: what was dirtied since is spread over the working set, of which the unsent part is
+    /// dirty anyway.
+    pub(crate) fn dirty_amid(&self, unsent: f64, used: f64) -> f64 {
+        let written = self.working_set().as_f64().max(1.0);
+        unsent + self.at(used) * (1.0 - (unsent / written).min(1.0))
+    }
+
     /// Bytes dirtied in `cpu` seconds.
     pub(crate) fn at(&self, cpu: f64) -> f64 {
         let dirtied = |part: &Part| part.set.as_f64() * -(-cpu / part.time.0).exp_m1();

@@ -8,6 +8,7 @@ mod auto_converge;
 mod pause_and_ship;
 mod plain;
 mod post_copy;
+mod predictive;
 mod progressive;
 pub mod rfc2011;
 mod trend;
@@ -19,6 +20,7 @@ pub use auto_converge::AutoConverge;
 pub use pause_and_ship::PauseAndShip;
 pub use plain::Plain;
 pub use post_copy::PostCopy;
+pub use predictive::Predictive;
 pub use progressive::Progressive;
 pub use rfc2011::Rfc2011;
 
@@ -30,6 +32,19 @@ pub trait Policy: Send {
     /// What has to be set up before the migration starts.
     fn needs(&self) -> Needs {
         Needs::default()
+    }
+
+    /// Whether to start at all, by what is known before. Called once, before the start.
+    ///
+    /// # Errors
+    /// In words for the operator: why not, and what would resolve it.
+    fn before(&mut self, _view: &View) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What there is to say in the report of how it decided.
+    fn account(&self) -> Option<String> {
+        None
     }
 
     /// What to do now. Called at every look, with views in order of time.
@@ -59,6 +74,11 @@ pub struct Entry {
 
 /// All policies, gentlest idea first.
 pub const ALL: &[Entry] = &[
+    Entry {
+        name: "predictive",
+        help: "plans by the guest's dirty curve: late, hard and short, or a pause if that loses less",
+        make: || Box::<Predictive>::default(),
+    },
     Entry { name: "plain", help: "no help at all", make: || Box::new(Plain) },
     Entry {
         name: "auto-converge",
@@ -88,7 +108,7 @@ pub const ALL: &[Entry] = &[
 ];
 
 /// The policy used where none is named.
-pub const DEFAULT: &str = "progressive";
+pub const DEFAULT: &str = "predictive";
 
 /// A name that is none of the policies.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +153,7 @@ pub(crate) mod testing {
             link_error: Some(0.02),
             interval: Some(interval(1000, 96, 100)),
             intervals: 1,
+            cpu_since_sync: None,
             migrated: Bytes(100_000_000),
             dirtied: Bytes(96_000_000),
             guest: None,

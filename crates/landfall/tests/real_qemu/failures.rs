@@ -199,6 +199,7 @@ fn a_policy_that_panics_ends_the_migration_and_not_the_guest() {
         policy: Box::new(BreaksDown(0)),
         post_copy: false,
         prior: landfall_core::prior::Prior::default(),
+        forecast: None,
         guardian: PathBuf::from(env!("CARGO_BIN_EXE_landfall")),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -222,9 +222,13 @@ impl Steering {
             Outcome::Landed if !hindered && self.shipped.is_none() && !self.post_copied => {
                 Class::Unaided
             }
-            // That it landed with help does not say that it would not have without.
-            _ => Class::Unknown,
+            // That it landed with help does not say that it would not have without: its curve does.
+            _ => self.class,
         };
+        report.forecast = self.forecast;
+        if outcome == Outcome::Landed && report.reason.is_none() {
+            report.reason = self.policy.account();
+        }
         if self.post_copied {
             report.guest_cpu_lost_s = None;
         }

@@ -21,12 +21,14 @@ use landfall_core::account::Account;
 use landfall_core::decision::{Decision, Finish, Hold, Tuning};
 use landfall_core::guard::guard;
 use landfall_core::observer::Observer;
+use landfall_core::plan;
 use landfall_core::policy::Policy;
 use landfall_core::prior::Prior;
 use landfall_core::progress::{Progress, time_left};
-use landfall_core::report::{Outcome, PeakRate, Report};
+use landfall_core::report::{Class, Forecast, Outcome, PeakRate, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::sample::{Migration, Ram, Sample, Status};
+use landfall_core::switch_over;
 use landfall_core::units::{Bytes, Moment, Share, show_duration};
 use landfall_core::view::{Phase, View};
 
@@ -80,6 +82,8 @@ pub struct Order {
     pub post_copy: bool,
     /// What is known already.
     pub prior: Prior,
+    /// What is expected of it.
+    pub forecast: Option<Forecast>,
     /// The program that becomes the guardian when called with [`crate::guardian::SUBCOMMAND`].
     pub guardian: PathBuf,
 }
@@ -162,6 +166,8 @@ struct Steering {
     policy: Box<dyn Policy>,
     requirements: Requirements,
     observer: Observer,
+    class: Class,
+    forecast: Option<Forecast>,
     account: Account,
     progress: Progress,
     asked: Option<Pending>,
@@ -202,6 +208,8 @@ impl Steering {
             policy: ready.policy,
             requirements: ready.requirements,
             observer,
+            class: Class::Unknown,
+            forecast: ready.forecast,
             account: ready.account,
             progress: Progress::default(),
             asked: None,
@@ -353,6 +361,7 @@ impl Steering {
         self.last = Some(migration.clone());
         if let Some(view) = view {
             let decision = guard(&view, self.decide(&view));
+            self.class = plan::class_in(&view).unwrap_or(self.class);
             let done = self.progress.share(&view);
             let time_left = time_left(&view);
             let decided = Decided { view: &view, decision: &decision, done, time_left };
@@ -408,12 +417,10 @@ impl Steering {
             }
             Some(Finish::Ship) if self.shipped.is_none() => {
                 self.shipped = Some(view.intervals);
-                let limit = if self.requirements.may_break(Requirement::MaxStall) {
-                    Duration::MAX
-                } else {
-                    switch_over_limit(view.requirements.max_stall)
+                let tuning = Tuning {
+                    downtime_limit: decision.tuning.downtime_limit.or(Some(self.longest(view))),
+                    ..decision.tuning
                 };
-                let tuning = Tuning { downtime_limit: Some(limit), ..decision.tuning };
                 // What is held stays held until the guest stands still: a guest let go now would
                 // dirty again what was just sent.
                 self.hands.tune(&mut self.source, tuning).await
@@ -427,6 +434,16 @@ impl Steering {
         if let Err(problem) = outcome {
             self.give_up(Outcome::Failed, problem).await;
         }
+    }
+
+    /// Longest shipment that the operator allows.
+    fn longest(&self, view: &View) -> Duration {
+        if self.requirements.may_break(Requirement::MaxStall) {
+            return Duration::MAX;
+        }
+        let limit = view.requirements.max_stall;
+        view.link
+            .map_or_else(|| switch_over_limit(limit), |link| switch_over::shipment(limit, link))
     }
 
     async fn tune_and_hold(&mut self, decision: &Decision) -> Result<(), String> {
@@ -551,7 +568,7 @@ impl GivingUp {
 /// destination's start, which QEMU's downtime limit does not count. Measured: `docs/measurements/`.
 pub const SWITCH_OVER: Duration = Duration::from_millis(60);
 
-/// The downtime limit that keeps a stall.
+/// The downtime limit that keeps a stall while the link is not known.
 fn switch_over_limit(max_stall: Duration) -> Duration {
     max_stall.saturating_sub(SWITCH_OVER).max(max_stall / 2)
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use landfall_core::account::Account;
+use landfall_core::observer::Observer;
 use landfall_core::policy::{Needs, Policy};
 use landfall_core::prior::Prior;
+use landfall_core::report::Forecast;
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::sample::Sample;
 use landfall_core::units::Moment;
@@ -43,6 +45,7 @@ pub(super) struct Ready {
     pub(super) requirements: Requirements,
     pub(super) aggression: Aggression,
     pub(super) prior: Prior,
+    pub(super) forecast: Option<Forecast>,
     pub(super) account: Account,
 }
 
@@ -59,7 +62,7 @@ pub(super) struct Checked {
 }
 
 /// Looks at everything, and changes nothing.
-pub(super) async fn check(order: Order) -> Result<Checked, Refusal> {
+pub(super) async fn check(mut order: Order) -> Result<Checked, Refusal> {
     let needs = order.policy.needs();
     if needs.post_copy && !order.post_copy {
         return Err(format!(
@@ -93,10 +96,19 @@ pub(super) async fn check(order: Order) -> Result<Checked, Refusal> {
         post_copy: needs.post_copy,
         tick: cgroup::least_honest_quota(),
     };
+    look_ahead(&mut order, levers, tids.len()).map_err(Refusal)?;
     let found = source.settings().await?;
     let vcpus = Vcpus { process, tids, lever, _lock: lock };
     let account = watch_appetite(&vcpus).await;
     Ok(Checked { order, source, events, destination, vcpus, levers, found, account })
+}
+
+/// Asks the policy whether it would start, where there is anything known to tell it by.
+fn look_ahead(order: &mut Order, levers: Levers, vcpus: usize) -> Result<(), String> {
+    let Some(contents) = order.prior.contents else { return Ok(()) };
+    let asked = order.requirements.clone();
+    let observer = Observer::new(asked, order.aggression, levers, &order.prior);
+    order.policy.before(&observer.before(contents, vcpus))
 }
 
 /// Two QEMUs, one of which made the socket while the other has the threads it names, are not one:
@@ -246,6 +258,7 @@ impl Checked {
                 requirements: order.requirements,
                 aggression: order.aggression,
                 prior: order.prior,
+                forecast: order.forecast,
                 account,
             }),
             Err(refusal) => Err(take_back(&mut source, &mut hands, refusal).await),

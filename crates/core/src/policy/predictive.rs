@@ -1,0 +1,319 @@
+//! Steers by the dirty curve instead of by steps: knows what each way to the end would cost, and
+//! takes the cheapest that keeps the requirements.
+//!
+//! At every look the plan is made anew ([`crate::plan`]) from where the migration stands and what is
+//! known of guest and link by now. It holds the guest late, hard and short, for a pass at full speed
+//! costs no work; pauses it where that loses less than holding it and the stall allows; and leaves
+//! a guest that lands by itself alone.
+//!
+//! While it steers, it keeps QEMU's own downtime limit at next to nothing: QEMU would otherwise look
+//! at its bitmap anew as soon as what remains *of the pass* fits the limit, and forget with each
+//! look what the guest wrote twice. A pass that runs to its end leaves `D(c)`, and that is what has
+//! to fit.
+//!
+//! Where nothing keeps all of the requirements, they are given up one by one in the operator's order
+//! (`--give-way`); where none may be, it says before the start, or as soon as it shows, why not and
+//! what would resolve it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Needs, Policy, Progressive};
+use crate::curve::{CpuTime, Estimate};
+use crate::decision::{Decision, Finish, Hold, Tuning};
+use crate::plan::{Allowed, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for};
+use crate::prior::Pace;
+use crate::requirements::Requirement;
+use crate::switch_over;
+use crate::units::{ByteRate, Bytes, Share, show_duration};
+use crate::view::{Phase, View};
+
+/// The downtime limit under which QEMU lets every pass run to its end.
+const WHOLE_PASSES: Duration = Duration::from_millis(1);
+
+/// A hold is not changed for less than this part of it: every change refills the quota.
+const WORTH_CHANGING: f64 = 0.1;
+
+/// In the last stretch of a pass the hold stays as it is: what is left to give is within the error.
+const LAST_STRETCH: f64 = 0.15;
+
+/// A guest that not even the most hopeful curve can land is given up after so many syncs.
+const SURE: u64 = 3;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Predictive {
+    tables: Tables,
+    /// Used where the kernel does not say how much CPU the guest had.
+    blind: Progressive,
+    held: Option<(u64, Share)>,
+    steering: bool,
+    account: Option<String>,
+}
+
+impl Policy for Predictive {
+    fn name(&self) -> &'static str {
+        "predictive"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { quota: true, ..Needs::default() }
+    }
+
+    fn before(&mut self, view: &View) -> Result<(), String> {
+        match self.best(view) {
+            Some(Best::Nothing(hopeless)) if hopeless => Err(remedies::conflict(view)),
+            _ => Ok(()),
+        }
+    }
+
+    fn account(&self) -> Option<String> {
+        self.account.clone()
+    }
+
+    fn decide(&mut self, view: &View) -> Decision {
+        if !matches!(view.phase, Phase::FirstPass | Phase::Iterating) {
+            return Decision::leave_alone("nothing to decide in this phase");
+        }
+        let best = match self.best(view) {
+            Some(best) => best,
+            None if view.intervals > 1 => return self.blind.decide(view),
+            None => return Decision::leave_alone("learning how the guest writes"),
+        };
+        match best {
+            Best::Plan(plan, terms, allowed) => self.follow(view, &plan, &terms, &allowed),
+            Best::Nothing(hopeless) if hopeless && view.intervals >= SURE => {
+                Decision::finish(Finish::Cancel, remedies::conflict(view))
+            }
+            Best::Nothing(_) if view.phase == Phase::FirstPass => {
+                Decision::leave_alone("the first pass goes on with the guest at full speed")
+            }
+            Best::Nothing(_) => {
+                let tightest = Allowed::all(&view.requirements).tightest(view);
+                self.hold(view, tightest, "no plan lands it yet: the tightest hold")
+            }
+        }
+    }
+}
+
+/// The best there is.
+enum Best {
+    /// A plan, its terms, and what of the requirements it keeps.
+    Plan(Plan, Terms, Allowed),
+    /// No plan keeps the requirements; whether not even with the most hopeful curve.
+    Nothing(bool),
+}
+
+impl Predictive {
+    /// The cheapest plan that keeps all requirements; or else all but the first that may give way,
+    /// and so on. `None` while too little is known.
+    fn best(&mut self, view: &View) -> Option<Best> {
+        let guest = view.guest.clone()?;
+        let from = position(view)?;
+        let mut allowed = Allowed::all(&view.requirements);
+        let mut terms = allowed.terms(view)?;
+        for (level, given_up) in
+            [None].into_iter().chain(view.requirements.give_way.iter().map(Some)).enumerate()
+        {
+            if let Some(&given_up) = given_up {
+                allowed = allowed.without(given_up);
+                terms = allowed.terms(view)?;
+            }
+            let now = Position { may_ship: ships_now(view, &allowed), ..from };
+            if let Some(plan) = self.tables.in_time(level, &guest, terms, now, &allowed, view) {
+                return Some(Best::Plan(plan, terms, allowed));
+            }
+        }
+        let hopeful = guest.curve.scaled(1.0 / (1.0 + 2.0 * guest.error));
+        let easier = Table::new(hopeful, terms, from.remaining.as_f64(), STEERING);
+        Some(Best::Nothing(easier.plan(from).is_none()))
+    }
+
+    fn follow(&mut self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> Decision {
+        if plan.is_free() && !self.steering && lands_by_itself(view, terms) {
+            return Decision::leave_alone("it lands by itself");
+        }
+        if view.phase == Phase::Iterating || !plan.is_free() {
+            self.steering = true;
+        }
+        match plan.step {
+            Step::Ship => self.ship(view, plan, allowed),
+            Step::Free => self.hold(view, Share::FULL, "at full speed: this pass costs no work"),
+            Step::Hold(cpu) => self.give(view, plan, cpu, terms),
+        }
+    }
+
+    /// Gives the guest so much CPU time in this pass, evenly over what is left of it.
+    fn give(&mut self, view: &View, plan: &Plan, cpu: CpuTime, terms: &Terms) -> Decision {
+        self.explain(view, plan);
+        let left = to_send(view).as_f64() / terms.link.0;
+        let used = view.cpu_since_sync.unwrap_or_default();
+        let share = match self.held {
+            Some((pass, share)) if pass == view.intervals && left < LAST_STRETCH => share,
+            _ => {
+                let rate = Pace((cpu - used).0.max(0.0) / left.max(LAST_STRETCH));
+                share_for(view, rate)
+            }
+        };
+        self.hold(view, share, "held to what lands it at the end of this pass")
+    }
+
+    fn hold(&mut self, view: &View, share: Share, why: &'static str) -> Decision {
+        let share = match self.held {
+            Some((_, held)) if near(held, share) => held,
+            _ => share,
+        };
+        self.held = Some((view.intervals, share));
+        let hold = view.quota_for(share).map_or(Hold::Free, Hold::Quota);
+        let limit = self.steering.then_some(WHOLE_PASSES);
+        let tuning = Tuning { downtime_limit: limit, ..Tuning::default() };
+        Decision { tuning, ..Decision::hold_all(view.vcpus.len(), hold, why) }
+    }
+
+    fn ship(&mut self, view: &View, plan: &Plan, allowed: &Allowed) -> Decision {
+        if self.account.is_none() {
+            self.explain(view, plan);
+        }
+        // QEMU's own idea of the rate is that of its last 100 ms.
+        let sure = |rate: ByteRate| ByteRate(rate.0 * (1.0 - view.link_error.unwrap_or(0.0)));
+        let limit = allowed.max_stall.zip(view.link);
+        let tuning = Tuning {
+            downtime_limit: limit.map(|(stall, link)| switch_over::shipment(stall, link)),
+            switchover_bandwidth: view.link.map(sure),
+            ..Tuning::default()
+        };
+        let why = "what is dirty fits the pause: shipping it";
+        Decision { tuning, ..Decision::finish(Finish::Ship, why) }
+    }
+
+    /// Says, once, how the choice between holding and pausing came out.
+    fn explain(&mut self, view: &View, plan: &Plan) {
+        if self.account.is_some() {
+            return;
+        }
+        self.account = explanation(view, plan);
+    }
+}
+
+/// The tables of plans, kept as long as what they were made of stays the same: one for each level of
+/// giving way.
+#[derive(Debug, Default)]
+struct Tables(Vec<(Arc<Estimate>, Table)>);
+
+impl Tables {
+    fn at(&mut self, level: usize, guest: &Arc<Estimate>, terms: Terms, longest: Bytes) -> &Table {
+        let fresh = |(of, table): &(Arc<Estimate>, Table)| {
+            Arc::ptr_eq(of, guest) && alike(table.terms(), &terms)
+        };
+        if !self.0.get(level).is_some_and(fresh) {
+            let table = Table::new(guest.curve.clone(), terms, longest.as_f64(), STEERING);
+            self.0.truncate(level);
+            self.0.push((Arc::clone(guest), table));
+        }
+        &self.0[level].1
+    }
+
+    /// The plan at the weight that the aggression gives, or at a greater one if only that ends in time.
+    fn in_time(
+        &mut self,
+        level: usize,
+        guest: &Arc<Estimate>,
+        terms: Terms,
+        from: Position,
+        allowed: &Allowed,
+        view: &View,
+    ) -> Option<Plan> {
+        let plan = self.at(level, guest, terms, from.remaining).plan(from)?;
+        let Some(limit) = allowed.max_time else { return Some(plan) };
+        let left = limit.saturating_sub(view.now.0).as_secs_f64();
+        if plan.cost.total <= left {
+            return Some(plan);
+        }
+        let hurried = |weight: f64| {
+            let terms = Terms { weight: weight.max(terms.weight), ..terms };
+            Table::new(guest.curve.clone(), terms, from.remaining.as_f64(), STEERING).plan(from)
+        };
+        [0.5, 1.0].into_iter().filter_map(hurried).find(|plan| plan.cost.total <= left)
+    }
+}
+
+/// Whether two sets of terms differ by less than what they are known to.
+fn alike(one: &Terms, other: &Terms) -> bool {
+    let near = |a: f64, b: f64| (a - b).abs() <= 0.03 * a.abs().max(b.abs());
+    near(one.pace.0, other.pace.0)
+        && near(one.floor.0, other.floor.0)
+        && near(one.link.0, other.link.0)
+        && near(one.shipment.unwrap_or(-1.0), other.shipment.unwrap_or(-1.0))
+        && one.weight == other.weight
+}
+
+fn near(held: Share, wanted: Share) -> bool {
+    let (held, wanted) = (held.get(), wanted.get());
+    (held - wanted).abs() <= WORTH_CHANGING * wanted && (held < 1.0) == (wanted < 1.0)
+}
+
+/// What is left to send of the pass under way: zero pages cost nothing.
+fn to_send(view: &View) -> Bytes {
+    match (view.phase, view.contents) {
+        (Phase::Setup | Phase::FirstPass, Some(contents)) => {
+            // Where the zero pages lie is not known: they are taken to be spread evenly.
+            let part = contents.as_f64() / view.total.as_f64().max(1.0);
+            Bytes((view.remaining.as_f64() * part.min(1.0)) as u64)
+        }
+        _ => view.remaining,
+    }
+}
+
+fn position(view: &View) -> Option<Position> {
+    let used = match view.phase {
+        Phase::Setup => CpuTime::default(),
+        _ => view.cpu_since_sync?,
+    };
+    Some(Position { remaining: to_send(view), used, may_ship: false })
+}
+
+/// Whether what is dirty now may be shipped at once.
+fn ships_now(view: &View, allowed: &Allowed) -> bool {
+    let (Some(dirty), Some(link)) = (view.dirty_now(), view.link) else { return false };
+    view.phase == Phase::Iterating
+        && allowed.max_stall.is_none_or(|stall| {
+            dirty.as_f64() <= link.over(switch_over::shipment(stall, link)).as_f64()
+        })
+}
+
+/// Whether QEMU's own rule lands the guest too: it looks anew as soon as what remains fits the limit,
+/// so it lands a guest whose fresh dirty rate is below the link's, or whose memory fits the pause.
+fn lands_by_itself(view: &View, terms: &Terms) -> bool {
+    let (Some(guest), Some(stall)) = (&view.guest, terms.shipment) else { return false };
+    let instant = 0.1;
+    let fresh = guest.curve.at(terms.pace.0 * instant) / instant;
+    fresh < 0.9 * terms.link.0 || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
+}
+
+/// How the choice between holding and pausing came out, with the figures.
+fn explanation(view: &View, plan: &Plan) -> Option<String> {
+    let seconds = |time: f64| show_duration(Duration::from_secs_f64(time.clamp(0.0, 1e9)));
+    let any = Allowed::all(&view.requirements).without(Requirement::MaxStall).terms(view)?;
+    let unheld = Terms { floor: any.pace, ..any };
+    let from = position(view)?;
+    let guest = view.guest.as_ref()?;
+    let pause = Table::new(guest.curve.clone(), unheld, from.remaining.as_f64(), STEERING)
+        .plan(Position { may_ship: view.phase == Phase::Iterating, ..from })?;
+    let limit = show_duration(view.requirements.max_stall);
+    let (lost, paused) = (seconds(plan.cost.lost.0), seconds(pause.cost.lost.0));
+    Some(if plan.is_free() {
+        format!("pausing to ship the rest loses {lost} of work; no hold was needed or loses less")
+    } else {
+        format!(
+            "held to {:.1} % at the least, which loses {lost} of work in all; pausing instead would \
+             lose {paused} and stall the guest for {}{}",
+            plan.cost.least_share * 100.0,
+            seconds(pause.cost.shipment),
+            if pause.cost.shipment > view.requirements.max_stall.as_secs_f64() {
+                format!(", longer than --max-stall {limit}")
+            } else {
+                String::new()
+            }
+        )
+    })
+}
