@@ -35,7 +35,7 @@ fn resident(smaps: &str, blocks: &[Bytes]) -> Option<Bytes> {
     // From the largest: what fits it no better than another mapping is that other block's.
     for block in blocks.iter().rev() {
         let at = mappings.iter().position(|mapping| mapping.size >= block.0)?;
-        sum = sum + Bytes(mappings.remove(at).resident.min(block.0));
+        sum += Bytes(mappings.remove(at).resident.min(block.0));
     }
     Some(sum)
 }

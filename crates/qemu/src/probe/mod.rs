@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::curve::{CpuTime, Point};
 use landfall_core::prior::{Pace, Prior};
-use landfall_core::units::{Bytes, Share};
+use landfall_core::units::Share;
 use tokio::time::{sleep, timeout};
 
 use crate::cgroup::least_honest_quota;
@@ -78,7 +78,6 @@ pub async fn probe(machine: &mut Machine, budget: Duration) -> Found {
 impl Found {
     /// Fills itself in step by step, so that what is known stays when it is cut off.
     async fn measure(&mut self, machine: &mut Machine, budget: Duration) -> Result<(), QmpError> {
-        let begin = Instant::now();
         let tids = machine.vcpu_threads().await?;
         let backends = machine.memory_backends().await?;
         let process = match vcpus::process_of(&tids) {
@@ -104,7 +103,7 @@ impl Found {
         self.covered = sampling.covered_share();
         let clock = Clock { tids: &tids };
         let start = clock.look();
-        let measured = self.points(machine, &clock, sampling, begin + budget).await;
+        let measured = self.points(machine, &clock, sampling, budget).await;
         self.prior.pace = start.and_then(|start| clock.since(start)).and_then(|span| span.pace());
         measured
     }
@@ -114,7 +113,7 @@ impl Found {
         machine: &mut Machine,
         clock: &Clock<'_>,
         sampling: Sampling,
-        end: Instant,
+        budget: Duration,
     ) -> Result<(), QmpError> {
         let Some(pages_per_gib) = sampling.pages_per_gib() else {
             self.notes.push(
@@ -122,7 +121,7 @@ impl Found {
                     .into(),
             );
             // The pace wants a while to be seen in.
-            sleep(SPANS[3].min(end.saturating_duration_since(Instant::now()))).await;
+            sleep(SPANS[3].min(budget)).await;
             return Ok(());
         };
         let grain = match machine.dirty_rate(Grain::Milliseconds).await {
@@ -130,22 +129,19 @@ impl Found {
             Err(QmpError::Refused { .. }) => Grain::Seconds,
             Err(error) => return Err(error),
         };
-        let mut overhead = Duration::ZERO;
+        let Some(mut left) = wait_for_others(machine, grain, budget).await? else {
+            self.notes.push("somebody else has QEMU measure the dirty rate".to_owned());
+            return Ok(());
+        };
         for asked in SPANS.into_iter().filter(|span| grain.takes(*span)) {
-            let fits = |now: Instant| now + asked + overhead <= end;
-            if !fits(Instant::now()) {
-                break;
-            }
-            if !settled(machine, grain, end).await? || !fits(Instant::now()) {
-                self.notes.push("somebody else has QEMU measure the dirty rate".to_owned());
-                break;
-            }
+            // What QEMU needs besides, for its checksums, does not count: it is within the grace.
+            let Some(rest) = left.checked_sub(asked) else { break };
+            left = rest;
             let Some(start) = clock.look() else { break };
             machine.sample_dirty_rate(asked, grain, pages_per_gib).await?;
             sleep(asked).await;
             let measured = result(machine, grain).await?;
             let Some(span) = clock.since(start) else { break };
-            overhead = span.wall.saturating_sub(asked);
             let DirtyRate::Measured {
                 mib_per_second: Some(rate),
                 span: took,
@@ -182,15 +178,20 @@ impl Grain {
     }
 }
 
-/// Waits until no measurement is going on; false where that is not before `end`.
-async fn settled(machine: &mut Machine, grain: Grain, end: Instant) -> Result<bool, QmpError> {
+/// Waits until no measurement is going on, and tells what is left of the budget then; `None` where it
+/// is used up.
+async fn wait_for_others(
+    machine: &mut Machine,
+    grain: Grain,
+    budget: Duration,
+) -> Result<Option<Duration>, QmpError> {
+    let mut left = budget;
     while machine.dirty_rate(grain).await? == DirtyRate::Measuring {
-        if Instant::now() >= end {
-            return Ok(false);
-        }
-        sleep(ASK * 4).await;
+        let Some(rest) = left.checked_sub(ASK) else { return Ok(None) };
+        left = rest;
+        sleep(ASK).await;
     }
-    Ok(true)
+    Ok(Some(left))
 }
 
 /// Waits for the end of a measurement.
@@ -270,6 +271,7 @@ impl Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use landfall_core::units::Bytes;
 
     fn point(cpu: f64, mib: u64, error: f64) -> Point {
         Point { cpu: CpuTime(cpu), dirtied: Bytes::mib(mib), error }
