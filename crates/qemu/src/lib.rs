@@ -12,6 +12,7 @@ pub mod guardian;
 pub mod lock;
 pub mod machine;
 mod mutex;
+pub mod probe;
 pub mod qmp;
 pub mod say;
 pub mod settle;

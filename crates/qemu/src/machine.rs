@@ -173,6 +173,42 @@ impl Machine {
         Ok((read_migration(&answer), words.collect()))
     }
 
+    /// The sizes of the guest's memory backends.
+    pub async fn memory_backends(&mut self) -> Result<Vec<Bytes>, QmpError> {
+        let answer = self.qmp.execute("query-memdev", Value::Null).await?;
+        let size = |backend: &Value| backend["size"].as_u64().map(Bytes);
+        Ok(answer.as_array().into_iter().flatten().filter_map(size).collect())
+    }
+
+    /// Asks QEMU to compare samples of the guest's memory with what they are `span` later, so many
+    /// pages of each GiB. It answers at once; [`Machine::dirty_rate`] has the result in due time.
+    pub async fn sample_dirty_rate(
+        &mut self,
+        span: Duration,
+        grain: Grain,
+        pages_per_gib: u64,
+    ) -> Result<(), QmpError> {
+        let mut arguments = json!({ "mode": "page-sampling", "sample-pages": pages_per_gib });
+        match grain {
+            Grain::Milliseconds => {
+                arguments["calc-time"] = u64::try_from(span.as_millis()).unwrap_or(u64::MAX).into();
+                arguments["calc-time-unit"] = "millisecond".into();
+            }
+            Grain::Seconds => arguments["calc-time"] = span.as_secs().into(),
+        }
+        self.qmp.execute("calc-dirty-rate", arguments).await.map(drop)
+    }
+
+    /// What QEMU last measured, by whomever it was asked. [`Grain::Milliseconds`] is refused before
+    /// QEMU 8.2.
+    pub async fn dirty_rate(&mut self, grain: Grain) -> Result<DirtyRate, QmpError> {
+        let arguments = match grain {
+            Grain::Milliseconds => json!({ "calc-time-unit": "millisecond" }),
+            Grain::Seconds => Value::Null,
+        };
+        Ok(read_dirty_rate(&self.qmp.execute("query-dirty-rate", arguments).await?, grain))
+    }
+
     /// All parameters and capabilities of migration as they are.
     pub async fn settings(&mut self) -> Result<Settings, QmpError> {
         let parameters = self.qmp.execute("query-migrate-parameters", Value::Null).await?;
@@ -231,6 +267,51 @@ impl Machine {
     /// Lets the guest go on.
     pub async fn go_on(&mut self) -> Result<(), QmpError> {
         self.qmp.execute("cont", Value::Null).await.map(drop)
+    }
+}
+
+/// The unit in which QEMU takes and tells the span of a measurement of the dirty rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grain {
+    /// Since QEMU 8.2.
+    Milliseconds,
+    /// All that older ones know.
+    Seconds,
+}
+
+/// The answer to `query-dirty-rate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirtyRate {
+    /// A measurement is going on.
+    Measuring,
+    /// The last one has ended.
+    Measured {
+        /// MiB per second, rounded down by QEMU; `None` where it had no memory to look at.
+        mib_per_second: Option<u64>,
+        /// How long it took, in whole milliseconds or seconds.
+        span: Duration,
+        /// Pages of each GiB that were looked at.
+        pages_per_gib: u64,
+    },
+    /// There has been none, or not by sampling pages.
+    None,
+}
+
+/// Reads the answer to `query-dirty-rate`.
+pub fn read_dirty_rate(answer: &Value, grain: Grain) -> DirtyRate {
+    let time = answer["calc-time"].as_u64().map(|time| match grain {
+        Grain::Milliseconds => Duration::from_millis(time),
+        Grain::Seconds => Duration::from_secs(time),
+    });
+    match (answer["status"].as_str(), answer["mode"].as_str(), time) {
+        (Some("measuring"), _, _) => DirtyRate::Measuring,
+        (Some("measured"), Some("page-sampling"), Some(span)) => DirtyRate::Measured {
+            // -1 where no block was large enough.
+            mib_per_second: answer["dirty-rate"].as_u64(),
+            span,
+            pages_per_gib: answer["sample-pages"].as_u64().unwrap_or_default(),
+        },
+        _ => DirtyRate::None,
     }
 }
 
@@ -350,7 +431,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_answer_makes_it_panic(text in "[\\[\\]{}:,\"a-z0-9-]{0,60}") {
-            if let Ok(value) = serde_json::from_str::<Value>(&text) { read_migration(&value); }
+            if let Ok(value) = serde_json::from_str::<Value>(&text) {
+                read_migration(&value);
+                read_dirty_rate(&value, Grain::Milliseconds);
+            }
         }
     }
 }
