@@ -3,8 +3,9 @@
 //! nothing is asserted.
 
 use comfy_table::{CellAlignment, Table, presets};
-use landfall_core::units::{ByteRate, Bytes, show_duration};
-use landfall_guest::{Kind, PagesPerSecond, Spec};
+use landfall_core::requirements::Requirements;
+use landfall_core::units::{ByteRate, Bytes, Share, show_duration};
+use landfall_guest::{Kind, PagesPerSecond, Phase, Spec};
 use landfall_qemu::steer::Stops;
 use serde_json::json;
 use std::time::Duration;
@@ -15,47 +16,103 @@ use crate::signals;
 use crate::trial::{Seen, Trial, asked_of};
 use landfall_qemu::say::{say, tell};
 
-/// Link and bandwidth limit of all comparisons.
-const LINK: ByteRate = ByteRate::mb(100);
-
-/// A guest, and the policies to move it by; the first is what the others are measured against.
+/// A guest, a link, and the ways to move it; the first is what the others are measured against.
 struct Comparison {
     name: &'static str,
     guest: &'static str,
-    spec: fn() -> Spec,
-    policies: &'static [&'static str],
+    link: ByteRate,
+    spec: fn(ByteRate) -> Spec,
+    ways: &'static [Way],
 }
+
+/// A policy, and what is asked of it.
+struct Way {
+    name: &'static str,
+    policy: &'static str,
+    asked: fn(&str, ByteRate) -> Requirements,
+}
+
+impl Way {
+    const fn of(policy: &'static str) -> Way {
+        Way { name: policy, policy, asked: asked_of }
+    }
+}
+
+const AUTO_CONVERGE: Way = Way::of("auto-converge");
+const PLAIN: Way = Way { name: "plain", policy: "plain", asked: strictly };
+const PREDICTIVE: Way = Way { name: "predictive", policy: "predictive", asked: strictly };
 
 const ALL: &[Comparison] = &[
     Comparison {
         name: "pathological",
         guest: "sweep, 96 MiB of 256 MiB, flat out",
-        spec: || Spec::new(Kind::Sweep),
-        policies: &["auto-converge", "progressive", "pause-and-ship"],
+        link: ByteRate::mb(100),
+        spec: |_| Spec::new(Kind::Sweep),
+        ways: &[
+            AUTO_CONVERGE,
+            Way { name: "predictive, may pause", policy: "predictive", asked: asked_of },
+            Way::of("progressive"),
+            Way::of("pause-and-ship"),
+        ],
     },
     Comparison {
         name: "middle",
         guest: "random, 144 MiB of 256 MiB, writing twice what the link carries",
-        spec: || Spec { working_set: Bytes::mib(144), ..random(2.0) },
-        policies: &["auto-converge", "progressive", "pause-and-ship"],
+        link: ByteRate::mb(25),
+        spec: |link| Spec { working_set: Bytes::mib(144), ..random(2.0, link) },
+        ways: &[
+            AUTO_CONVERGE,
+            PREDICTIVE,
+            Way { name: "predictive, 20 %", policy: "predictive", asked: with_a_floor },
+            Way::of("progressive"),
+        ],
+    },
+    Comparison {
+        name: "phases",
+        guest: "96 MiB of 256 MiB, by turns 2 s busy and 2 s quiet",
+        link: ByteRate::mb(50),
+        spec: phases,
+        ways: &[AUTO_CONVERGE, PREDICTIVE],
     },
     Comparison {
         name: "unaided",
         guest: "random, 96 MiB of 256 MiB, writing a tenth of what the link carries",
-        spec: || random(0.1),
-        policies: &["plain", "progressive"],
+        link: ByteRate::mb(100),
+        spec: |link| random(0.1, link),
+        ways: &[PLAIN, PREDICTIVE],
     },
     Comparison {
         name: "idle",
         guest: "idle, 96 MiB of 256 MiB",
-        spec: || Spec::new(Kind::Idle),
-        policies: &["plain", "progressive"],
+        link: ByteRate::mb(100),
+        spec: |_| Spec::new(Kind::Idle),
+        ways: &[PLAIN, PREDICTIVE],
     },
 ];
 
 /// A guest that writes at random, so many times what the link carries.
-fn random(times: f64) -> Spec {
-    Spec::new(Kind::Random { rate: PagesPerSecond((times * LINK.0 / 4096.0) as u64) })
+fn random(times: f64, link: ByteRate) -> Spec {
+    Spec::new(Kind::Random { rate: PagesPerSecond((times * link.0 / 4096.0) as u64) })
+}
+
+/// A guest that writes four times what the link carries, then hardly anything, and so on.
+fn phases(link: ByteRate) -> Spec {
+    let rate = |times: f64| PagesPerSecond((times * link.0 / 4096.0) as u64);
+    let lasts = Duration::from_secs(2);
+    Spec::new(Kind::Phases {
+        busy: Phase { lasts, rate: rate(4.0), memory: Share::FULL },
+        quiet: Phase { lasts, rate: rate(0.02), memory: Share::FULL },
+    })
+}
+
+/// Nothing may give way.
+fn strictly(policy: &str, link: ByteRate) -> Requirements {
+    Requirements { give_way: Vec::new(), ..asked_of(policy, link) }
+}
+
+/// Nothing may give way, and a fifth of the CPU is to be kept.
+fn with_a_floor(policy: &str, link: ByteRate) -> Requirements {
+    Requirements { min_cpu: Share::clamped(0.2), ..strictly(policy, link) }
 }
 
 /// The names of all comparisons.
@@ -96,17 +153,18 @@ pub async fn run(options: Bench) -> u8 {
 impl Comparison {
     /// For each policy its runs, all in turn.
     async fn run(&self, repeat: usize, stops: &mut Stops) -> Result<Vec<Vec<Seen>>, String> {
-        let mut runs: Vec<Vec<Seen>> = self.policies.iter().map(|_| Vec::new()).collect();
+        let mut runs: Vec<Vec<Seen>> = self.ways.iter().map(|_| Vec::new()).collect();
         for turn in 1..=repeat {
-            for (index, policy) in self.policies.iter().enumerate() {
+            for (index, way) in self.ways.iter().enumerate() {
+                let policy = way.name;
                 say(&format!("{} by {policy}, {turn} of {repeat}", self.name));
                 let live = Live::new();
                 let trial = Trial {
                     guest: self.guest,
-                    spec: (self.spec)(),
-                    policy,
-                    asked: asked_of(policy, LINK),
-                    link: LINK,
+                    spec: (self.spec)(self.link),
+                    policy: way.policy,
+                    asked: (way.asked)(way.policy, self.link),
+                    link: self.link,
                 };
                 let seen = trial.run(stops, &mut |look| live.look(look)).await;
                 live.clear();
@@ -140,8 +198,8 @@ fn table(comparison: &Comparison, runs: &[Vec<Seen>]) -> Table {
     header.extend(["sent", "throttled", "landed"].map(str::to_owned));
     let columns = header.len();
     table.set_header(header);
-    for (policy, seen) in comparison.policies.iter().zip(runs) {
-        let mut row = vec![(*policy).to_owned()];
+    for (way, seen) in comparison.ways.iter().zip(runs) {
+        let mut row = vec![way.name.to_owned()];
         for (_, figure) in FIGURES {
             let (low, mid, high) = spread(seen, figure);
             let (_, baseline, _) = spread(&runs[0], figure);
@@ -188,7 +246,7 @@ fn as_json(comparison: &Comparison, runs: &[Vec<Seen>]) -> serde_json::Value {
             "report": seen.report,
         })
     };
-    let of_policy = |(policy, seen): (&&str, &Vec<Seen>)| json!({ "policy": policy, "runs": seen.iter().map(of_run).collect::<Vec<_>>() });
-    let policies: Vec<_> = comparison.policies.iter().zip(runs).map(of_policy).collect();
-    json!({ "comparison": comparison.name, "guest": comparison.guest, "policies": policies })
+    let of_way = |(way, seen): (&Way, &Vec<Seen>)| json!({ "way": way.name, "policy": way.policy, "runs": seen.iter().map(of_run).collect::<Vec<_>>() });
+    let ways: Vec<_> = comparison.ways.iter().zip(runs).map(of_way).collect();
+    json!({ "comparison": comparison.name, "guest": comparison.guest, "ways": ways })
 }

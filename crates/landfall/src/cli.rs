@@ -79,7 +79,7 @@ pub struct Migrate {
     #[arg(long, value_name = "DURATION", value_parser = some_time)]
     pub max_time: Option<Duration>,
 
-    /// How hard rfc2011 and progressive hold the guest: 0.0 disturbs it least, 1.0 stalls it
+    /// The gentlest way that keeps the requirements at 0.0, the fastest end at 1.0
     #[arg(long, value_name = "0.0..1.0", default_value = "0.5", allow_negative_numbers = true)]
     pub aggression: Aggression,
 
@@ -98,6 +98,11 @@ pub struct Migrate {
     /// the link fails then
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = PostCopy::Never)]
     pub post_copy: PostCopy,
+
+    /// How long to watch how the guest writes before the start, for the forecast and the first plan;
+    /// 0s starts at once and knows nothing
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
+    pub probe: Duration,
 
     /// Write every observation and decision to this file, a line of JSON each
     #[arg(long, value_name = "FILE")]

@@ -7,6 +7,7 @@
 mod bench;
 mod cli;
 mod demo;
+mod foresight;
 mod live;
 mod migrate;
 mod record;

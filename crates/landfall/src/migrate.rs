@@ -10,6 +10,7 @@ use landfall_qemu::say::say;
 use landfall_qemu::steer::{self, Order};
 
 use crate::cli::{Migrate, PostCopy};
+use crate::foresight;
 use crate::live::Live;
 use crate::record::Recorder;
 use crate::{USAGE, signals, words};
@@ -23,7 +24,7 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         max_time: options.max_time,
         give_way: options.give_way.clone(),
     };
-    let order = match order(&options, &asked) {
+    let mut order = match order(&options, &asked) {
         Ok(order) => order,
         Err(problem) => return usage(&problem),
     };
@@ -35,6 +36,7 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         },
     };
     let mut stops = signals::listen();
+    order.prior = foresight::look(&order.source, &asked, options.probe).await;
     let live = Live::new();
     let report = steer::migrate(order, &mut stops, &mut |look| {
         live.look(look);

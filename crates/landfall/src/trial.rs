@@ -8,8 +8,11 @@ use landfall_core::report::{Outcome, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_guest::{Pair, Spec};
+use landfall_qemu::probe;
 use landfall_qemu::qmp::Address;
 use landfall_qemu::steer::{self, Look, Order, Stops};
+
+use crate::foresight;
 
 /// How long the guest is watched before it is moved, to know how fast it works undisturbed.
 const BASELINE: Duration = Duration::from_secs(1);
@@ -120,15 +123,17 @@ impl Trial {
     ) -> Result<Seen, TrialError> {
         let pair = Pair::boot(&self.spec, self.link)?;
         tokio::time::sleep(BASELINE).await;
+        let source = Address::Unix(pair.source.qmp_socket());
+        let prior = foresight::look(&source, &self.asked, probe::BUDGET).await;
         let order = Order {
-            source: Address::Unix(pair.source.qmp_socket()),
+            source,
             destination: pair.uri(),
             destination_qmp: Some(Address::Unix(pair.destination.qmp_socket())),
             requirements: self.asked.clone(),
             aggression: Aggression::DEFAULT,
             policy: policy::by_name(self.policy).map_err(std::io::Error::other)?,
             post_copy: false,
-            prior: landfall_core::prior::Prior::default(),
+            prior,
             forecast: None,
             guardian: env::current_exe()?,
         };

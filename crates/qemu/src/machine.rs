@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfall_core::sample::{Migration, Ram, Status};
-use landfall_core::units::{Bytes, Share};
+use landfall_core::units::{ByteRate, Bytes, Share};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -58,6 +58,12 @@ impl Settings {
         // QEMU takes whole milliseconds, at most 2,000,000.
         let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).clamp(1, 2_000_000);
         self.set(known, "downtime-limit", ms);
+    }
+
+    /// The limit of pre-copy that is set, of settings that were read; `None` where there is none.
+    pub fn bandwidth_limit(&self) -> Option<ByteRate> {
+        let bytes = self.parameters.get("max-bandwidth")?.as_u64()?;
+        (bytes > 0).then_some(ByteRate(bytes as f64))
     }
 
     /// Limits pre-copy and post-copy alike, in bytes per second.

@@ -7,7 +7,8 @@
 //! concave and rises however noisy the points were.
 //!
 //! Where there are no points the curve has to come from somewhere: beyond both ends of what was
-//! measured, points of little weight continue it with the slope that published guests have.
+//! measured, points of little weight continue it with the slope that it has there, or, where that is
+//! not known, that published guests have.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,9 @@ const BEYOND: f64 = 10.0;
 const SLOPE_BEFORE: f64 = 0.85;
 const SLOPE_AFTER: f64 = 0.6;
 
+/// Two points tell a slope if their times are so many times apart.
+const FAR: f64 = 1.5;
+
 /// Relative error of what is assumed there: it gives way to any measurement.
 const ASSUMED: f64 = 0.6;
 
@@ -50,29 +54,37 @@ const SWEEPS: usize = 60;
 pub fn fit(points: &[Point]) -> DirtyCurve {
     let known = |point: &&Point| point.cpu.0 > 0.0 && point.cpu.0.is_finite();
     let known = || points.iter().filter(known);
-    let (mut first, mut last) = match known().next() {
-        Some(&point) => (point, point),
-        None => return DirtyCurve::IDLE,
+    let by_time = |a: &&Point, b: &&Point| a.cpu.0.total_cmp(&b.cpu.0);
+    let (Some(&first), Some(&last)) = (known().min_by(by_time), known().max_by(by_time)) else {
+        return DirtyCurve::IDLE;
     };
-    for &point in known() {
-        if point.cpu < first.cpu {
-            first = point;
-        }
-        if point.cpu > last.cpu {
-            last = point;
-        }
-    }
+    let far = |from: Point| move |point: &&Point| apart(from.cpu, point.cpu) >= FAR;
+    let second = known().filter(far(first)).min_by(by_time);
+    let before_last = known().filter(far(last)).max_by(by_time);
+    let before = second.map_or(SLOPE_BEFORE, |second| slope(first, *second));
+    let after = before_last.map_or(SLOPE_AFTER, |point| slope(*point, last).min(SLOPE_AFTER));
     let mut rungs = [0.0; MOST_RUNGS];
     let rungs = ladder(first.cpu.0 / BEYOND, last.cpu.0 * BEYOND, &mut rungs);
     let mut normal = Normal::new(rungs);
     for point in known() {
         normal.add(point);
     }
-    normal.add(&continued(first, 1.0 / BEYOND, SLOPE_BEFORE));
-    normal.add(&continued(last, BEYOND, SLOPE_AFTER));
+    normal.add(&continued(first, 1.0 / BEYOND, before));
+    normal.add(&continued(last, BEYOND, after));
     let sets = normal.solve();
     let part = |(&time, &set): (&f64, &f64)| Part { set: Bytes(set as u64), time: CpuTime(time) };
     DirtyCurve::new(rungs.iter().zip(&sets).map(part))
+}
+
+/// Log-log slope from one point to a later one, as far as a curve can have it.
+fn slope(from: Point, to: Point) -> f64 {
+    let rise = (to.dirtied.as_f64().max(1.0) / from.dirtied.as_f64().max(1.0)).ln();
+    (rise / (to.cpu.0 / from.cpu.0).ln()).clamp(0.0, 1.0)
+}
+
+/// How many times longer one time is than the other.
+fn apart(a: CpuTime, b: CpuTime) -> f64 {
+    (a.0 / b.0).max(b.0 / a.0)
 }
 
 /// What is assumed at `factor` times the CPU time of a point.

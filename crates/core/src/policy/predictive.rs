@@ -47,6 +47,8 @@ pub struct Predictive {
     /// Used where the kernel does not say how much CPU the guest had.
     blind: Progressive,
     held: Option<(u64, Share)>,
+    /// The link's rate when its buffers began to be drained.
+    drained: Option<ByteRate>,
     steering: bool,
     account: Option<String>,
 }
@@ -138,7 +140,10 @@ impl Predictive {
         }
         match plan.step {
             Step::Ship => self.ship(view, plan, allowed),
-            Step::Free => self.hold(view, Share::FULL, "at full speed: this pass costs no work"),
+            Step::Free => {
+                self.drain(view, plan);
+                self.hold(view, Share::FULL, "at full speed: this pass costs no work")
+            }
             Step::Hold(cpu) => self.give(view, plan, cpu, terms),
         }
     }
@@ -146,6 +151,7 @@ impl Predictive {
     /// Gives the guest so much CPU time in this pass, evenly over what is left of it.
     fn give(&mut self, view: &View, plan: &Plan, cpu: CpuTime, terms: &Terms) -> Decision {
         self.explain(view, plan);
+        self.drain(view, plan);
         let left = to_send(view).as_f64() / terms.link.0;
         let used = view.cpu_since_sync.unwrap_or_default();
         let share = match self.held {
@@ -158,6 +164,18 @@ impl Predictive {
         self.hold(view, share, "held to what lands it at the end of this pass")
     }
 
+    /// Towards the end of the last pass, sends a little less than the link carries, so that its
+    /// buffers are empty when the guest stands still.
+    fn drain(&mut self, view: &View, plan: &Plan) {
+        let Some(link) = view.link.filter(|_| self.drained.is_none() && plan.cost.passes == 1)
+        else {
+            return;
+        };
+        let left = (to_send(view) / link).unwrap_or_default();
+        let drain = switch_over::time_to_drain(link);
+        self.drained = (self.steering && left <= drain).then_some(link);
+    }
+
     fn hold(&mut self, view: &View, share: Share, why: &'static str) -> Decision {
         let share = match self.held {
             Some((_, held)) if near(held, share) => held,
@@ -166,7 +184,8 @@ impl Predictive {
         self.held = Some((view.intervals, share));
         let hold = view.quota_for(share).map_or(Hold::Free, Hold::Quota);
         let limit = self.steering.then_some(WHOLE_PASSES);
-        let tuning = Tuning { downtime_limit: limit, ..Tuning::default() };
+        let max_bandwidth = self.drained.map(|link| ByteRate(link.0 * switch_over::DRAIN));
+        let tuning = Tuning { downtime_limit: limit, max_bandwidth, ..Tuning::default() };
         Decision { tuning, ..Decision::hold_all(view.vcpus.len(), hold, why) }
     }
 
@@ -176,9 +195,8 @@ impl Predictive {
         }
         // QEMU's own idea of the rate is that of its last 100 ms.
         let sure = |rate: ByteRate| ByteRate(rate.0 * (1.0 - view.link_error.unwrap_or(0.0)));
-        let limit = allowed.max_stall.zip(view.link);
         let tuning = Tuning {
-            downtime_limit: limit.map(|(stall, link)| switch_over::shipment(stall, link)),
+            downtime_limit: allowed.max_stall.map(switch_over::drained),
             switchover_bandwidth: view.link.map(sure),
             ..Tuning::default()
         };
@@ -275,10 +293,8 @@ fn position(view: &View) -> Option<Position> {
 /// Whether what is dirty now may be shipped at once.
 fn ships_now(view: &View, allowed: &Allowed) -> bool {
     let (Some(dirty), Some(link)) = (view.dirty_now(), view.link) else { return false };
-    view.phase == Phase::Iterating
-        && allowed.max_stall.is_none_or(|stall| {
-            dirty.as_f64() <= link.over(switch_over::shipment(stall, link)).as_f64()
-        })
+    let fits = |stall| dirty <= link.over(switch_over::drained(stall));
+    view.phase == Phase::Iterating && allowed.max_stall.is_none_or(fits)
 }
 
 /// Whether QEMU's own rule lands the guest too: it looks anew as soon as what remains fits the limit,

@@ -361,7 +361,9 @@ impl Steering {
         self.last = Some(migration.clone());
         if let Some(view) = view {
             let decision = guard(&view, self.decide(&view));
-            self.class = plan::class_in(&view).unwrap_or(self.class);
+            if view.intervals > 0 && view.phase == Phase::Iterating {
+                self.class = plan::class_in(&view).unwrap_or(self.class);
+            }
             let done = self.progress.share(&view);
             let time_left = time_left(&view);
             let decided = Decided { view: &view, decision: &decision, done, time_left };
