@@ -19,6 +19,7 @@
 //! ```
 
 mod chance;
+mod compare;
 mod duty;
 mod guest;
 mod link;
@@ -27,10 +28,13 @@ pub mod policies;
 mod postcopy;
 mod qemu;
 mod run;
+mod scenario;
 mod vcpus;
 
 pub use chance::{Draws, Seed};
+pub use compare::{Compared, Spread, compare, trace};
 pub use guest::{Guest, Order, Phase, Writer, Writes};
 pub use link::{Change, Congestion, Link, SwitchOver};
 pub use qemu::{AutoConverge, Qemu};
 pub use run::{Point, Run, Setup, run, run_traced};
+pub use scenario::{Scenario, ScenarioError};
