@@ -80,6 +80,23 @@ impl Hold {
             Hold::Stopped => Share::NONE,
         }
     }
+
+    /// Whether both are quotas of nearly the same share, so that changing one for the other can wait.
+    ///
+    /// The kernel refills a group's quota and forgives what it overran at every write, so a hold that is
+    /// adjusted at every look would be a good deal looser than any of its settings
+    /// (`docs/measurements/cgroup-v1-kernel-6.18.md`). A change of less than a thirtieth can wait.
+    pub fn is_nearly(self, wanted: Hold) -> bool {
+        match (self, wanted) {
+            (Hold::Quota(now), Hold::Quota(then)) => {
+                let (now_period, then_period) = (now.period, then.period);
+                let (now, then) = (now.share().get(), then.share().get());
+                let periods = now_period.abs_diff(then_period);
+                (now - then).abs() < then / 30.0 && periods < then_period / 30
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A quota of CPU time in every period.

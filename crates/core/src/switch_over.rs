@@ -10,6 +10,10 @@ const FIXED: Duration = Duration::from_millis(15);
 /// What lies in the buffers of a link that is the bottleneck, and has to leave first.
 const IN_FLIGHT: Bytes = Bytes(4_600_000);
 
+/// Part of the stall allowed that is kept for all of this while the link is not known yet. Enough for
+/// links near 100 MB/s: `docs/measurements/levers-qemu-10.0.md`.
+pub const ALLOWANCE: Duration = Duration::from_millis(60);
+
 /// Time the guest stands still at the switch-over beyond what remains divided by the link's rate.
 /// QEMU's downtime limit does not count it.
 ///
@@ -38,6 +42,14 @@ pub fn time_to_drain(link: ByteRate) -> Duration {
 /// Longest shipment that keeps a stall: at least half of it, so that a slow link leaves anything.
 pub fn shipment(max_stall: Duration, link: ByteRate) -> Duration {
     max_stall.saturating_sub(overhead(link)).max(max_stall / 2)
+}
+
+/// The downtime limit that keeps a stall on a link of which as much is known as there is.
+pub fn limit(max_stall: Duration, link: Option<ByteRate>) -> Duration {
+    match link {
+        Some(link) => shipment(max_stall, link),
+        None => max_stall.saturating_sub(ALLOWANCE).max(max_stall / 2),
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use landfall_core::policy;
 use landfall_core::report::{Outcome, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
+use landfall_core::switch_over;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_guest::{Pair, Spec};
 use landfall_qemu::probe;
@@ -41,7 +42,7 @@ pub fn asked_of(policy: &str, link: ByteRate) -> Requirements {
     };
     match policy {
         "auto-converge" => {
-            Requirements { max_stall: asked.max_stall + steer::SWITCH_OVER, ..asked }
+            Requirements { max_stall: asked.max_stall + switch_over::ALLOWANCE, ..asked }
         }
         _ => Requirements { give_way: vec![Requirement::MaxStall], ..asked },
     }

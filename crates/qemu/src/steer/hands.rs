@@ -123,7 +123,7 @@ impl Hands {
             (false, false) => {}
         }
         for (vcpu, hold) in wanted.into_iter().enumerate() {
-            if self.holds[vcpu] == hold || nearly(self.holds[vcpu], hold) {
+            if self.holds[vcpu] == hold || self.holds[vcpu].is_nearly(hold) {
                 continue;
             }
             let Some(lever) = &mut self.vcpus.lever else { continue };
@@ -221,23 +221,6 @@ impl Hands {
         let gone = "the guardian has ended (somebody ended it, or landfall itself was stopped for \
                     seconds): nothing is held without one";
         alive.then_some(()).ok_or_else(|| gone.to_owned())
-    }
-}
-
-/// Whether two quotas give nearly the same share.
-///
-/// The kernel refills a group's quota and forgives what it overran at every write, so a hold that is
-/// adjusted at every look would be a good deal looser than any of its settings
-/// (`docs/measurements/cgroup-v1-kernel-6.18.md`). A change of less than a thirtieth can wait.
-fn nearly(in_force: Hold, wanted: Hold) -> bool {
-    match (in_force, wanted) {
-        (Hold::Quota(now), Hold::Quota(then)) => {
-            let (now_period, then_period) = (now.period, then.period);
-            let (now, then) = (now.share().get(), then.share().get());
-            let periods = now_period.abs_diff(then_period);
-            (now - then).abs() < then / 30.0 && periods < then_period / 30
-        }
-        _ => false,
     }
 }
 

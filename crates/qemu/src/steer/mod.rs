@@ -443,9 +443,7 @@ impl Steering {
         if self.requirements.may_break(Requirement::MaxStall) {
             return Duration::MAX;
         }
-        let limit = view.requirements.max_stall;
-        view.link
-            .map_or_else(|| switch_over_limit(limit), |link| switch_over::shipment(limit, link))
+        switch_over::limit(view.requirements.max_stall, view.link)
     }
 
     async fn tune_and_hold(&mut self, decision: &Decision) -> Result<(), String> {
@@ -564,15 +562,6 @@ impl GivingUp {
     fn now(outcome: Outcome, reason: String) -> Self {
         GivingUp { outcome, reason, since: Instant::now(), told: false }
     }
-}
-
-/// Part of the stall allowed that is kept for stopping the vCPUs, the device state and the
-/// destination's start, which QEMU's downtime limit does not count. Measured: `docs/measurements/`.
-pub const SWITCH_OVER: Duration = Duration::from_millis(60);
-
-/// The downtime limit that keeps a stall while the link is not known.
-fn switch_over_limit(max_stall: Duration) -> Duration {
-    max_stall.saturating_sub(SWITCH_OVER).max(max_stall / 2)
 }
 
 /// The next event of the destination; never, where there is none to listen to.

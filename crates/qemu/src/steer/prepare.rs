@@ -10,11 +10,12 @@ use landfall_core::prior::Prior;
 use landfall_core::report::Forecast;
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::sample::Sample;
+use landfall_core::switch_over;
 use landfall_core::units::Moment;
 use landfall_core::view::Levers;
 
+use super::Order;
 use super::hands::{Hands, Vcpus};
-use super::{Order, switch_over_limit};
 use crate::cgroup;
 use crate::guardian::WayBack;
 use crate::lock::Lock;
@@ -205,7 +206,7 @@ fn our_settings(order: &Order, needs: Needs, found: &Settings) -> Settings {
     ours.capability(found, "pause-before-switchover", false);
     // The source then reports success only once the destination has said that it has everything.
     ours.capability(found, "return-path", machine::is_socket(&order.destination));
-    ours.downtime_limit(found, switch_over_limit(order.requirements.max_stall));
+    ours.downtime_limit(found, switch_over::limit(order.requirements.max_stall, None));
     if let Some(rate) = order.requirements.max_bandwidth {
         ours.max_bandwidth(found, rate.per_second());
     }

@@ -1,0 +1,89 @@
+//! A scenario by several policies, side by side: the same draws for each, so that they differ in
+//! nothing but the policy.
+
+use landfall_core::report::Outcome;
+
+use crate::chance::Seed;
+use crate::policies;
+use crate::qemu::Qemu;
+use crate::run::{Run, Setup, run, run_traced};
+use crate::scenario::Scenario;
+
+/// All runs of a scenario by one policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compared {
+    /// Its name.
+    pub policy: String,
+    /// One a draw.
+    pub runs: Vec<Run>,
+}
+
+/// Least, median and most of a figure over all draws.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// Least.
+    pub low: f64,
+    /// In the middle.
+    pub median: f64,
+    /// Most.
+    pub high: f64,
+}
+
+impl Spread {
+    /// Of these values; `None` of none.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (low, high) = (*values.first()?, *values.last()?);
+        let middle = |index: usize| values.get(index).copied().unwrap_or(low);
+        let median = (middle((values.len() - 1) / 2) + middle(values.len() / 2)) / 2.0;
+        Some(Spread { low, median, high })
+    }
+}
+
+impl Compared {
+    /// How many runs ended so.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.runs.iter().filter(|run| run.outcome == outcome).count()
+    }
+
+    /// A figure over all runs that were started.
+    pub fn spread(&self, figure: impl Fn(&Run) -> f64) -> Option<Spread> {
+        Spread::of(self.runs.iter().filter(|run| run.outcome != Outcome::Refused).map(figure))
+    }
+}
+
+/// Simulates so many draws of a scenario by each of these policies; names that there are not are
+/// left out.
+pub fn compare(scenario: &Scenario, policies: &[String], seed: Seed, draws: u32) -> Vec<Compared> {
+    let setups: Vec<(Seed, Setup)> =
+        (0..u64::from(draws)).map(|n| (seed.fork(n), scenario.draw(seed.fork(n)))).collect();
+    let by = |policy: &String| {
+        let one = |(seed, setup): &(Seed, Setup)| by_name(setup, policy, *seed, run);
+        let runs: Option<Vec<Run>> = setups.iter().map(one).collect();
+        runs.map(|runs| Compared { policy: policy.clone(), runs })
+    };
+    policies.iter().filter_map(by).collect()
+}
+
+/// The first draw of a scenario by one policy, with how it went on the way; `None` where there is no
+/// such policy.
+pub fn trace(scenario: &Scenario, policy: &str, seed: Seed) -> Option<Run> {
+    let seed = seed.fork(0);
+    by_name(&scenario.draw(seed), policy, seed, run_traced)
+}
+
+/// Simulates a migration by the policy of a name, from the QEMU it is for.
+fn by_name(
+    setup: &Setup,
+    policy: &str,
+    seed: Seed,
+    run: fn(&Setup, &mut dyn landfall_core::policy::Policy, Seed) -> Run,
+) -> Option<Run> {
+    let mut choice = policies::by_name(policy).ok()?;
+    if choice.auto_converge == setup.qemu.auto_converge {
+        return Some(run(setup, &mut *choice.policy, seed));
+    }
+    let qemu = Qemu { auto_converge: choice.auto_converge, ..setup.qemu };
+    Some(run(&Setup { qemu, ..setup.clone() }, &mut *choice.policy, seed))
+}

@@ -1,0 +1,86 @@
+//! A guest: how much memory and CPU it has, and how it writes.
+
+use landfall_core::curve::{CpuTime, DirtyCurve};
+use landfall_core::units::Bytes;
+
+/// A guest, as far as a migration notices it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Guest {
+    /// All its memory.
+    pub memory: Bytes,
+    /// The part of it with contents. The rest are zero pages, which cost next to nothing on the wire.
+    pub contents: Bytes,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// CPU seconds it uses per second while nothing hinders it, all vCPUs together; at most `vcpus`.
+    pub pace: CpuTime,
+    /// How it writes.
+    pub writes: Writes,
+}
+
+/// How a guest writes its memory, by its own CPU time.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Writes {
+    /// By a dirty curve, or several in turn: amounts, and no pages. Fast, and right on average.
+    Curve(Vec<Phase>),
+    /// Page by page. Slow, and what the other is measured against.
+    Pages(Vec<Writer>),
+}
+
+/// Part of a guest's life with a curve of its own.
+///
+/// The n-th set of pages of one phase's curve is the same memory as the n-th of another's, as far as
+/// both reach.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Phase {
+    /// How long it lasts, in the guest's CPU time: a throttled guest stays in it longer. After the last
+    /// phase comes the first again; one that lasts for ever has none after it.
+    pub lasts: CpuTime,
+    /// How it dirties meanwhile.
+    pub curve: DirtyCurve,
+}
+
+/// Writes pages of its own, one at a time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Writer {
+    /// The memory it writes.
+    pub set: Bytes,
+    /// Pages written per second of the guest's CPU time.
+    pub pages: f64,
+    /// Which page comes next.
+    pub order: Order,
+}
+
+/// Which page a [`Writer`] writes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Any, all alike; its pages are scattered over the guest's memory.
+    Random,
+    /// The next one; its pages lie side by side.
+    Sweep,
+}
+
+impl Guest {
+    /// A guest of one busy vCPU that has contents in all its memory and always writes by one curve.
+    pub fn with_curve(memory: Bytes, curve: DirtyCurve) -> Guest {
+        Guest {
+            memory,
+            contents: memory,
+            vcpus: 1,
+            pace: CpuTime(1.0),
+            writes: Writes::Curve(vec![Phase::forever(curve)]),
+        }
+    }
+
+    /// CPU each vCPU wants, 0 to 1, as CPU seconds per second.
+    pub(crate) fn appetite(&self) -> f64 {
+        (self.pace.0 / f64::from(self.vcpus.max(1))).clamp(0.0, 1.0)
+    }
+}
+
+impl Phase {
+    /// A phase without an end.
+    pub fn forever(curve: DirtyCurve) -> Phase {
+        Phase { lasts: CpuTime(f64::INFINITY), curve }
+    }
+}

@@ -1,0 +1,40 @@
+//! A simulator of live migrations, in virtual time.
+//!
+//! **What belongs here:** guests that dirty memory (by a dirty curve, or page by page), a link, QEMU's
+//! pre-copy and its own auto-converge as they are, the levers with what they cost, and the loop that
+//! steers a simulated migration by the very policies that steer a real one; and scenarios, which say
+//! in readable text what to simulate. All of it is pure: time is a number that the simulator moves on,
+//! chance follows from a [`Seed`], a scenario is a text that was read elsewhere. The same setup, policy
+//! and seed give the same run, byte for byte.
+//!
+//! **What does not:** files, clocks, tables and pictures (they are in `landfall`), and everything that
+//! decides: laws, guard and observer are those of `landfall-core`.
+//!
+//! ```text
+//! Setup ──> run ──> Run                 memory   what is dirty, what is unsent
+//!            │                          qemu     the migration thread, its throttle
+//!            └─ Sample ─> Observer      vcpus    holds, counters, what was lost
+//!               ─> Policy ─> guard      link     bytes per second at any moment
+//!               ─> act
+//! ```
+
+mod chance;
+mod compare;
+mod duty;
+mod guest;
+mod link;
+mod memory;
+pub mod policies;
+mod postcopy;
+mod qemu;
+mod run;
+mod scenario;
+mod vcpus;
+
+pub use chance::{Draws, Seed};
+pub use compare::{Compared, Spread, compare, trace};
+pub use guest::{Guest, Order, Phase, Writer, Writes};
+pub use link::{Change, Congestion, Link, SwitchOver};
+pub use qemu::{AutoConverge, Qemu};
+pub use run::{Point, Run, Setup, run, run_traced};
+pub use scenario::{Scenario, ScenarioError};

@@ -1,0 +1,234 @@
+//! Memory as amounts.
+//!
+//! Sets of pages, each written at random at a pace of its own ([`DirtyCurve`]). For each set two
+//! numbers are enough: how long it was written since the last sync, in units of its time constant
+//! (`x`: the fraction `1 - exp(-x)` is dirty), and the fraction that is unsent. Writing knows nothing of
+//! sending, so the two are independent, and a sync unites them: `u + (1 - u) * dirty`.
+//!
+//! QEMU sends in the order of addresses, over which the sets are scattered: each gives up in proportion
+//! to what it has unsent. So one factor for all of them tells what is left since the last sync.
+//!
+//! [`DirtyCurve`]: landfall_core::curve::DirtyCurve
+
+use super::{PAGE_BYTES, Sent, WIRE_PAGE, WIRE_ZERO};
+use crate::guest::{Guest, Phase};
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Fluid {
+    atoms: Vec<Atom>,
+    /// Pages per second of CPU for each phase and each atom, as writes to one page: `1 / time`.
+    rates: Vec<f64>,
+    /// How long each phase lasts.
+    lasts: Vec<f64>,
+    phase: usize,
+    /// CPU time left of the phase.
+    phase_left: f64,
+    /// CPU time not yet applied to the sets.
+    pending: f64,
+    /// Contents that are never written, still unsent.
+    still: f64,
+    /// At the last sync, unsent: with contents, zero.
+    contents: f64,
+    zero: f64,
+    /// Which part of these is unsent now.
+    kept: f64,
+}
+
+/// Memory that is written alike in every phase.
+#[derive(Debug, Clone, Copy)]
+struct Atom {
+    bytes: f64,
+    /// Expected writes to each of its pages since the last sync.
+    writes: f64,
+    /// Fraction unsent at the last sync.
+    unsent: f64,
+}
+
+impl Fluid {
+    pub(super) fn new(guest: &Guest, phases: &[Phase]) -> Fluid {
+        let (atoms, rates) = atoms_of(phases);
+        let written: f64 = atoms.iter().map(|atom| atom.bytes).sum();
+        let total = guest.memory.as_f64().max(written);
+        let contents = guest.contents.as_f64().clamp(written, total);
+        let lasts: Vec<f64> = phases.iter().map(|phase| phase.lasts.0).collect();
+        Fluid {
+            atoms,
+            rates,
+            phase: 0,
+            phase_left: lasts.first().copied().unwrap_or(f64::INFINITY),
+            lasts,
+            pending: 0.0,
+            still: contents - written,
+            contents,
+            zero: total - contents,
+            kept: 1.0,
+        }
+    }
+
+    pub(super) fn run(&mut self, cpu: f64) {
+        self.pending += cpu;
+    }
+
+    pub(super) fn unsent(&self) -> f64 {
+        (self.contents + self.zero) * self.kept
+    }
+
+    pub(super) fn unsent_on_wire(&self) -> f64 {
+        self.wire_at_sync() * self.kept
+    }
+
+    pub(super) fn send(&mut self, wire: f64) -> Sent {
+        let all = self.wire_at_sync();
+        if all <= 0.0 {
+            return Sent::default();
+        }
+        let part = (wire / all).min(self.kept);
+        self.kept -= part;
+        Sent { contents: self.contents * part, zero: self.zero * part }
+    }
+
+    pub(super) fn sync(&mut self) -> f64 {
+        self.apply();
+        let mut found = 0.0;
+        self.still *= self.kept;
+        self.zero *= self.kept;
+        self.contents = self.still;
+        for atom in &mut self.atoms {
+            let unsent = atom.unsent * self.kept;
+            let dirty = -(-atom.writes).exp_m1();
+            let new = (1.0 - unsent) * dirty;
+            atom.unsent = unsent + new;
+            atom.writes = 0.0;
+            found += new * atom.bytes;
+            self.contents += atom.unsent * atom.bytes;
+        }
+        self.kept = 1.0;
+        found
+    }
+
+    pub(super) fn faults(&self) -> f64 {
+        let rates = self.rates_of(self.phase);
+        let fault = |(atom, rate): (&Atom, &f64)| atom.bytes * atom.unsent * self.kept * rate;
+        self.atoms.iter().zip(rates).map(fault).sum::<f64>() / PAGE_BYTES
+    }
+
+    fn wire_at_sync(&self) -> f64 {
+        (self.contents * WIRE_PAGE + self.zero * WIRE_ZERO) / PAGE_BYTES
+    }
+
+    fn rates_of(&self, phase: usize) -> &[f64] {
+        let count = self.atoms.len();
+        &self.rates[phase * count..][..count]
+    }
+
+    /// Applies the CPU time since the last sync, phase by phase.
+    fn apply(&mut self) {
+        let mut left = std::mem::take(&mut self.pending);
+        while left > 0.0 && !self.lasts.is_empty() {
+            let cpu = left.min(self.phase_left);
+            let count = self.atoms.len();
+            let rates = &self.rates[self.phase * count..][..count];
+            for (atom, rate) in self.atoms.iter_mut().zip(rates) {
+                atom.writes += cpu * rate;
+            }
+            left -= cpu;
+            self.phase_left -= cpu;
+            if self.phase_left <= 0.0 {
+                self.phase = (self.phase + 1) % self.lasts.len();
+                // A phase that lasts no time at all would be left as soon as it is entered.
+                self.phase_left = self.lasts[self.phase].max(1e-3);
+            }
+        }
+    }
+}
+
+/// Cuts the sets of all phases into pieces that no phase cuts any further. The n-th sets of all phases
+/// begin at the same address; so their ends, in order, are the cuts.
+fn atoms_of(phases: &[Phase]) -> (Vec<Atom>, Vec<f64>) {
+    let most = phases.iter().map(|phase| phase.curve.parts().len()).max().unwrap_or(0);
+    let mut pieces = Vec::new();
+    for n in 0..most {
+        let part = |phase: &Phase| phase.curve.parts().get(n).map(|part| part.set.as_f64());
+        let mut ends: Vec<f64> = phases.iter().filter_map(part).collect();
+        ends.sort_by(f64::total_cmp);
+        ends.dedup();
+        let mut begin = 0.0;
+        for end in ends {
+            pieces.push((n, end, Atom { bytes: end - begin, writes: 0.0, unsent: 1.0 }));
+            begin = end;
+        }
+    }
+    let rate = |phase: &Phase, &(n, end, _): &(usize, f64, Atom)| {
+        let part = phase.curve.parts().get(n).filter(|part| part.set.as_f64() >= end);
+        part.map_or(0.0, |part| 1.0 / part.time.0)
+    };
+    let mut rates = Vec::with_capacity(pieces.len() * phases.len());
+    for phase in phases {
+        rates.extend(pieces.iter().map(|piece| rate(phase, piece)));
+    }
+    (pieces.into_iter().map(|(_, _, atom)| atom).collect(), rates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use landfall_core::curve::{CpuTime, DirtyCurve, Part};
+    use landfall_core::units::Bytes;
+
+    fn curve(parts: &[(u64, f64)]) -> DirtyCurve {
+        let part = |&(set, time)| Part { set: Bytes(set), time: CpuTime(time) };
+        DirtyCurve::new(parts.iter().map(part))
+    }
+
+    fn fluid(phases: &[Phase]) -> Fluid {
+        Fluid::new(&Guest::with_curve(Bytes(1_000_000_000), DirtyCurve::IDLE), phases)
+    }
+
+    #[test]
+    fn a_pass_leaves_what_the_curve_says() {
+        let curve = curve(&[(100_000_000, 0.5), (300_000_000, 20.0)]);
+        let mut memory = fluid(&[Phase::forever(curve.clone())]);
+        memory.send(f64::INFINITY);
+        assert_eq!(memory.unsent(), 0.0);
+        memory.run(2.0);
+        let found = memory.sync();
+        assert!((found - curve.dirtied(CpuTime(2.0)).as_f64()).abs() < 2.0);
+        assert!((memory.unsent() - found).abs() < 1.0);
+    }
+
+    #[test]
+    fn what_is_unsent_already_is_not_found_again() {
+        let mut memory = fluid(&[Phase::forever(curve(&[(100_000_000, 1e-6)]))]);
+        memory.run(1.0);
+        assert_eq!(memory.sync(), 0.0, "all is unsent still");
+        memory.send(memory.unsent_on_wire() / 2.0);
+        memory.run(1.0);
+        assert!((memory.sync() - 50_000_000.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn phases_share_the_memory_as_far_as_both_reach_and_come_round_again() {
+        let phase = |set, time| Phase { lasts: CpuTime(1.0), curve: curve(&[(set, time)]) };
+        let mut memory = fluid(&[phase(200_000_000, 1e-6), phase(50_000_000, 1e-6)]);
+        memory.send(f64::INFINITY);
+        memory.run(1.0);
+        assert!((memory.sync() - 200e6).abs() < 1.0);
+        memory.send(f64::INFINITY);
+        memory.run(1.0);
+        assert!((memory.sync() - 50e6).abs() < 1.0);
+        memory.send(f64::INFINITY);
+        memory.run(1.0);
+        assert!((memory.sync() - 200e6).abs() < 1.0);
+    }
+
+    #[test]
+    fn zero_pages_cost_next_to_nothing_on_the_wire() {
+        let guest = Guest {
+            contents: Bytes(4096 * 100),
+            ..Guest::with_curve(Bytes(4096 * 1100), DirtyCurve::IDLE)
+        };
+        let memory = Fluid::new(&guest, &[Phase::forever(DirtyCurve::IDLE)]);
+        assert!((memory.unsent_on_wire() - (100.0 * 4104.0 + 1000.0 * 9.0)).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,65 @@
+//! The policies there are to simulate: those of a real migration, and laws that QEMU has no more.
+
+use landfall_core::decision::Decision;
+use landfall_core::policy::{self, Needs, Policy, UnknownPolicy};
+use landfall_core::view::View;
+
+use crate::qemu::AutoConverge;
+
+/// QEMU's auto-converge as it was from 2013 to 2015. No QEMU that landfall steers has it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AutoConverge2013;
+
+impl Policy for AutoConverge2013 {
+    fn name(&self) -> &'static str {
+        "auto-converge-2013"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { auto_converge: true, ..Needs::default() }
+    }
+
+    fn decide(&mut self, _: &View) -> Decision {
+        Decision::leave_alone("QEMU's auto-converge of 2013 has the guest")
+    }
+}
+
+/// A policy, and the QEMU it is for.
+pub struct Choice {
+    /// The law.
+    pub policy: Box<dyn Policy>,
+    /// The auto-converge of the QEMU to simulate.
+    pub auto_converge: AutoConverge,
+}
+
+/// The names of all policies that can be simulated.
+pub fn names() -> Vec<&'static str> {
+    let mut names = policy::names();
+    names.push(AutoConverge2013.name());
+    names
+}
+
+/// The policy of a name.
+///
+/// # Errors
+/// [`UnknownPolicy`], with the names of those that a real migration can have.
+pub fn by_name(name: &str) -> Result<Choice, UnknownPolicy> {
+    if name == AutoConverge2013.name() {
+        let policy = Box::new(AutoConverge2013);
+        return Ok(Choice { policy, auto_converge: AutoConverge::Of2013 });
+    }
+    Ok(Choice { policy: policy::by_name(name)?, auto_converge: AutoConverge::Today })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_leads_to_its_policy() {
+        for name in names() {
+            assert_eq!(by_name(name).ok().unwrap().policy.name(), name);
+        }
+        assert!(by_name("magic").is_err());
+    }
+}

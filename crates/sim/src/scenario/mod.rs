@@ -1,0 +1,489 @@
+//! Scenarios: what to simulate, as a text that people read and write.
+//!
+//! ```toml
+//! about = "A guest of the middle"
+//! policies = ["auto-converge", "progressive"]   # all that can run, where none are named
+//! draws = 20                                    # how often, each time with other values of the ranges
+//!
+//! [guest]
+//! memory = "256MiB"
+//! contents = ["100MiB", "200MiB"]               # a range: drawn anew for each draw
+//! sets = [{ memory = "90MiB", rate = "50MB/s" }]
+//!
+//! [link]
+//! rate = "100MB/s"
+//!
+//! [requirements]
+//! give-way = ["max-stall"]
+//! ```
+//!
+//! How the guest writes is said in one of four ways: `sets` of pages written at random, `measured`
+//! points of a dirty curve, `phases` of either, or `writers`, which are simulated page by page.
+
+mod value;
+
+use std::time::Duration;
+
+use landfall_core::curve::{self, CpuTime, DirtyCurve, Part, Point};
+use landfall_core::requirements::{Aggression, Requirement, Requirements};
+use landfall_core::units::{ByteRate, Bytes, Moment, Share};
+use landfall_core::view::Levers;
+use serde::Deserialize;
+
+use crate::chance::{Draws, Seed};
+use crate::guest::{Guest, Order, Phase, Writer, Writes};
+use crate::link::{Change, Congestion, Link, SwitchOver};
+use crate::policies;
+use crate::qemu::Qemu;
+use crate::run::Setup;
+use value::Value;
+
+/// How often a scenario is drawn that does not say.
+const DRAWS: u32 = 20;
+
+/// A scenario that was read.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it is, in a sentence.
+    #[serde(default)]
+    pub about: String,
+    /// The policies to compare. Empty: all that the scenario lets run.
+    #[serde(default)]
+    pub policies: Vec<String>,
+    /// What the draws follow from, where nobody asks for another.
+    #[serde(default = "default_seed")]
+    pub seed: Seed,
+    /// How many migrations there are by each policy.
+    #[serde(default = "default_draws")]
+    pub draws: u32,
+    guest: GuestText,
+    link: LinkText,
+    #[serde(default)]
+    requirements: RequirementsText,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GuestText {
+    memory: Value<Bytes>,
+    contents: Option<Value<Bytes>>,
+    #[serde(default = "one")]
+    vcpus: u32,
+    /// CPUs it keeps busy when nothing holds it.
+    pace: Option<Value<f64>>,
+    sets: Option<Vec<SetText>>,
+    measured: Option<Vec<PointText>>,
+    phases: Option<Vec<PhaseText>>,
+    writers: Option<Vec<WriterText>>,
+}
+
+/// Pages written at random.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetText {
+    memory: Value<Bytes>,
+    /// Bytes of pages written per second of CPU, the same page as often as it comes.
+    rate: Value<ByteRate>,
+}
+
+/// A point of a dirty curve as it is published: a rate over a time.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PointText {
+    over: Value<Duration>,
+    rate: Value<ByteRate>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PhaseText {
+    /// In CPU time; for ever, where it is missing.
+    lasts: Option<Value<Duration>>,
+    sets: Option<Vec<SetText>>,
+    measured: Option<Vec<PointText>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WriterText {
+    memory: Value<Bytes>,
+    rate: Value<ByteRate>,
+    order: OrderText,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum OrderText {
+    Random,
+    Sweep,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct LinkText {
+    rate: Value<ByteRate>,
+    jitter: Option<Value<Share>>,
+    #[serde(default)]
+    changes: Vec<ChangeText>,
+    congestion: Option<CongestionText>,
+    switch_over: Option<SwitchOverText>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeText {
+    at: Value<Duration>,
+    rate: Value<ByteRate>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CongestionText {
+    every: Value<Duration>,
+    lasts: Value<Duration>,
+    leaves: Value<Share>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SwitchOverText {
+    unhurried: Option<Value<Duration>>,
+    hurried: Option<Value<Duration>>,
+    buffer: Option<Value<Bytes>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RequirementsText {
+    max_bandwidth: Option<Value<ByteRate>>,
+    min_cpu: Option<Value<Share>>,
+    max_stall: Option<Value<Duration>>,
+    max_time: Option<Value<Duration>>,
+    #[serde(default)]
+    give_way: Vec<Requirement>,
+    aggression: Option<Value<f64>>,
+    #[serde(default)]
+    post_copy: PostCopyText,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum PostCopyText {
+    #[default]
+    Never,
+    Allow,
+}
+
+fn default_seed() -> Seed {
+    Seed(1)
+}
+
+fn default_draws() -> u32 {
+    DRAWS
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Why a text is not a scenario.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ScenarioError {
+    /// It cannot be read: a key that there is not, a value without its unit. With the place.
+    #[error("{0}")]
+    Text(String),
+    /// It contradicts itself, or asks for what there is not.
+    #[error("{key} = {value}: {remedy}")]
+    Key {
+        /// The key.
+        key: String,
+        /// Its value, as it was understood.
+        value: String,
+        /// What to write instead.
+        remedy: String,
+    },
+}
+
+fn wrong(key: &str, value: impl ToString, remedy: impl Into<String>) -> Result<(), ScenarioError> {
+    Err(ScenarioError::Key { key: key.to_owned(), value: value.to_string(), remedy: remedy.into() })
+}
+
+impl Scenario {
+    /// Reads a scenario.
+    ///
+    /// # Errors
+    /// [`ScenarioError`] with key, value and remedy.
+    pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
+        let scenario: Scenario =
+            toml::from_str(text).map_err(|error| ScenarioError::Text(error.to_string()))?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    fn check(&self) -> Result<(), ScenarioError> {
+        for name in &self.policies {
+            if !policies::names().contains(&name.as_str()) {
+                wrong("policies", name, format!("choose from {}", policies::names().join(", ")))?;
+            }
+        }
+        if self.draws == 0 {
+            wrong("draws", 0, "draw at least once")?;
+        }
+        self.guest.check()?;
+        if self.link.rate.low.0 <= 0.0 {
+            wrong(
+                "link.rate",
+                self.link.rate.low,
+                "nothing would ever arrive; write a rate above 0",
+            )?;
+        }
+        if !self.link.changes.is_sorted_by(|a, b| a.at.high <= b.at.low) {
+            wrong("link.changes", "not in order of time", "write the earliest first")?;
+        }
+        if let Some(congestion) = self.link.congestion
+            && congestion.lasts.high > congestion.every.low
+        {
+            let lasts = format!("{:?}", congestion.lasts.high);
+            wrong(
+                "link.congestion.lasts",
+                lasts,
+                "it cannot last longer than from one to the next",
+            )?;
+        }
+        match self.requirements.aggression {
+            Some(dial) if dial.high > 1.0 => {
+                wrong("requirements.aggression", dial.high, "write a number from 0.0 to 1.0")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The names of the policies to compare: those that are named, or all that can run here.
+    pub fn policies(&self) -> Vec<String> {
+        if !self.policies.is_empty() {
+            return self.policies.clone();
+        }
+        let allowed = self.requirements.post_copy == PostCopyText::Allow;
+        let runs = |name: &&str| allowed || *name != "post-copy";
+        policies::names().into_iter().filter(runs).map(str::to_owned).collect()
+    }
+
+    /// What is simulated with the values that follow from a seed.
+    pub fn draw(&self, seed: Seed) -> Setup {
+        let draws = &mut Draws::of(seed);
+        let guest = self.guest.draw(draws);
+        let link = self.link.draw(draws);
+        let asked = &self.requirements;
+        let requirements = Requirements {
+            max_bandwidth: asked.max_bandwidth.map(|value| value.draw(draws)),
+            min_cpu: asked.min_cpu.map_or(Share::NONE, |value| value.draw(draws)),
+            max_stall: asked
+                .max_stall
+                .map_or(Requirements::default().max_stall, |value| value.draw(draws)),
+            max_time: asked.max_time.map(|value| value.draw(draws)),
+            give_way: asked.give_way.clone(),
+        };
+        let aggression = asked.aggression.map(|value| value.draw(draws));
+        let setup = Setup::new(guest, link);
+        Setup {
+            requirements,
+            aggression: aggression.and_then(Aggression::new).unwrap_or_default(),
+            levers: Levers { post_copy: asked.post_copy == PostCopyText::Allow, ..setup.levers },
+            qemu: Qemu::default(),
+            ..setup
+        }
+    }
+}
+
+impl GuestText {
+    fn check(&self) -> Result<(), ScenarioError> {
+        let ways = [
+            self.sets.is_some(),
+            self.measured.is_some(),
+            self.phases.is_some(),
+            self.writers.is_some(),
+        ];
+        if ways.iter().filter(|way| **way).count() != 1 {
+            let found = ways.iter().filter(|way| **way).count();
+            let remedy = "say how it writes in exactly one of sets, measured, phases, writers \
+                          (sets = [] is a guest that never writes)";
+            wrong("guest", format!("{found} ways of writing"), remedy)?;
+        }
+        if self.vcpus == 0 || self.vcpus > 1024 {
+            wrong("guest.vcpus", self.vcpus, "choose 1 to 1024")?;
+        }
+        if let Some(pace) = self.pace
+            && pace.high > f64::from(self.vcpus)
+        {
+            wrong("guest.pace", pace.high, format!("at most {} CPUs can be busy", self.vcpus))?;
+        }
+        let contents = self.contents.unwrap_or(self.memory);
+        if contents.high > self.memory.high {
+            let remedy = format!("at most all of guest.memory ({}) has contents", self.memory.high);
+            wrong("guest.contents", contents.high, remedy)?;
+        }
+        for phase in self.phases.iter().flatten() {
+            if phase.sets.is_some() == phase.measured.is_some() {
+                let remedy = "say how it writes in sets or in measured, not both";
+                wrong("guest.phases", "a phase without a way of writing, or with two", remedy)?;
+            }
+        }
+        let nested = self.phases.iter().flatten().filter_map(|phase| phase.sets.as_ref());
+        for sets in self.sets.iter().chain(nested) {
+            let written: Bytes = sets.iter().map(|set| set.memory.high).sum();
+            if written > contents.low {
+                let remedy = format!(
+                    "the sets are larger than the contents ({}); make them smaller or the guest larger",
+                    contents.low
+                );
+                wrong("guest.sets", written, remedy)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn draw(&self, draws: &mut Draws) -> Guest {
+        let memory = self.memory.draw(draws);
+        let contents = self.contents.map_or(memory, |value| value.draw(draws).min(memory));
+        let all = f64::from(self.vcpus);
+        let pace = CpuTime(self.pace.map_or(all, |value| value.draw(draws)));
+        let writes = if let Some(writers) = &self.writers {
+            Writes::Pages(writers.iter().map(|writer| writer.draw(draws)).collect())
+        } else if let Some(phases) = &self.phases {
+            Writes::Curve(phases.iter().map(|phase| phase.draw(draws)).collect())
+        } else {
+            let curve = curve_of(self.sets.as_deref(), self.measured.as_deref(), draws);
+            Writes::Curve(vec![Phase::forever(curve)])
+        };
+        Guest { memory, contents, vcpus: self.vcpus, pace, writes }
+    }
+}
+
+impl PhaseText {
+    fn draw(&self, draws: &mut Draws) -> Phase {
+        let lasts = self.lasts.map_or(f64::INFINITY, |value| value.draw(draws).as_secs_f64());
+        let curve = curve_of(self.sets.as_deref(), self.measured.as_deref(), draws);
+        Phase { lasts: CpuTime(lasts), curve }
+    }
+}
+
+impl WriterText {
+    fn draw(&self, draws: &mut Draws) -> Writer {
+        let (set, rate) = (self.memory.draw(draws), self.rate.draw(draws));
+        let order = match self.order {
+            OrderText::Random => Order::Random,
+            OrderText::Sweep => Order::Sweep,
+        };
+        Writer { set, pages: rate.0 / landfall_core::units::PAGE.as_f64(), order }
+    }
+}
+
+/// The curve of sets of pages, or through measured points.
+fn curve_of(
+    sets: Option<&[SetText]>,
+    measured: Option<&[PointText]>,
+    draws: &mut Draws,
+) -> DirtyCurve {
+    let mut part = |set: &SetText| {
+        let (memory, rate) = (set.memory.draw(draws), set.rate.draw(draws));
+        Part { set: memory, time: CpuTime(memory.as_f64() / rate.0) }
+    };
+    if let Some(sets) = sets {
+        return DirtyCurve::new(sets.iter().map(&mut part).collect::<Vec<_>>());
+    }
+    let mut point = |point: &PointText| {
+        let (over, rate) = (point.over.draw(draws), point.rate.draw(draws));
+        Point { cpu: over.into(), dirtied: rate.over(over), error: MEASURED }
+    };
+    let points: Vec<Point> = measured.into_iter().flatten().map(&mut point).collect();
+    curve::fit(&points)
+}
+
+/// How nearly a curve goes through points that were published without an error.
+const MEASURED: f64 = 0.02;
+
+impl LinkText {
+    fn draw(&self, draws: &mut Draws) -> Link {
+        let rate = self.rate.draw(draws);
+        let jitter = self.jitter.map_or(0.0, |value| value.draw(draws).get());
+        let mut change = |change: &ChangeText| Change {
+            at: Moment(change.at.draw(draws)),
+            rate: change.rate.draw(draws),
+        };
+        let changes = self.changes.iter().map(&mut change).collect();
+        let congestion = self.congestion.map(|text| Congestion {
+            every: text.every.draw(draws),
+            lasts: text.lasts.draw(draws),
+            leaves: text.leaves.draw(draws),
+        });
+        let usual = SwitchOver::default();
+        let switch_over = self.switch_over.map_or(usual, |text| SwitchOver {
+            unhurried: text.unhurried.map_or(usual.unhurried, |value| value.draw(draws)),
+            hurried: text.hurried.map_or(usual.hurried, |value| value.draw(draws)),
+            buffer: text.buffer.map_or(usual.buffer, |value| value.draw(draws)),
+        });
+        Link { rate, jitter, changes, congestion, switch_over }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+        [guest]
+        memory = '256MiB'
+        contents = ['100MiB', '200MiB']
+        sets = [{ memory = '90MiB', rate = '50MB/s' }]
+        [link]
+        rate = '100MB/s'
+        [requirements]
+        min-cpu = '20%'
+        give-way = ['max-stall']
+    ";
+
+    #[test]
+    fn a_range_is_drawn_from_the_seed_and_a_single_value_is_kept() {
+        let scenario = Scenario::parse(GOOD).unwrap();
+        let contents = |seed| scenario.draw(Seed(seed)).guest.contents;
+        assert_eq!(contents(1), contents(1));
+        assert_ne!(contents(1), contents(2));
+        for seed in 0..100 {
+            let setup = scenario.draw(Seed(seed));
+            assert!((Bytes::mib(100)..=Bytes::mib(200)).contains(&setup.guest.contents));
+            assert_eq!(setup.guest.memory, Bytes::mib(256));
+            assert_eq!(setup.requirements.min_cpu, Share::clamped(0.2));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_key_the_value_and_the_remedy() {
+        for (good, bad, words) in [
+            ("rate = '100MB/s'", "rate = 100", vec!["rate", "100", "100MB/s"]),
+            ("rate = '100MB/s'", "rate = '100'", vec!["rate", "100", "100MB/s"]),
+            ("rate = '100MB/s'", "rate = ['2MB/s', '1MB/s']", vec!["rate", "[low, high]"]),
+            ("rate = '100MB/s'", "speed = '1MB/s'", vec!["speed", "rate"]),
+            ("'90MiB'", "'190MiB'", vec!["guest.sets", "MB", "smaller"]),
+            ("'200MiB'", "'2000MiB'", vec!["guest.contents", "2.10 GB", "guest.memory"]),
+            ("'max-stall'", "'max-pain'", vec!["give-way", "max-pain", "max-stall"]),
+            ("[guest]", "policies = ['magic']\n[guest]", vec!["policies", "magic", "progressive"]),
+            ("[guest]", "[guest]\nvcpus = 0", vec!["guest.vcpus", "0", "1 to 1024"]),
+            ("sets =", "writers = []\nsets =", vec!["guest", "exactly one"]),
+            ("min-cpu", "aggression = 3.0\nmin-cpu", vec!["aggression", "3", "1.0"]),
+        ] {
+            let error = Scenario::parse(&GOOD.replace(good, bad)).unwrap_err().to_string();
+            for word in words {
+                assert!(error.contains(word), "{word:?} is not in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn post_copy_runs_only_where_it_is_allowed() {
+        let policies = |text: &str| Scenario::parse(text).unwrap().policies();
+        assert!(!policies(GOOD).contains(&"post-copy".to_owned()));
+        let allowed = GOOD.replace("min-cpu", "post-copy = 'allow'\nmin-cpu");
+        assert!(policies(&allowed).contains(&"post-copy".to_owned()));
+    }
+}
