@@ -27,6 +27,8 @@ pub struct Prior {
     /// Guest memory that has contents: the rest are zero pages, which cost next to nothing on the
     /// wire.
     pub contents: Option<Bytes>,
+    /// All its memory.
+    pub memory: Option<Bytes>,
     /// CPU time the guest takes when nothing holds it.
     pub pace: Option<Pace>,
     /// Rate at which guest pages will leave.

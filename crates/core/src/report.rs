@@ -73,6 +73,10 @@ pub struct Forecast {
     pub longest_stall_s: Range,
     /// vCPU time lost, seconds.
     pub guest_cpu_lost_s: Range,
+    /// Lowest share that a vCPU gets of the CPU it wants, 0 to 1.
+    pub min_cpu_share: Range,
+    /// Bytes on the wire.
+    pub transferred_bytes: Range,
 }
 
 /// The report. Field names and meanings are fixed by `DESIGN.md`.

@@ -21,6 +21,7 @@
 mod chance;
 mod compare;
 mod duty;
+mod forecast;
 mod guest;
 mod link;
 mod memory;
@@ -33,6 +34,7 @@ mod vcpus;
 
 pub use chance::{Draws, Seed};
 pub use compare::{Compared, Spread, compare, trace};
+pub use forecast::{Expected, Question, forecast};
 pub use guest::{Guest, Order, Phase, Writer, Writes};
 pub use link::{Change, Congestion, Link, SwitchOver};
 pub use qemu::{AutoConverge, Qemu};

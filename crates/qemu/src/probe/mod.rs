@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::curve::{CpuTime, Point};
 use landfall_core::prior::{Pace, Prior};
-use landfall_core::units::Share;
+use landfall_core::units::{Bytes, Share};
 use tokio::time::{sleep, timeout};
 
 use crate::cgroup::least_honest_quota;
@@ -89,6 +89,7 @@ impl Found {
             }
         };
         // Before any page is sampled, which may allocate some.
+        self.prior.memory = Some(backends.iter().copied().sum()).filter(|all| *all > Bytes(0));
         let sizes = backends.clone();
         let read = tokio::task::spawn_blocking(move || contents::of(process.pid, &sizes));
         self.prior.contents = read.await.ok().flatten();

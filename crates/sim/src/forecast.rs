@@ -1,0 +1,208 @@
+//! The forecast: a handful of simulated migrations of what is known, by the very policy that will steer.
+//!
+//! Guest and link are known with an uncertainty each. The middle of the forecast is the migration of
+//! the likeliest guest over the likeliest link; its range is that of migrations at one and a half
+//! standard errors to either side of both, at several moments of QEMU's windows.
+
+use landfall_core::curve::{DirtyCurve, Estimator};
+use landfall_core::observer::Observer;
+use landfall_core::plan;
+use landfall_core::policy::Policy;
+use landfall_core::prior::Prior;
+use landfall_core::report::{Class, Forecast, Outcome, Range};
+use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::units::{ByteRate, Bytes};
+use landfall_core::view::Levers;
+
+use crate::chance::Seed;
+use crate::guest::Guest;
+use crate::link::Link;
+use crate::run::{Run, Setup, run};
+
+/// What a forecast is asked for.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// What was found out of guest and link.
+    pub prior: Prior,
+    /// What the operator demands.
+    pub requirements: Requirements,
+    /// The second dial of 2011.
+    pub aggression: Aggression,
+    /// What can be done to the guest.
+    pub levers: Levers,
+    /// How many vCPUs it has.
+    pub vcpus: u32,
+}
+
+/// What is expected.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expected {
+    /// How it is likely to end, and why if that needs saying.
+    pub outcome: Outcome,
+    /// See [`Run::reason`].
+    pub reason: Option<String>,
+    /// The guest's class under these requirements.
+    pub class: Class,
+    /// The figures, where it is likely to land.
+    pub forecast: Option<Forecast>,
+}
+
+/// How far out the range goes, in standard errors.
+const REACH: f64 = 1.5;
+
+/// Relative standard error of the link where only its limit is known.
+const LINK_ERROR: f64 = 0.03;
+
+/// Moments of QEMU's windows to try.
+const MOMENTS: u64 = 3;
+
+/// Forecasts a migration by a policy, made anew for each run; `None` where too little is known of the
+/// guest or the link.
+pub fn forecast(question: &Question, policy: &dyn Fn() -> Box<dyn Policy>) -> Option<Expected> {
+    let prior = &question.prior;
+    let link = prior.link?;
+    let estimate = Estimator::new(&prior.points).estimate()?;
+    let simulate = |curve: DirtyCurve, link: ByteRate, seed: u64| {
+        let setup = setup(question, curve, link)?;
+        Some(run(&setup, policy().as_mut(), Seed(seed)))
+    };
+    let middle = simulate(estimate.curve.clone(), link, 0)?;
+    let mut runs = Vec::new();
+    for off in [-REACH, 0.0, REACH] {
+        for seed in 0..MOMENTS {
+            let curve = estimate.curve.scaled((1.0 + off * estimate.error).max(0.0));
+            let rate = ByteRate(link.0 * (1.0 - off * LINK_ERROR));
+            runs.extend(simulate(curve, rate, seed));
+        }
+    }
+    let landed: Vec<&Run> = runs.iter().filter(|run| run.outcome == Outcome::Landed).collect();
+    let forecast = (middle.outcome == Outcome::Landed).then(|| figures(&middle, &landed));
+    Some(Expected {
+        outcome: middle.outcome,
+        reason: middle.reason,
+        class: class(question).unwrap_or(Class::Unknown),
+        forecast,
+    })
+}
+
+fn setup(question: &Question, curve: DirtyCurve, link: ByteRate) -> Option<Setup> {
+    let Question { prior, requirements, aggression, levers, vcpus } = question;
+    let contents = prior.contents?;
+    let memory = prior.memory.unwrap_or(contents).max(contents);
+    let pace = prior.pace?;
+    let guest = Guest {
+        contents,
+        vcpus: *vcpus,
+        pace: landfall_core::curve::CpuTime(pace.0),
+        ..Guest::with_curve(memory, curve)
+    };
+    Some(Setup {
+        requirements: requirements.clone(),
+        aggression: *aggression,
+        prior: prior.clone(),
+        levers: *levers,
+        ..Setup::new(guest, Link::steady(link))
+    })
+}
+
+fn class(question: &Question) -> Option<Class> {
+    let Question { prior, requirements, aggression, levers, vcpus } = question;
+    let observer = Observer::new(requirements.clone(), *aggression, *levers, prior);
+    plan::class_in(&observer.before(prior.contents?, *vcpus as usize))
+}
+
+fn figures(middle: &Run, landed: &[&Run]) -> Forecast {
+    let range = |figure: &dyn Fn(&Run) -> f64| {
+        let values = || landed.iter().map(|run| figure(run));
+        let mid = figure(middle);
+        Range { low: values().fold(mid, f64::min), mid, high: values().fold(mid, f64::max) }
+    };
+    let lost = |run: &Run| run.measured.losses.guest_cpu.unwrap_or_default().as_secs_f64();
+    Forecast {
+        total_s: range(&|run| run.measured.total.as_secs_f64()),
+        longest_stall_s: range(&|run| run.measured.losses.longest_stall.as_secs_f64()),
+        guest_cpu_lost_s: range(&lost),
+        min_cpu_share: range(&|run| run.measured.losses.min_share.get()),
+        transferred_bytes: range(&|run| run.measured.transferred.unwrap_or(Bytes(0)).as_f64()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use landfall_core::curve::{CpuTime, Part, Point};
+    use landfall_core::policy;
+    use landfall_core::prior::Pace;
+
+    /// What a probe finds of a guest of one busy vCPU that writes at random.
+    fn question(set: u64, time: f64, link: u64) -> Question {
+        let curve = DirtyCurve::new([Part { set: Bytes(set * 1_000_000), time: CpuTime(time) }]);
+        let point = |cpu: f64| Point {
+            cpu: CpuTime(cpu),
+            dirtied: curve.dirtied(CpuTime(cpu)),
+            error: 0.02,
+        };
+        Question {
+            prior: Prior {
+                points: [0.05, 0.1, 0.2, 0.5, 1.0].map(point).to_vec(),
+                contents: Some(Bytes((set + 10) * 1_000_000)),
+                memory: Some(Bytes(256_000_000)),
+                pace: Some(Pace(1.0)),
+                link: Some(ByteRate::mb(link)),
+            },
+            requirements: Requirements {
+                max_bandwidth: Some(ByteRate::mb(link)),
+                ..Requirements::default()
+            },
+            aggression: Aggression::DEFAULT,
+            levers: Setup::new(
+                Guest::with_curve(Bytes(1), DirtyCurve::IDLE),
+                Link::steady(ByteRate::mb(1)),
+            )
+            .levers,
+            vcpus: 1,
+        }
+    }
+
+    fn expected(question: &Question, name: &str) -> Expected {
+        forecast(question, &|| policy::by_name(name).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_middle_guest_lands_sooner_by_the_default_policy_than_by_auto_converge() {
+        let question = question(150, 3.0, 25);
+        let ours = expected(&question, "predictive");
+        assert_eq!((ours.outcome, ours.class), (Outcome::Landed, Class::Middle), "{ours:?}");
+        let theirs = expected(&question, "auto-converge").forecast.unwrap();
+        let ours = ours.forecast.unwrap();
+        assert!(ours.total_s.high < theirs.total_s.low, "{ours:?} {theirs:?}");
+        assert!(ours.guest_cpu_lost_s.mid < theirs.guest_cpu_lost_s.mid);
+    }
+
+    #[test]
+    fn a_pathological_guest_is_refused_with_remedies_and_lands_where_the_stall_may_give_way() {
+        let mut question = question(100, 0.003, 100);
+        let strict = expected(&question, "predictive");
+        assert_eq!((strict.outcome, strict.class), (Outcome::Refused, Class::Pathological));
+        assert!(strict.reason.unwrap().contains("--give-way max-stall"));
+        question.requirements.give_way = vec![landfall_core::requirements::Requirement::MaxStall];
+        let loose = expected(&question, "predictive");
+        assert_eq!(loose.outcome, Outcome::Landed, "{loose:?}");
+        let forecast = loose.forecast.unwrap();
+        assert!((0.9..1.3).contains(&forecast.guest_cpu_lost_s.mid), "{forecast:?}");
+    }
+
+    #[test]
+    fn an_unaided_guest_is_expected_to_lose_next_to_nothing() {
+        let calm = expected(&question(50, 10.0, 100), "predictive");
+        assert_eq!((calm.outcome, calm.class), (Outcome::Landed, Class::Unaided));
+        assert!(calm.forecast.unwrap().min_cpu_share.low > 0.99, "{calm:?}");
+    }
+
+    #[test]
+    fn of_an_unknown_guest_nothing_is_forecast() {
+        let mut question = question(50, 10.0, 100);
+        question.prior.points.clear();
+        assert_eq!(forecast(&question, &|| policy::by_name("plain").unwrap()), None);
+    }
+}
