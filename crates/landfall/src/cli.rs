@@ -134,7 +134,11 @@ pub struct Demo {
 /// Moves guests whose behaviour is known by several policies in turn, several times, and prints the
 /// medians and their ratios. Needs QEMU, root, and a machine with nothing else to do.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
+    #[command(subcommand)]
+    pub experiment: Option<Experiment>,
+
     /// Comparisons to make [default: all]
     #[arg(value_parser = PossibleValuesParser::new(crate::bench::names()))]
     pub only: Vec<String>,
@@ -144,6 +148,27 @@ pub struct Bench {
     pub repeat: usize,
 
     /// Print the figures of every run as JSON on standard output, and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What else there is to be measured.
+#[derive(Debug, Subcommand)]
+pub enum Experiment {
+    /// Whether throttling acts as time dilation, and what a migration costs beyond its bytes
+    Theory(Theory),
+}
+
+/// Measures how much distinct memory guests of known behaviour dirty, free and held by quota and by
+/// pauses, against the dirty curve of the free guest (6 minutes). Needs QEMU 8.2, root, and a machine
+/// with nothing else to do.
+#[derive(Debug, Args)]
+pub struct Theory {
+    /// Folder whose theory.md gets the figures, and whose theory/ the pictures
+    #[arg(long, value_name = "FOLDER")]
+    pub docs: Option<PathBuf>,
+
+    /// Print every measurement as JSON on standard output, and nothing else
     #[arg(long)]
     pub json: bool,
 }

@@ -12,6 +12,7 @@ mod live;
 mod migrate;
 mod record;
 mod signals;
+mod theory;
 mod trial;
 mod words;
 
@@ -20,7 +21,7 @@ use std::panic;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use cli::{Cli, Command};
+use cli::{Cli, Command, Experiment};
 use landfall_qemu::say::say;
 
 /// Exit status for wrong arguments, also clap's own.
@@ -53,7 +54,10 @@ async fn run(command: Command) -> ExitCode {
         match command {
             Command::Migrate(options) => ExitCode::from(migrate::run(options).await),
             Command::Demo(options) => ExitCode::from(demo::run(options).await),
-            Command::Bench(options) => ExitCode::from(bench::run(options).await),
+            Command::Bench(options) => ExitCode::from(match options.experiment {
+                Some(Experiment::Theory(options)) => theory::run(options).await,
+                None => bench::run(options).await,
+            }),
             Command::Guardian => {
                 signals::ignore();
                 landfall_qemu::guardian::watch().await;
