@@ -155,7 +155,7 @@ fn nothing_is_held_without_a_guardian() {
     let guardian = children(run.child.id());
     assert_eq!(guardian.len(), 1);
     kill_process(pid(guardian[0]), Signal::KILL).unwrap();
-    run.ended().assert(5, "failed", &["the guardian has ended"]);
+    run.ended().assert(5, "failed", &["the guardian has ended its watch"]);
     scene.assert_unharmed_at_source();
 }
 
