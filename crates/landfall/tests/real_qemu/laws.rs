@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use landfall_core::units::ByteRate;
+use landfall_guest::{agrees_once_in_three, claim};
 use rustix::process::Signal;
 
 use crate::scene::{Scene, random, wait_until};
@@ -57,30 +58,40 @@ fn target_and_share(aggression: &str) -> Option<(f64, f64)> {
 
 #[test]
 fn the_law_of_2011_holds_the_guest_at_its_target_and_tighter_with_more_aggression() {
-    let Some((gentle_target, gentle)) = target_and_share("0.0") else { return };
-    let Some((middle_target, middle)) = target_and_share("0.5") else { return };
-    println!("aggression 0.0: target {gentle_target:.3}, share {gentle:.3}");
-    println!("aggression 0.5: target {middle_target:.3}, share {middle:.3}");
-    assert!((gentle / gentle_target - 1.0).abs() < 0.1, "{gentle} of {gentle_target}");
-    assert!((middle / middle_target - 1.0).abs() < 0.1, "{middle} of {middle_target}");
-    assert!(middle < gentle);
+    // Other load on the machine can keep a guest from what its quota grants.
+    agrees_once_in_three(|| {
+        let (gentle_target, gentle) = target_and_share("0.0")?;
+        let (middle_target, middle) = target_and_share("0.5")?;
+        println!("aggression 0.0: target {gentle_target:.3}, share {gentle:.3}");
+        println!("aggression 0.5: target {middle_target:.3}, share {middle:.3}");
+        let near = |share: f64, target: f64| {
+            claim((share / target - 1.0).abs() < 0.1, format!("{share:.3} of {target:.3}"))
+        };
+        Some(
+            near(gentle, gentle_target)
+                .and(near(middle, middle_target))
+                .and(claim(middle < gentle, format!("{middle:.3} is not below {gentle:.3}"))),
+        )
+    });
 }
 
 #[test]
 fn the_law_of_2011_at_aggression_1_stalls_the_guest_until_it_has_landed() {
-    let Some(scene) = Scene::boot(&random(48, TWICE), ByteRate::mb(40)) else { return };
-    let ended = scene.migrate(&[
-        "--policy",
-        "rfc2011",
-        "--aggression",
-        "1.0",
-        "--max-bandwidth",
-        "40MB/s",
-        "--give-way",
-        "max-stall",
-    ]);
-    ended.assert(3, "landed", &[]);
-    let (stall, total) = (ended.number("longest_stall_s"), ended.number("total_s"));
-    assert!(stall > 0.8 * total, "stood still for {stall} of {total} s");
-    scene.assert_landed();
+    agrees_once_in_three(|| {
+        let scene = Scene::boot(&random(48, TWICE), ByteRate::mb(40))?;
+        let ended = scene.migrate(&[
+            "--policy",
+            "rfc2011",
+            "--aggression",
+            "1.0",
+            "--max-bandwidth",
+            "40MB/s",
+            "--give-way",
+            "max-stall",
+        ]);
+        ended.assert(3, "landed", &[]);
+        scene.assert_landed();
+        let (stall, total) = (ended.number("longest_stall_s"), ended.number("total_s"));
+        Some(claim(stall > 0.8 * total, format!("stood still for {stall} of {total} s")))
+    });
 }
