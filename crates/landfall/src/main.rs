@@ -9,7 +9,9 @@ mod cli;
 mod demo;
 mod live;
 mod migrate;
-mod record;
+mod picture;
+mod recording;
+mod replay;
 mod signals;
 mod trial;
 mod words;
@@ -53,6 +55,7 @@ async fn run(command: Command) -> ExitCode {
             Command::Migrate(options) => ExitCode::from(migrate::run(options).await),
             Command::Demo(options) => ExitCode::from(demo::run(options).await),
             Command::Bench(options) => ExitCode::from(bench::run(options).await),
+            Command::Replay(options) => ExitCode::from(replay::run(options).await),
             Command::Guardian => {
                 signals::ignore();
                 landfall_qemu::guardian::watch().await;

@@ -11,7 +11,8 @@ use landfall_qemu::steer::{self, Order};
 
 use crate::cli::{Migrate, PostCopy};
 use crate::live::Live;
-use crate::record::Recorder;
+use crate::recording::Recorder;
+use crate::recording::write::Begun;
 use crate::{USAGE, signals, words};
 
 /// Runs it and gives the exit status.
@@ -29,10 +30,18 @@ pub async fn run(options: Box<Migrate>) -> u8 {
     };
     let mut recorder = match &options.record {
         None => None,
-        Some(path) => match Recorder::create(path, &options.policy, options.aggression, &asked) {
-            Ok(recorder) => Some(recorder),
-            Err(problem) => return usage(&problem),
-        },
+        Some(path) => {
+            let begun = Begun {
+                policy: options.policy.clone(),
+                aggression: options.aggression,
+                requirements: asked.clone(),
+                prior: order.prior.clone(),
+            };
+            match Recorder::create(path, begun) {
+                Ok(recorder) => Some(recorder),
+                Err(problem) => return usage(&problem),
+            }
+        }
     };
     let mut stops = signals::listen();
     let live = Live::new();

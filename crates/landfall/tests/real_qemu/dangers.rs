@@ -179,6 +179,7 @@ fn the_time_allowed_ends_even_a_policy_that_asks_for_what_it_may_not_have() {
 fn the_floor_for_the_guests_cpu_holds() {
     agrees_once_in_three(|| {
         let scene = Scene::boot(&sweep(24), ByteRate::mb(40))?;
+        let free = scene.share_of_cpu(Duration::from_secs(1));
         let ended = scene.migrate(&[
             "--policy",
             "progressive",
@@ -192,7 +193,9 @@ fn the_floor_for_the_guests_cpu_holds() {
         ended.assert(5, "cancelled", &["the tightest grip is 20 %"]);
         scene.assert_unharmed_at_source();
         let share = ended.number("min_cpu_share");
-        Some(claim((0.17..0.26).contains(&share), format!("held to {share}")))
+        assert!(share > 0.17, "held to {share}");
+        // A share of what it wanted and other load on the machine left it.
+        Some(claim(share * free < 0.26, format!("held to {share} of {free}")))
     });
 }
 

@@ -3,16 +3,14 @@
 //! The same binary runs inside a small Linux guest with cgroup v2: see `cgroup_v2_guest.rs`.
 
 mod machine;
-#[path = "../../../guest/src/noise.rs"]
-mod noise;
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use landfall_guest::{agrees_once_in_three, claim};
 use landfall_qemu::cgroup::{CgroupError, Place, Quota, Version, least_honest_quota, survey};
 use machine::{TestGroup, Victim, children, get, put, shares, turn};
-use noise::{agrees_once_in_three, claim};
 
 const WHILE: Duration = Duration::from_millis(1500);
 
@@ -57,12 +55,15 @@ fn a_held_thread_gets_its_share_and_the_others_of_its_process_are_left_alone() {
         );
         println!("{figures}");
         let measured = |holds, what| claim(holds, format!("{what}: {figures}"));
+        // The quota lasts the longer, the less of a CPU other load on the machine leaves the thread.
+        let had = before[0].min(free[0]);
+        let gap = WHILE.mul_f64((1.0 - 0.2 / had).max(0.0));
         Some(
             measured(held[0] > 0.1, "less than its share")
                 .and(measured(held[1] > before[1] * 0.6, "the sibling was held"))
                 .and(measured(free[0] > before[0] * 0.6, "it stayed held"))
                 .and(measured(stats.throttled_periods >= 5, "the kernel counts no periods"))
-                .and(measured(stats.throttled > WHILE / 2, "the kernel counts no time")),
+                .and(measured(stats.throttled > gap / 2, "the kernel counts no time")),
         )
     });
 }
