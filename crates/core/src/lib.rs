@@ -25,6 +25,7 @@ pub mod plan;
 pub mod policy;
 pub mod prior;
 pub mod progress;
+pub mod recording;
 pub mod report;
 pub mod requirements;
 pub mod sample;

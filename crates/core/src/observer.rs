@@ -125,6 +125,16 @@ impl Observer {
         }
     }
 
+    /// How the vCPUs are held, as it was last said; empty before.
+    pub fn holds(&self) -> &[Hold] {
+        &self.holds
+    }
+
+    /// The levers there are.
+    pub fn levers(&self) -> Levers {
+        self.levers
+    }
+
     /// Says how the vCPUs are held from now on.
     pub fn held(&mut self, holds: &[Hold]) {
         self.holds = holds.to_vec();

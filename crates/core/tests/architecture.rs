@@ -73,7 +73,7 @@ const ACTS: &[(&[&str], &[&str])] = &[
     // Files: groups and limits in one place, the lock in another, the recording in a third.
     (
         &["fs::write", "OpenOptions", "create_dir", "remove_dir", "remove_file", "File::create"],
-        &["qemu/src/cgroup/", "qemu/src/lock.rs", "landfall/src/record.rs"],
+        &["qemu/src/cgroup/", "qemu/src/lock.rs", "landfall/src/recording/write.rs"],
     ),
 ];
 

@@ -27,6 +27,8 @@ pub enum Command {
     Migrate(Box<Migrate>),
     /// Boot guests and show what steering is worth against QEMU's own auto-converge
     Demo(Demo),
+    /// Show a recorded migration again, and check that it would be decided the same
+    Replay(Replay),
     /// Measure policies against each other on real guests, in paired runs
     Bench(Bench),
     /// Print shell completions
@@ -104,11 +106,39 @@ pub struct Migrate {
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
     pub probe: Duration,
 
-    /// Write every observation and decision to this file, a line of JSON each
+    /// Write every observation and decision to this file, a line of JSON each, for landfall replay
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 
     /// Print the report as one JSON object on standard output, and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Shows what a recording of landfall migrate --record holds: the moments at which something changed
+/// and why, and the report. Then makes every decision again from the recorded samples and says whether
+/// all are the same, byte for byte.
+#[derive(Debug, Args)]
+#[command(after_long_help = REPLAY_EXAMPLES)]
+pub struct Replay {
+    /// The recording
+    pub file: PathBuf,
+
+    /// Say only whether the decisions are the same again
+    #[arg(long, conflicts_with = "json")]
+    pub check: bool,
+
+    /// Draw what was left, the dirty rate, the link and the guest's CPU over time into this file (SVG)
+    #[arg(long, value_name = "FILE")]
+    pub picture: Option<PathBuf>,
+
+    /// Show the live line again first, as fast as it went or so many times as fast
+    #[arg(long, value_name = "SPEED", num_args = 0..=1, default_missing_value = "1",
+          value_parser = speed)]
+    pub live: Option<f64>,
+
+    /// Print what happened, the check and the report as one JSON object on standard output, and
+    /// nothing else
     #[arg(long)]
     pub json: bool,
 }
@@ -210,6 +240,24 @@ fn some_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A speed at which time can pass.
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse::<f64>().ok().filter(|speed| speed.is_finite() && *speed > 0.0);
+    speed.ok_or_else(|| "write how many times as fast as it went, for example 10".to_owned())
+}
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  Record a migration, and see afterwards what was decided, when and why:
+
+    landfall migrate unix:/run/vm.qmp tcp:otherhost:4444 --record vm.jsonl
+    landfall replay vm.jsonl --picture vm.svg
+
+Exit status:
+  0  every decision is the same again
+  1  a decision is another, or this landfall does not have the policy
+  2  wrong arguments, or not a recording that can be replayed";
+
 const EXAMPLES: &str = "\
 Examples:
   Start the destination as you would start the guest, plus -incoming tcp:0:4444, then:
@@ -300,6 +348,28 @@ mod tests {
             let line = ["landfall", "migrate", "unix:/s", "tcp:h:1", option, value];
             let error = Cli::try_parse_from(line).unwrap_err().to_string();
             assert!(error.contains(remedy) && error.contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_replay_goes_as_fast_as_it_went_unless_told_otherwise() {
+        for (options, expected) in [
+            (&["f"][..], Some(None)),
+            (&["f", "--live"], Some(Some(1.0))),
+            (&["f", "--live", "2.5"], Some(Some(2.5))),
+            (&["f", "--live", "0"], None),
+            (&["f", "--live", "inf"], None),
+        ] {
+            let line = [&["landfall", "replay"], options].concat();
+            let speed = match Cli::try_parse_from(line) {
+                Ok(Cli { command: Command::Replay(replay) }) => Some(replay.live),
+                Ok(_) => panic!(),
+                Err(error) => {
+                    assert!(error.to_string().contains("for example 10"), "{error}");
+                    None
+                }
+            };
+            assert_eq!(speed, expected);
         }
     }
 

@@ -1,5 +1,7 @@
 //! The live line: how far it is, for a person at a terminal. Nothing where there is none.
 
+use std::time::Duration;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use landfall_core::decision::Hold;
 use landfall_core::units::{Share, show_duration};
@@ -23,10 +25,15 @@ impl Live {
     }
 
     pub fn look(&self, look: &Look) {
-        if let Some(decided) = &look.decided {
-            self.bar.set_message(line(decided));
-            self.bar.set_position((decided.done * 100.0) as u64);
+        if let Some(Decided { view, done, time_left, .. }) = &look.decided {
+            self.show(view, *done, *time_left);
         }
+    }
+
+    /// Shows a view, the share of the way that is done, and the time left.
+    pub fn show(&self, view: &View, done: f64, time_left: Option<Duration>) {
+        self.bar.set_message(line(view, time_left));
+        self.bar.set_position((done * 100.0) as u64);
     }
 
     pub fn clear(self) {
@@ -35,8 +42,7 @@ impl Live {
 }
 
 /// What is going on, in one line; what matters most comes first, for a terminal may be narrow.
-fn line(decided: &Decided) -> String {
-    let view = decided.view;
+fn line(view: &View, time_left: Option<Duration>) -> String {
     let mut parts = vec![match view.phase {
         Phase::Setup => return "connecting".to_owned(),
         Phase::FirstPass => format!("first pass, {} left", view.remaining),
@@ -45,7 +51,7 @@ fn line(decided: &Decided) -> String {
         Phase::PostCopy => format!("runs there, {} to fetch", view.remaining),
         Phase::Over => return "over".to_owned(),
     }];
-    parts.extend(decided.time_left.map(|time| format!("about {}", show_duration(time))));
+    parts.extend(time_left.map(|time| format!("about {}", show_duration(time))));
     parts.extend(grip(view).map(|share| format!("CPU held to {share}")));
     if let Some(link) = view.link {
         parts.push(match view.dirty_rate() {
@@ -57,7 +63,7 @@ fn line(decided: &Decided) -> String {
 }
 
 /// The tightest hold in force.
-fn grip(view: &View) -> Option<Share> {
+pub fn grip(view: &View) -> Option<Share> {
     let held = view.vcpus.iter().map(|vcpu| vcpu.hold).filter(|hold| *hold != Hold::Free);
     held.map(Hold::share).reduce(Share::min)
 }

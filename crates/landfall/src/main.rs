@@ -10,7 +10,9 @@ mod demo;
 mod foresight;
 mod live;
 mod migrate;
-mod record;
+mod picture;
+mod recording;
+mod replay;
 mod signals;
 mod theory;
 mod trial;
@@ -58,6 +60,7 @@ async fn run(command: Command) -> ExitCode {
                 Some(Experiment::Theory(options)) => theory::run(options).await,
                 None => bench::run(options).await,
             }),
+            Command::Replay(options) => ExitCode::from(replay::run(options).await),
             Command::Guardian => {
                 signals::ignore();
                 landfall_qemu::guardian::watch().await;

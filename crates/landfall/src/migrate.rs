@@ -12,7 +12,8 @@ use landfall_qemu::steer::{self, Order};
 use crate::cli::{Migrate, PostCopy};
 use crate::foresight;
 use crate::live::Live;
-use crate::record::Recorder;
+use crate::recording::Recorder;
+use crate::recording::write::Begun;
 use crate::{USAGE, signals, words};
 
 /// Runs it and gives the exit status.
@@ -30,13 +31,24 @@ pub async fn run(options: Box<Migrate>) -> u8 {
     };
     let mut recorder = match &options.record {
         None => None,
-        Some(path) => match Recorder::create(path, &options.policy, options.aggression, &asked) {
-            Ok(recorder) => Some(recorder),
-            Err(problem) => return usage(&problem),
-        },
+        Some(path) => {
+            let begun = Begun {
+                policy: options.policy.clone(),
+                aggression: options.aggression,
+                requirements: asked.clone(),
+                prior: order.prior.clone(),
+            };
+            match Recorder::create(path, begun) {
+                Ok(recorder) => Some(recorder),
+                Err(problem) => return usage(&problem),
+            }
+        }
     };
     let mut stops = signals::listen();
     order.prior = foresight::look(&order.source, &asked, options.probe).await;
+    if let Some(recorder) = &mut recorder {
+        recorder.knows(&order.prior);
+    }
     let live = Live::new();
     let report = steer::migrate(order, &mut stops, &mut |look| {
         live.look(look);

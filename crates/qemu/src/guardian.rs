@@ -9,19 +9,27 @@
 //! first it lets the vCPUs run (well under a millisecond), then it tells QEMU to cancel the
 //! migration that nobody steers any more and puts its settings back.
 //!
+//! A landfall that was only stopped still has QEMU's monitor, which serves one client at a time, so
+//! neither of the two may wait for the other. The guardian says on its standard output that it has
+//! set out; a landfall that moves again sees that before it holds anything, ends the migration
+//! itself, and still sends the guardian home, which listens for that until it has the monitor.
+//!
 //! It acts on the one QEMU process it was told of and on no other, whoever listens at that socket
 //! by then; it cancels only a migration that landfall began; it continues only a guest that
 //! landfall stopped.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::cgroup::UndoStep;
 use crate::machine::{Machine, Settings};
@@ -46,6 +54,9 @@ const REACH: Duration = Duration::from_secs(120);
 
 /// What a guardian says once it is ready.
 const READY: &[u8] = b"ready\n";
+
+/// What it says once it goes the way back, whether or not anybody is left to hear it.
+const SET_OUT: &[u8] = b"set out\n";
 
 /// Everything that has to be undone, whether or not it has been done yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +90,8 @@ enum Line {
 pub struct Guardian {
     child: Child,
     pipe: Arc<Mutex<Option<ChildStdin>>>,
+    /// Silent while it watches.
+    says: ChildStdout,
     signs: tokio::task::AbortHandle,
 }
 
@@ -93,14 +106,15 @@ impl Guardian {
         let mut command = Command::new(program);
         command.arg(SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
+        let not_ready = || io::Error::other("it does not get ready");
+        let mut says = child.stdout.take().ok_or_else(not_ready)?;
         let mut ready = [0; READY.len()];
-        let heard = child.stdout.take().map(|mut out| out.read_exact(&mut ready));
-        if !matches!(heard, Some(Ok(()))) || ready != READY {
-            return Err(io::Error::other("it does not get ready"));
+        if says.read_exact(&mut ready).is_err() || ready != READY {
+            return Err(not_ready());
         }
         let pipe = Arc::new(Mutex::new(child.stdin.take()));
         let signs = tokio::spawn(give_signs_of_life(Arc::clone(&pipe))).abort_handle();
-        Ok(Guardian { child, pipe, signs })
+        Ok(Guardian { child, pipe, says, signs })
     }
 
     /// Hands it the way back, which replaces the one before. Once this returns the kernel has it,
@@ -112,9 +126,12 @@ impl Guardian {
         tell(&self.pipe, &Line::WayBack(Box::new(way_back.clone())))
     }
 
-    /// Whether it is still there. One that has gone the way back is not.
-    pub fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// Whether it is there and would still undo what is done from now on. One that has set out on
+    /// the way back does not, though its process may go on for a while.
+    pub fn watches(&self) -> bool {
+        // Nothing is there to be read, nor has the other end been closed.
+        let mut says = [PollFd::new(&self.says, PollFlags::IN)];
+        matches!(retry_on_intr(|| poll(&mut says, Some(&Timespec::default()))), Ok(0))
     }
 
     /// Sends it home: nothing is left to undo.
@@ -155,9 +172,33 @@ fn tell(pipe: &Mutex<Option<ChildStdin>>, line: &Line) -> io::Result<()> {
 pub async fn watch() {
     // Fails only for the leader of a process group, as which landfall does not start it.
     let _ = rustix::process::setsid();
-    // landfall is gone already if nobody reads this; the pipe will say so.
-    let _ = io::stdout().write_all(READY).and_then(|()| io::stdout().flush());
-    let (sender, lines) = mpsc::channel();
+    announce(READY);
+    let mut lines = listen();
+    let mut way_back = None;
+    let what = loop {
+        match timeout(SILENCE, lines.recv()).await {
+            Ok(Some(Line::WayBack(newer))) => way_back = Some(newer),
+            Ok(Some(Line::Alive)) => {}
+            Ok(Some(Line::Done)) => return,
+            Err(_) if way_back.is_some() => break "does not move any more",
+            Err(_) => {}
+            Ok(None) => break "has ended early",
+        }
+    };
+    if let Some(way_back) = way_back {
+        announce(SET_OUT);
+        way_back.go(what, lines).await;
+    }
+}
+
+/// Says something to landfall. If nobody is left to read it, the pipe from landfall says so too.
+fn announce(word: &[u8]) {
+    let _ = io::stdout().write_all(word).and_then(|()| io::stdout().flush());
+}
+
+/// The lines that landfall writes; closed when it is gone.
+fn listen() -> mpsc::UnboundedReceiver<Line> {
+    let (sender, lines) = mpsc::unbounded_channel();
     thread::spawn(move || {
         for line in BufReader::new(io::stdin().lock()).lines() {
             // A line cut short by landfall's death: the one before it is the way back, for what
@@ -169,25 +210,22 @@ pub async fn watch() {
             }
         }
     });
-    let mut way_back = None;
-    let what = loop {
-        match lines.recv_timeout(SILENCE) {
-            Ok(Line::WayBack(newer)) => way_back = Some(newer),
-            Ok(Line::Alive) => {}
-            Ok(Line::Done) => return,
-            Err(RecvTimeoutError::Timeout) if way_back.is_some() => break "does not move any more",
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break "has ended early",
+    lines
+}
+
+/// Returns when landfall, which moves again, says that it has ended the migration itself.
+async fn sent_home(mut lines: mpsc::UnboundedReceiver<Line>) {
+    while let Some(line) = lines.recv().await {
+        if matches!(line, Line::Done) {
+            return;
         }
-    };
-    if let Some(way_back) = way_back {
-        way_back.go(what).await;
     }
+    std::future::pending().await
 }
 
 impl WayBack {
     /// Goes the way back, saying on standard error what is done and what could not be.
-    async fn go(&self, what: &str) {
+    async fn go(&self, what: &str, lines: mpsc::UnboundedReceiver<Line>) {
         let mut released = true;
         for step in &self.cgroup {
             if let Err(error) = step.run() {
@@ -198,7 +236,20 @@ impl WayBack {
         if released {
             say(&format!("landfall guardian: landfall {what}; the guest's vCPUs run free"));
         }
-        match self.settle().await {
+        // To be sent home is heard only before anything is done to QEMU, which is then done whole.
+        let reached = tokio::select! {
+            reached = self.reach_source() => reached,
+            () = sent_home(lines) => {
+                say("landfall guardian: landfall moves again and has ended the migration itself");
+                return;
+            }
+        };
+        let ending = match reached {
+            Ok(Some(source)) => self.settle(source).await,
+            Ok(None) => Ok(format!("QEMU process {} has ended", self.process.pid)),
+            Err(error) => Err(error),
+        };
+        match ending {
             Ok(ending) => say(&format!("landfall guardian: {ending}")),
             Err(error) => {
                 say(&format!("landfall guardian: the migration could not be ended: {error}"));
@@ -207,10 +258,7 @@ impl WayBack {
     }
 
     /// Ends the migration, sees to the guest, puts the settings back; each even if another fails.
-    async fn settle(&self) -> Result<String, QmpError> {
-        let Some(mut source) = self.reach_source().await? else {
-            return Ok(format!("QEMU process {} has ended", self.process.pid));
-        };
+    async fn settle(&self, mut source: Machine) -> Result<String, QmpError> {
         let mut destination = match &self.destination {
             Some(address) => Machine::connect(address).await.ok().map(|(machine, _)| machine),
             None => None,

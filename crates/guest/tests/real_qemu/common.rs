@@ -43,6 +43,15 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until nothing passes a link any more: what it had in hand may still have to go.
+pub fn wait_until_still(link: &Link) {
+    wait_until("a link that stands still", || {
+        let passed = link.passed();
+        sleep(Duration::from_millis(200));
+        link.passed() == passed
+    });
+}
+
 /// A link to where a destination listens.
 pub fn link_to(destination: &Vm) -> Link {
     let to: Endpoint = destination.incoming().unwrap().parse().unwrap();

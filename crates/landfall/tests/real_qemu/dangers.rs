@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_guest::{Link, Spec, Vm};
+use landfall_guest::{Link, Spec, Vm, agrees_once_in_three, claim};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scene::{Run, Scene, landfall, migration_status, random, run_state, sweep, wait_until};
@@ -103,9 +103,14 @@ fn a_landfall_that_is_stopped_does_not_keep_the_guest_held() {
     let stopped = Instant::now();
     wait_until("the guest is let go", || !scene.is_held());
     assert!(stopped.elapsed() < Duration::from_secs(15), "{:?}", stopped.elapsed());
+    // Its guardian tries for two minutes to get QEMU's monitor, which this landfall has: neither of
+    // them may wait for the other.
     run.signal(Signal::CONT);
+    let moves = Instant::now();
     let ended = run.ended();
-    assert_eq!(ended.code(), Some(5), "{ended:?}");
+    assert!(moves.elapsed() < Duration::from_secs(30), "{:?}: {ended:?}", moves.elapsed());
+    ended.assert(5, "failed", &["the guardian has ended its watch"]);
+    assert!(ended.stderr.contains("moves again and has ended the migration itself"), "{ended:?}");
     scene.assert_unharmed_at_source();
 }
 
@@ -172,14 +177,26 @@ fn the_time_allowed_ends_even_a_policy_that_asks_for_what_it_may_not_have() {
 
 #[test]
 fn the_floor_for_the_guests_cpu_holds() {
-    let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(40)) else { return };
-    let options =
-        ["--policy", "progressive", "--min-cpu", "20%", "--aggression", "1.0", "--max-bandwidth"];
-    let ended = scene.migrate(&[&options[..], &["40MB/s"]].concat());
-    ended.assert(5, "cancelled", &["the tightest grip is 20 %"]);
-    let share = ended.number("min_cpu_share");
-    assert!((0.17..0.26).contains(&share), "held to {share}");
-    scene.assert_unharmed_at_source();
+    agrees_once_in_three(|| {
+        let scene = Scene::boot(&sweep(24), ByteRate::mb(40))?;
+        let free = scene.share_of_cpu(Duration::from_secs(1));
+        let ended = scene.migrate(&[
+            "--policy",
+            "progressive",
+            "--min-cpu",
+            "20%",
+            "--aggression",
+            "1.0",
+            "--max-bandwidth",
+            "40MB/s",
+        ]);
+        ended.assert(5, "cancelled", &["the tightest grip is 20 %"]);
+        scene.assert_unharmed_at_source();
+        let share = ended.number("min_cpu_share");
+        assert!(share > 0.17, "held to {share}");
+        // A share of what it wanted and other load on the machine left it.
+        Some(claim(share * free < 0.26, format!("held to {share} of {free}")))
+    });
 }
 
 #[test]

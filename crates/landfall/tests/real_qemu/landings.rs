@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::ByteRate;
-use landfall_guest::{Kind, Spec, Vm};
+use landfall_guest::{Kind, Spec, Vm, agrees_once_in_three, claim};
 
 use crate::scene::{PATIENCE, Scene, random, small, sweep};
 
@@ -45,31 +45,43 @@ fn without_leave_to_stall_a_pathological_guest_is_given_back_with_the_remedy() {
 
 #[test]
 fn an_idle_guest_is_never_touched() {
-    let Some(scene) = Scene::boot(&small(Kind::Idle, 32), ByteRate::mb(100)) else { return };
-    let ended = scene.migrate(&["--policy", "progressive"]);
-    ended.assert(0, "landed", &[]);
-    assert_eq!(ended.number("throttled_s"), 0.0);
-    assert_eq!(ended.report["class"], "unaided");
-    scene.assert_landed();
+    agrees_once_in_three(|| {
+        let scene = Scene::boot(&small(Kind::Idle, 32), ByteRate::mb(100))?;
+        let ended = scene.migrate(&["--policy", "progressive"]);
+        assert_eq!(ended.report["outcome"], "landed", "{ended:?}");
+        assert_eq!(ended.number("throttled_s"), 0.0);
+        assert_eq!(ended.report["class"], "unaided");
+        scene.assert_landed();
+        Some(claim(ended.code() == Some(0), format!("a requirement was broken: {ended:?}")))
+    });
 }
 
 #[test]
 fn a_guest_that_lands_unaided_is_never_touched() {
-    let Some(scene) = Scene::boot(&random(32, 1000), ByteRate::mb(100)) else { return };
-    let ended = scene.migrate(&["--policy", "progressive"]);
-    ended.assert(0, "landed", &[]);
-    assert_eq!(ended.number("throttled_s"), 0.0);
-    assert!(ended.number("longest_stall_s") <= 0.3);
-    scene.assert_landed();
+    agrees_once_in_three(|| {
+        let scene = Scene::boot(&random(32, 1000), ByteRate::mb(100))?;
+        let ended = scene.migrate(&["--policy", "progressive"]);
+        assert_eq!(ended.report["outcome"], "landed", "{ended:?}");
+        assert_eq!(ended.number("throttled_s"), 0.0);
+        let kept = ended.number("longest_stall_s") <= 0.3;
+        assert_eq!(ended.code() == Some(0), kept, "the exit status says what was kept: {ended:?}");
+        scene.assert_landed();
+        Some(claim(kept, format!("stood still for too long: {ended:?}")))
+    });
 }
 
 #[test]
 fn qemus_own_auto_converge_is_asked_for_and_left_alone() {
-    let Some(scene) = Scene::boot(&random(64, 40_000), ByteRate::mb(60)) else { return };
-    let ended = scene.migrate(&by("auto-converge"));
-    assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
-    assert!(ended.number("throttled_s") > 0.0, "QEMU throttled: {:#}", ended.report);
-    scene.assert_landed();
+    agrees_once_in_three(|| {
+        let scene = Scene::boot(&random(32, 20_000), ByteRate::mb(30))?;
+        let rate = ["--max-bandwidth", "30MB/s", "--give-way", "max-stall"];
+        let ended = scene.migrate(&[&["--policy", "auto-converge"][..], &rate].concat());
+        assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
+        scene.assert_landed();
+        // On a machine so busy that the guest cannot write faster than the link, QEMU need not.
+        let throttled = ended.number("throttled_s") > 0.0;
+        Some(claim(throttled, format!("QEMU did not throttle: {:#}", ended.report)))
+    });
 }
 
 #[test]
@@ -139,47 +151,42 @@ fn qemu_72() -> Option<(String, Vec<String>)> {
 }
 
 #[test]
-fn a_recording_holds_every_look_and_the_report() {
-    let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(60)) else { return };
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("recording.jsonl");
-    let ended =
-        scene.migrate(&[&by("progressive")[..], &["--record", file.to_str().unwrap()]].concat());
-    assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
-    let text = std::fs::read_to_string(&file).unwrap();
-    let lines: Vec<serde_json::Value> =
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0]["kind"], "landfall-recording");
-    assert!(lines.iter().any(|line| line["decision"]["holds"][0]["quota"].is_object()));
-    assert_eq!(lines.last().unwrap()["report"], ended.report);
-}
-
-#[test]
 fn what_the_report_says_was_lost_agrees_with_what_the_guest_saw() {
     for policy in ["progressive", "pause-and-ship", "auto-converge"] {
-        let guest = if policy == "auto-converge" { random(64, 40_000) } else { sweep(48) };
-        let Some(scene) = Scene::boot(&guest, ByteRate::mb(60)) else { return };
-        let quiet = Duration::from_secs(1);
-        sleep(quiet);
-        let begin = Instant::now();
-        let ended = scene.migrate(&by(policy));
-        assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
-        let beats = scene.pair.source.heartbeats();
-        let end = beats.beat_from(scene.pair.destination.place(), None, PATIENCE).unwrap();
-        let timeline = beats.timeline();
-        let baseline = timeline.baseline(begin - quiet, begin);
-        let stall = timeline.longest_stall(begin, end, &baseline).as_secs_f64();
-        let lost = timeline.total_work_lost(begin, end, &baseline).as_secs_f64();
-        let said = (ended.number("longest_stall_s"), ended.number("guest_cpu_lost_s"));
-        println!(
-            "{policy}: stall {:.3} s, guest saw {stall:.3}; lost {:.2} s, guest lost {lost:.2}",
-            said.0, said.1
-        );
-        // The guest also counts what other load on the machine and the writing of the dirty log cost.
-        assert!(said.0 <= stall * 1.1 + 0.03, "{policy}: more stall than the guest saw");
-        assert!(said.0 >= stall * 0.6 - 0.03, "{policy}: a stall of the guest went unseen");
-        assert!(said.1 <= lost * 1.1 + 0.1, "{policy}: more lost than the guest missed");
-        assert!(said.1 >= lost * 0.4, "{policy}: half of what the guest lost went unseen");
-        scene.assert_landed();
+        agrees_once_in_three(|| lost_as_the_guest_saw_it(policy));
     }
+}
+
+/// Whether the report of a landing agrees with the guest's own beats, which are held against those
+/// of the three seconds before.
+fn lost_as_the_guest_saw_it(policy: &'static str) -> Option<Result<(), String>> {
+    const QUIET: Duration = Duration::from_secs(3);
+    let guest = if policy == "auto-converge" { random(64, 40_000) } else { sweep(48) };
+    let scene = Scene::boot(&guest, ByteRate::mb(60))?;
+    sleep(QUIET);
+    let begin = Instant::now();
+    let ended = scene.migrate(&by(policy));
+    assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
+    let beats = scene.pair.source.heartbeats();
+    let end = beats.beat_from(scene.pair.destination.place(), None, PATIENCE).unwrap();
+    let timeline = beats.timeline();
+    let baseline = timeline.baseline(begin - QUIET, begin);
+    let stall = timeline.longest_stall(begin, end, &baseline).as_secs_f64();
+    let lost = timeline.total_work_lost(begin, end, &baseline).as_secs_f64();
+    let (said_stall, said_lost) =
+        (ended.number("longest_stall_s"), ended.number("guest_cpu_lost_s"));
+    scene.assert_landed();
+    let figures = format!(
+        "{policy}: stall {said_stall:.3} s, guest saw {stall:.3}; \
+         lost {said_lost:.2} s, guest lost {lost:.2}"
+    );
+    println!("{figures}");
+    let agrees = |holds, what| claim(holds, format!("{what}: {figures}"));
+    // The guest also counts what other load on the machine and the writing of the dirty log cost.
+    Some(
+        agrees(said_stall <= stall * 1.1 + 0.03, "more stall than the guest saw")
+            .and(agrees(said_stall >= stall * 0.6 - 0.03, "a stall of the guest went unseen"))
+            .and(agrees(said_lost <= lost * 1.1 + 0.1, "more lost than the guest missed"))
+            .and(agrees(said_lost >= lost * 0.4, "half of what the guest lost went unseen")),
+    )
 }

@@ -5,6 +5,7 @@ mod dangers;
 mod failures;
 mod landings;
 mod laws;
+mod recordings;
 mod refusals;
 mod scene;
 mod sudden_death;

@@ -81,6 +81,15 @@ impl Scene {
         i32::try_from(self.pair.source.pid()).unwrap()
     }
 
+    /// The share of a CPU that the guest's first vCPU gets over a while.
+    pub fn share_of_cpu(&self, over: Duration) -> f64 {
+        let thread = self.pair.source.vcpu_threads().unwrap()[0];
+        let cpu = || self.pair.source.cpu_time(thread).unwrap();
+        let (from, before) = (Instant::now(), cpu());
+        sleep(over);
+        cpu().saturating_sub(before).as_secs_f64() / from.elapsed().as_secs_f64()
+    }
+
     /// Whether any vCPU thread is held at the moment.
     pub fn is_held(&self) -> bool {
         limits(self.pid()) != self.before.limits_now(self.pid())

@@ -116,6 +116,7 @@ impl Hands {
         if wanted == self.holds {
             return Ok(());
         }
+        self.check_guardian()?;
         match (self.stopped(), wanted.contains(&Hold::Stopped)) {
             (false, true) => return self.stop(source).await,
             (true, true) => return Ok(()),
@@ -211,16 +212,16 @@ impl Hands {
         guardian.entrust(&self.way_back).map_err(|error| format!("the guardian is gone: {error}"))
     }
 
-    /// Nothing is steered without a guardian that could undo it. One that is gone was ended by
-    /// somebody, or has gone the way back because this process did not move.
+    /// Nothing is steered without a guardian that would undo it. One that does not watch any more
+    /// was ended by somebody, or has set out on the way back because this process did not move.
     ///
     /// # Errors
     /// In words: it is gone.
-    pub(super) fn check_guardian(&mut self) -> Result<(), String> {
-        let alive = self.guardian.as_mut().is_some_and(Guardian::is_alive);
-        let gone = "the guardian has ended (somebody ended it, or landfall itself was stopped for \
-                    seconds): nothing is held without one";
-        alive.then_some(()).ok_or_else(|| gone.to_owned())
+    pub(super) fn check_guardian(&self) -> Result<(), String> {
+        let watches = self.guardian.as_ref().is_some_and(Guardian::watches);
+        let gone = "the guardian has ended its watch (somebody ended it, or landfall itself was \
+                    stopped for seconds): nothing is held without one";
+        watches.then_some(()).ok_or_else(|| gone.to_owned())
     }
 }
 

@@ -30,7 +30,7 @@ use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::sample::{Migration, Ram, Sample, Status};
 use landfall_core::switch_over;
 use landfall_core::units::{Bytes, Moment, Share, show_duration};
-use landfall_core::view::{Phase, View};
+use landfall_core::view::{Levers, Phase, View};
 
 use tokio::sync::mpsc;
 
@@ -92,6 +92,8 @@ pub struct Order {
 pub struct Look<'a> {
     /// The raw counters.
     pub sample: &'a Sample,
+    /// The levers there are.
+    pub levers: Levers,
     /// What was made of them; `None` for a look at the kernel's counters alone.
     pub decided: Option<Decided<'a>>,
 }
@@ -100,6 +102,8 @@ pub struct Look<'a> {
 pub struct Decided<'a> {
     /// What is known.
     pub view: &'a View,
+    /// How the vCPUs were held, as the view has it.
+    pub holds: &'a [Hold],
     /// What is done about it.
     pub decision: &'a Decision,
     /// Share of the way, 0 to 1; never less than before.
@@ -298,7 +302,7 @@ impl Steering {
             let sample = Sample { at: self.now(), migration: None, vcpus: self.hands.counters() };
             self.account.take(&sample);
             self.observer.observe(&sample);
-            watch(&Look { sample: &sample, decided: None });
+            watch(&Look { sample: &sample, levers: self.observer.levers(), decided: None });
         }
         self.mind_a_hang().await
     }
@@ -366,8 +370,10 @@ impl Steering {
             }
             let done = self.progress.share(&view);
             let time_left = time_left(&view);
-            let decided = Decided { view: &view, decision: &decision, done, time_left };
-            watch(&Look { sample: &sample, decided: Some(decided) });
+            let holds = self.observer.holds();
+            let decided = Decided { view: &view, holds, decision: &decision, done, time_left };
+            let levers = self.observer.levers();
+            watch(&Look { sample: &sample, levers, decided: Some(decided) });
             self.expected_blackout = view.blackout_if_shipped().unwrap_or_default();
             if !migration.status.is_over() && self.giving_up.is_none() {
                 self.act(&view, decision).await;

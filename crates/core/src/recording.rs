@@ -1,0 +1,140 @@
+//! What is written down of a migration, and how views are made of it again.
+//!
+//! A recording is a [`Head`] and then [`Line`]s in order of time, each a line of JSON, only ever
+//! appended to. It holds what came from outside, the samples and what was in force when each was
+//! looked at, and the decisions that were made on them; views are not in it, for an observer makes
+//! the same ones again. That the decisions come out the same, byte for byte, is then a test of all
+//! that lies between a sample and a decision.
+//!
+//! Reading and writing files and JSON is not done here; the shape of a recording is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{Decision, Hold};
+use crate::guard::guard;
+use crate::observer::Observer;
+use crate::policy::Policy;
+use crate::prior::Prior;
+use crate::report::Report;
+use crate::requirements::{Aggression, Requirements};
+use crate::sample::Sample;
+use crate::view::{Levers, View};
+
+/// What the first line of a recording calls it.
+pub const KIND: &str = "landfall-recording";
+
+/// Version of the form. It is raised when a line changes its meaning; a new kind of line, which a
+/// reader of before skips, does not raise it.
+pub const VERSION: u32 = 2;
+
+/// The first line: what a migration was begun with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// [`KIND`].
+    pub kind: String,
+    /// [`VERSION`].
+    pub version: u32,
+    /// Version of the program that wrote it: another one may decide otherwise.
+    pub landfall: String,
+    /// The policy that decided, by name.
+    pub policy: String,
+    /// The second dial of 2011.
+    pub aggression: Aggression,
+    /// What the operator demanded.
+    pub requirements: Requirements,
+    /// The levers there were.
+    pub levers: Levers,
+    /// How many vCPUs were held and counted; several that share a thread are one.
+    pub vcpus: usize,
+    /// What was known before the start.
+    pub prior: Prior,
+}
+
+/// Any line after the first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Line {
+    /// A look at the counters.
+    Look(Box<Look>),
+    /// The operator demands something else from now on.
+    Requirements {
+        /// All of what is demanded now.
+        requirements: Requirements,
+    },
+    /// How it ended; the last line.
+    Report {
+        /// The report.
+        report: Box<Report>,
+    },
+    /// A line of a kind that this version does not know, and can do without.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A look at the counters, and what was decided on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Look {
+    /// The raw counters.
+    pub sample: Sample,
+    /// How the vCPUs were held when the look was taken; absent from a look at the kernel's counters
+    /// alone, of which no view is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<Vec<Hold>>,
+    /// What was decided; absent from a look at the kernel's counters alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+}
+
+impl Look {
+    /// A look at the kernel's counters alone.
+    pub fn only(sample: Sample) -> Look {
+        Look { sample, holds: None, decision: None }
+    }
+}
+
+/// Makes the views of a migration again, line by line.
+#[derive(Debug, Clone)]
+pub struct Views(Observer);
+
+impl Views {
+    /// The views of a recording that begins so.
+    pub fn new(head: &Head) -> Views {
+        let requirements = head.requirements.clone();
+        Views(Observer::new(requirements, head.aggression, head.levers, &head.prior))
+    }
+
+    /// What a policy was shown before the start, where enough was known to show it something.
+    fn before(&self, head: &Head) -> Option<View> {
+        Some(self.0.before(head.prior.contents?, head.vcpus))
+    }
+
+    /// The view that was made when the line was written, where one was.
+    pub fn take(&mut self, line: &Line) -> Option<View> {
+        match line {
+            Line::Look(look) => {
+                if let Some(holds) = &look.holds {
+                    self.0.held(holds);
+                }
+                self.0.observe(&look.sample)
+            }
+            Line::Requirements { requirements } => {
+                self.0.requirements = requirements.clone();
+                None
+            }
+            Line::Report { .. } | Line::Unknown => None,
+        }
+    }
+}
+
+/// Lets a policy look ahead, as it did before the recorded migration began. That it then had nothing
+/// against it is known, for it was begun.
+pub fn look_ahead(policy: &mut dyn Policy, views: &Views, head: &Head) {
+    if let Some(view) = views.before(head) {
+        let _ = policy.before(&view);
+    }
+}
+
+/// What a policy decides on a view, inside the requirements.
+pub fn decide(policy: &mut dyn Policy, view: &View) -> Decision {
+    guard(view, policy.decide(view))
+}

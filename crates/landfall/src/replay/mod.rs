@@ -1,0 +1,152 @@
+//! `landfall replay`: shows a recorded migration again, and whether its policy would decide the same
+//! on the same samples, byte for byte.
+
+mod changes;
+mod check;
+mod picture;
+
+use std::fs;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use landfall_core::decision::Decision;
+use landfall_core::policy;
+use landfall_core::progress::{Progress, time_left};
+use landfall_core::recording::{Line, Views, decide, look_ahead};
+use landfall_core::report::Report;
+use landfall_core::requirements::Requirements;
+use landfall_core::view::View;
+use landfall_qemu::say::{say, tell};
+use serde_json::json;
+
+use crate::cli::Replay;
+use crate::live::Live;
+use crate::recording::Recording;
+use crate::{USAGE, words};
+use check::Verdict;
+
+/// Exit status where the decisions are not the recorded ones.
+const DIFFERS: u8 = 1;
+
+/// A look at the hypervisor, as it was and as it is made again.
+struct Step {
+    /// The line of the file it is in.
+    line: usize,
+    /// What was known.
+    view: View,
+    /// What was decided.
+    recorded: Option<Decision>,
+    /// What the same policy decides now; `None` where this program does not have it.
+    again: Option<Decision>,
+}
+
+/// Replays and gives the exit status.
+pub async fn run(options: Replay) -> u8 {
+    let file = options.file.display();
+    let read = match fs::read(&options.file) {
+        Ok(bytes) => Recording::read(&bytes).map_err(|error| error.to_string()),
+        Err(error) => Err(format!("{error}; name a file that landfall migrate --record wrote")),
+    };
+    let recording = match read {
+        Ok(recording) => recording,
+        Err(problem) => {
+            say(&format!("landfall: {file}: {problem}"));
+            return USAGE;
+        }
+    };
+    let steps = steps(&recording);
+    let verdict = check::check(&recording.head, &steps);
+    if let Some(speed) = options.live {
+        live(&steps, speed).await;
+    }
+    if let Some(path) = &options.picture
+        && let Err(error) = picture::write(path, &recording, &steps)
+    {
+        say(&format!("landfall: the picture {} cannot be written: {error}", path.display()));
+        return USAGE;
+    }
+    if options.json {
+        tell(&as_json(&recording, &steps, &verdict).to_string());
+    } else {
+        if !options.check {
+            show(&recording, &steps);
+        }
+        tell(&verdict.in_words(&recording.head));
+    }
+    if matches!(verdict, Verdict::Same(_)) { 0 } else { DIFFERS }
+}
+
+/// Makes the views again, and asks the recorded policy again.
+fn steps(recording: &Recording) -> Vec<Step> {
+    let mut views = Views::new(&recording.head);
+    let mut policy = policy::by_name(&recording.head.policy).ok();
+    if let Some(policy) = &mut policy {
+        look_ahead(&mut **policy, &views, &recording.head);
+    }
+    let mut steps = Vec::new();
+    for (number, line) in &recording.lines {
+        let Some(view) = views.take(line) else { continue };
+        let Line::Look(look) = line else { continue };
+        let again = policy.as_mut().map(|policy| decide(&mut **policy, &view));
+        steps.push(Step { line: *number, view, recorded: look.decision.clone(), again });
+    }
+    steps
+}
+
+/// The live line as it went, so many times as fast.
+async fn live(steps: &[Step], speed: f64) {
+    let live = Live::new();
+    let begun = Instant::now();
+    let mut progress = Progress::default();
+    for Step { view, .. } in steps {
+        let due = Duration::try_from_secs_f64(view.now.as_secs_f64() / speed);
+        let wait = due.unwrap_or(Duration::MAX).saturating_sub(begun.elapsed());
+        tokio::time::sleep(wait).await;
+        live.show(view, progress.share(view), time_left(view));
+    }
+    live.clear();
+}
+
+/// How it ended; `None` where the recording ends before that.
+fn report(recording: &Recording) -> Option<&Report> {
+    recording.lines.iter().rev().find_map(|(_, line)| match line {
+        Line::Report { report } => Some(&**report),
+        _ => None,
+    })
+}
+
+/// What the operator demanded in the end.
+fn requirements(recording: &Recording) -> &Requirements {
+    let last = recording.lines.iter().rev().find_map(|(_, line)| match line {
+        Line::Requirements { requirements } => Some(requirements),
+        _ => None,
+    });
+    last.unwrap_or(&recording.head.requirements)
+}
+
+fn show(recording: &Recording, steps: &[Step]) {
+    tell(&format!("{}\n", changes::table(&changes::changes(steps))));
+    match report(recording) {
+        Some(report) => {
+            let words = words::report(report, requirements(recording));
+            drop(write!(anstream::stdout(), "{words}"));
+        }
+        None => tell("The recording ends before the migration did: landfall was ended, or killed"),
+    }
+    if recording.cut {
+        tell("Its last line was cut short and is left out");
+    }
+}
+
+fn as_json(recording: &Recording, steps: &[Step], verdict: &Verdict) -> serde_json::Value {
+    json!({
+        "recording": recording.head,
+        "cut": recording.cut,
+        "changes": changes::changes(steps).iter().map(changes::Change::as_json).collect::<Vec<_>>(),
+        "check": verdict.as_json(),
+        "report": report(recording),
+    })
+}
+
+#[cfg(test)]
+mod tests;
