@@ -42,7 +42,10 @@ fn out_of_time(view: &View) -> Option<Decision> {
         return None;
     }
     let left = limit.saturating_sub(view.now.0);
+    // Once it is over there is no chance left, but where the stall may be broken: a guest may dirty
+    // more than the stall allows between every decision to ship and the look that it leads to.
     let last_chance = view.phase == Phase::Iterating
+        && (!left.is_zero() || view.requirements.may_break(Requirement::MaxStall))
         && view.may_ship()
         && view.blackout_if_shipped().is_some_and(|blackout| left <= blackout + SHIP_MARGIN);
     if last_chance {
@@ -160,6 +163,18 @@ mod tests {
         assert_eq!(guard(&view, held(Hold::Free)).finish, None);
         view.requirements.give_way = vec![Requirement::MaxStall];
         assert_eq!(guard(&view, held(Hold::Free)).finish, Some(Finish::Ship));
+    }
+
+    #[test]
+    fn a_chance_to_ship_that_does_not_come_off_ends_with_the_time() {
+        let mut view = view();
+        view.requirements.max_time = Some(Duration::from_secs(2));
+        (view.remaining, view.link) = (Bytes(1_000_000), Some(ByteRate::mb(100)));
+        view.interval = Some(crate::policy::testing::interval(1000, 1, 100));
+        view.now = Moment::ms(1990);
+        assert_eq!(guard(&view, held(Hold::Free)).finish, Some(Finish::Ship));
+        view.now = Moment::ms(2000);
+        assert_eq!(guard(&view, held(Hold::Free)).finish, Some(Finish::Cancel));
     }
 
     #[test]

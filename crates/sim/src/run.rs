@@ -370,11 +370,11 @@ impl<'a> Steering<'a> {
 
     /// Stops the vCPUs. QEMU sends nothing while it waits for them.
     fn stop_guest(&mut self) {
-        let stops = self.vcpus.stops_at();
+        let (stops, lead) = self.vcpus.notices_stop();
         let cpu = self.vcpus.advance(stops);
         self.precopy.memory.run(cpu);
         self.now = stops;
-        self.vcpus.stop();
+        self.vcpus.stop(lead);
     }
 
     fn overhead(&self) -> f64 {

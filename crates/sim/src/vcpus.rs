@@ -132,8 +132,9 @@ impl Vcpus {
         let stop = decision.holds.contains(&Hold::Stopped);
         match (self.is_stopped(), stop) {
             (false, true) => {
+                let (_, lead) = self.notices_stop();
                 self.let_go();
-                self.stop();
+                self.stop(lead);
                 self.holds.fill(Hold::Stopped);
                 return;
             }
@@ -189,18 +190,26 @@ impl Vcpus {
         since + ((t - since) / turn - 1e-9).ceil().max(0.0) * turn
     }
 
-    /// When all vCPUs have noticed that they are to stop. One that a quota keeps from running notices
-    /// when it runs again; a sleep of QEMU's own making ends at once (`cpu_throttle_thread`).
-    pub(crate) fn stops_at(&self) -> f64 {
-        if self.sleeps.is_some() || self.is_stopped() {
-            return self.at;
+    /// When all vCPUs have noticed that they are to stop, and for how long the one that stood still
+    /// longest will have done so by then.
+    ///
+    /// One that a quota keeps from running notices when it runs again, and does nothing else then; a
+    /// sleep of QEMU's own making ends at once (`cpu_throttle_thread`).
+    pub(crate) fn notices_stop(&self) -> (f64, f64) {
+        let (mut stops, mut lead) = (self.at, 0.0f64);
+        for Vcpu { duty, .. } in &self.vcpus {
+            let still = duty.still(self.at);
+            let runs = if self.sleeps.is_some() { self.at } else { duty.runs_next(self.at) };
+            stops = stops.max(runs);
+            if still > 0.0 || runs > self.at {
+                lead = lead.max(still + runs - self.at);
+            }
         }
-        self.vcpus.iter().map(|vcpu| vcpu.duty.runs_next(self.at)).fold(self.at, f64::max)
+        (stops, lead)
     }
 
-    /// The guest stands still from now on. A held vCPU's stall began when it last ran.
-    pub(crate) fn stop(&mut self) {
-        let lead = self.vcpus.iter().map(|vcpu| vcpu.duty.still(self.at)).fold(0.0, f64::max);
+    /// The guest stands still from now on; a held vCPU's stall began so much earlier.
+    pub(crate) fn stop(&mut self, lead: f64) {
         self.stopped.get_or_insert(Stopped { since: self.at, lead });
     }
 

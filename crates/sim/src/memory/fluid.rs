@@ -1,12 +1,12 @@
 //! Memory as amounts.
 //!
-//! Sets of pages, each written at random at a pace of its own ([`DirtyCurve`]). For each set two
-//! numbers are enough: how long it was written since the last sync, in units of its time constant
-//! (`x`: the fraction `1 - exp(-x)` is dirty), and the fraction that is unsent. Writing knows nothing of
-//! sending, so the two are independent, and a sync unites them: `u + (1 - u) * dirty`.
-//!
-//! QEMU sends in the order of addresses, over which the sets are scattered: each gives up in proportion
-//! to what it has unsent. So one factor for all of them tells what is left since the last sync.
+//! Sets of pages, each written at random at a pace of its own ([`DirtyCurve`]): what is dirty of a set
+//! follows from how long it was written since the last sync, in units of its time constant (`x`: the
+//! fraction `1 - exp(-x)`). QEMU goes through the addresses from the lowest to the highest and begins
+//! again, and the sets are scattered over them. So a set is known by two fractions: how dense what is
+//! unsent lies ahead of the place where QEMU is, and how much of it lies behind, found by a sync after
+//! QEMU had passed. Sending moves the place; a sync makes both denser, and independently of what was
+//! dense before, for who writes does not know where QEMU is.
 //!
 //! [`DirtyCurve`]: landfall_core::curve::DirtyCurve
 
@@ -17,7 +17,7 @@ use crate::guest::{Guest, Phase};
 #[derive(Debug, Clone)]
 pub(crate) struct Fluid {
     atoms: Vec<Atom>,
-    /// Pages per second of CPU for each phase and each atom, as writes to one page: `1 / time`.
+    /// For each phase and each atom: writes to one page per second of CPU, `1 / time`.
     rates: Vec<f64>,
     /// How long each phase lasts.
     lasts: Vec<f64>,
@@ -26,13 +26,22 @@ pub(crate) struct Fluid {
     phase_left: f64,
     /// CPU time not yet applied to the sets.
     pending: f64,
-    /// Contents that are never written, still unsent.
-    still: f64,
-    /// At the last sync, unsent: with contents, zero.
+    /// The place where QEMU is, as a fraction of the addresses.
+    place: f64,
+    /// Bytes that would be unsent ahead if all were as dense as what is: contents that are written,
+    /// contents that never are, zero pages. The last two are unsent only in the first pass.
+    ahead: Unsent,
+    never_written: f64,
+    zero: f64,
+    /// Bytes unsent behind.
+    behind: f64,
+}
+
+/// Unsent bytes: with contents, zero.
+#[derive(Debug, Clone, Copy, Default)]
+struct Unsent {
     contents: f64,
     zero: f64,
-    /// Which part of these is unsent now.
-    kept: f64,
 }
 
 /// Memory that is written alike in every phase.
@@ -41,8 +50,16 @@ struct Atom {
     bytes: f64,
     /// Expected writes to each of its pages since the last sync.
     writes: f64,
-    /// Fraction unsent at the last sync.
-    unsent: f64,
+    /// Which fraction of what lies ahead is unsent.
+    ahead: f64,
+    /// Which fraction of all of it lies behind and is unsent.
+    behind: f64,
+}
+
+impl Unsent {
+    fn wire(self) -> f64 {
+        (self.contents * WIRE_PAGE + self.zero * WIRE_ZERO) / PAGE_BYTES
+    }
 }
 
 impl Fluid {
@@ -59,10 +76,11 @@ impl Fluid {
             phase_left: lasts.first().copied().unwrap_or(f64::INFINITY),
             lasts,
             pending: 0.0,
-            still: contents - written,
-            contents,
+            place: 0.0,
+            ahead: Unsent { contents, zero: total - contents },
+            never_written: contents - written,
             zero: total - contents,
-            kept: 1.0,
+            behind: 0.0,
         }
     }
 
@@ -71,50 +89,67 @@ impl Fluid {
     }
 
     pub(super) fn unsent(&self) -> f64 {
-        (self.contents + self.zero) * self.kept
+        (self.ahead.contents + self.ahead.zero) * (1.0 - self.place) + self.behind
     }
 
     pub(super) fn unsent_on_wire(&self) -> f64 {
-        self.wire_at_sync() * self.kept
+        self.ahead.wire() * (1.0 - self.place) + self.behind * WIRE_PAGE / PAGE_BYTES
     }
 
     pub(super) fn send(&mut self, wire: f64) -> Sent {
-        let all = self.wire_at_sync();
-        if all <= 0.0 {
-            return Sent::default();
+        let (mut left, mut sent) = (wire, Sent::default());
+        loop {
+            let all = self.ahead.wire();
+            let ends = left >= all * (1.0 - self.place);
+            let part = if ends { 1.0 - self.place } else { left / all };
+            sent.contents += self.ahead.contents * part;
+            sent.zero += self.ahead.zero * part;
+            left -= all * part;
+            self.place += part;
+            if !ends {
+                return sent;
+            }
+            self.begin_again();
+            if self.ahead.contents <= 0.0 {
+                return sent;
+            }
         }
-        let part = (wire / all).min(self.kept);
-        self.kept -= part;
-        Sent { contents: self.contents * part, zero: self.zero * part }
+    }
+
+    /// QEMU has come to the last address and begins again at the first: what lay behind lies ahead.
+    fn begin_again(&mut self) {
+        for atom in &mut self.atoms {
+            (atom.ahead, atom.behind) = (atom.behind, 0.0);
+        }
+        self.ahead = Unsent { contents: self.behind, zero: 0.0 };
+        (self.never_written, self.zero) = (0.0, 0.0);
+        (self.place, self.behind) = (0.0, 0.0);
     }
 
     pub(super) fn sync(&mut self) -> f64 {
         self.apply();
+        let (ahead, behind) = (1.0 - self.place, self.place);
         let mut found = 0.0;
-        self.still *= self.kept;
-        self.zero *= self.kept;
-        self.contents = self.still;
+        self.ahead = Unsent { contents: self.never_written, zero: self.zero };
+        self.behind = 0.0;
         for atom in &mut self.atoms {
-            let unsent = atom.unsent * self.kept;
             let dirty = -(-atom.writes).exp_m1();
-            let new = (1.0 - unsent) * dirty;
-            atom.unsent = unsent + new;
+            let (denser, more) = ((1.0 - atom.ahead) * dirty, (behind - atom.behind) * dirty);
+            atom.ahead += denser;
+            atom.behind += more;
             atom.writes = 0.0;
-            found += new * atom.bytes;
-            self.contents += atom.unsent * atom.bytes;
+            found += (denser * ahead + more) * atom.bytes;
+            self.ahead.contents += atom.ahead * atom.bytes;
+            self.behind += atom.behind * atom.bytes;
         }
-        self.kept = 1.0;
         found
     }
 
     pub(super) fn faults(&self) -> f64 {
         let rates = self.rates_of(self.phase);
-        let fault = |(atom, rate): (&Atom, &f64)| atom.bytes * atom.unsent * self.kept * rate;
+        let unsent = |atom: &Atom| atom.ahead * (1.0 - self.place) + atom.behind;
+        let fault = |(atom, rate): (&Atom, &f64)| atom.bytes * unsent(atom) * rate;
         self.atoms.iter().zip(rates).map(fault).sum::<f64>() / PAGE_BYTES
-    }
-
-    fn wire_at_sync(&self) -> f64 {
-        (self.contents * WIRE_PAGE + self.zero * WIRE_ZERO) / PAGE_BYTES
     }
 
     fn rates_of(&self, phase: usize) -> &[f64] {
@@ -155,7 +190,11 @@ fn atoms_of(phases: &[Phase]) -> (Vec<Atom>, Vec<f64>) {
         ends.dedup();
         let mut begin = 0.0;
         for end in ends {
-            pieces.push((n, end, Atom { bytes: end - begin, writes: 0.0, unsent: 1.0 }));
+            pieces.push((
+                n,
+                end,
+                Atom { bytes: end - begin, writes: 0.0, ahead: 1.0, behind: 0.0 },
+            ));
             begin = end;
         }
     }

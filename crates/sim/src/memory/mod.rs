@@ -98,3 +98,75 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::{Order, Phase, Writer};
+    use landfall_core::curve::{CpuTime, DirtyCurve, Part};
+    use landfall_core::units::Bytes;
+    use proptest::prelude::*;
+
+    const MEMORY: u64 = 20_000;
+
+    /// The same guest as amounts and as pages, from sets of so many pages and their time constants.
+    fn twins(sets: &[(u64, f64)], seed: u64) -> [Memory; 2] {
+        let part =
+            |&(pages, time): &(u64, f64)| Part { set: Bytes(pages * PAGE.0), time: CpuTime(time) };
+        let writer = |&(pages, time): &(u64, f64)| Writer {
+            set: Bytes(pages * PAGE.0),
+            pages: pages as f64 / time,
+            order: Order::Random,
+        };
+        let curve = DirtyCurve::new(sets.iter().map(part));
+        let fluid = Guest::with_curve(Bytes(MEMORY * PAGE.0), curve.clone());
+        let writes = Writes::Pages(sets.iter().map(writer).collect());
+        let paged = Guest { writes, ..fluid.clone() };
+        let fluid = Guest { writes: Writes::Curve(vec![Phase::forever(curve)]), ..fluid };
+        [fluid, paged].map(|guest| Memory::new(&guest, Seed(seed)))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn amounts_agree_with_pages_within_a_few_per_cent(
+            sets in proptest::collection::vec((2_000u64..6_000, 0.05f64..5.0), 1..4),
+            steps in proptest::collection::vec((0.01f64..2.0, 0.3f64..1.0), 1..8),
+            seed in any::<u64>(),
+        ) {
+            let [mut fluid, mut paged] = twins(&sets, seed);
+            let working_set: u64 = sets.iter().map(|(pages, _)| pages * PAGE.0).sum();
+            let near = |a: f64, b: f64| (a - b).abs() < 0.03 * working_set as f64;
+            for (cpu, part) in steps {
+                for memory in [&mut fluid, &mut paged] {
+                    memory.run(cpu);
+                    memory.send(memory.unsent_on_wire() * part);
+                }
+                let found = (fluid.sync(), paged.sync());
+                prop_assert!(near(found.0, found.1), "found {found:?} of {working_set}");
+                let left = (fluid.unsent(), paged.unsent());
+                prop_assert!(near(left.0, left.1), "left {left:?} of {working_set}");
+            }
+        }
+
+        #[test]
+        fn what_was_sent_and_what_is_left_is_all_there_was_and_all_that_was_found(
+            sets in proptest::collection::vec((1u64..6_000, 0.001f64..5.0), 1..4),
+            steps in proptest::collection::vec((0.0f64..2.0, 0.0f64..1.5), 1..8),
+            seed in any::<u64>(),
+        ) {
+            for mut memory in twins(&sets, seed) {
+                let mut all = memory.unsent();
+                let mut sent = 0.0;
+                for (cpu, part) in &steps {
+                    memory.run(*cpu);
+                    let gone = memory.send(memory.unsent_on_wire() * part);
+                    sent += gone.contents + gone.zero;
+                    all += memory.sync();
+                    prop_assert!((sent + memory.unsent() - all).abs() < PAGE_BYTES);
+                }
+            }
+        }
+    }
+}
