@@ -3,7 +3,7 @@
 //! nothing is asserted.
 
 use comfy_table::{CellAlignment, Table, presets};
-use landfall_core::requirements::Requirements;
+use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::units::{ByteRate, Bytes, Share, show_duration};
 use landfall_guest::{Kind, PagesPerSecond, Phase, Spec};
 use landfall_qemu::steer::Stops;
@@ -164,6 +164,7 @@ impl Comparison {
                     spec: (self.spec)(self.link),
                     policy: way.policy,
                     asked: (way.asked)(way.policy, self.link),
+                    aggression: Aggression::DEFAULT,
                     link: self.link,
                 };
                 let seen = trial.run(stops, &mut |look| live.look(look)).await;

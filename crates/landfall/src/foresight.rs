@@ -1,26 +1,93 @@
-//! What is found out of a guest and a link before a migration starts.
+//! What is found out of a guest and a link before a migration starts, and what follows from it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use landfall_core::policy;
 use landfall_core::prior::Prior;
-use landfall_core::requirements::Requirements;
+use landfall_core::report::Outcome;
+use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::units::{Bytes, Share, show_duration};
+use landfall_core::view::Levers;
+use landfall_qemu::cgroup::least_honest_quota;
 use landfall_qemu::machine::Machine;
 use landfall_qemu::probe;
 use landfall_qemu::qmp::Address;
+use landfall_sim::{Expected, Question, forecast};
 
-/// Probes the guest for about `budget`. What cannot be found out is missing: where something is wrong
-/// with the source, the migration itself says so.
-pub async fn look(source: &Address, asked: &Requirements, budget: Duration) -> Prior {
-    let Ok((mut machine, _events)) = Machine::connect(source).await else {
-        return Prior::default();
-    };
-    let link = match asked.max_bandwidth {
-        Some(limit) => Some(limit),
-        None => machine.settings().await.ok().and_then(|settings| settings.bandwidth_limit()),
-    };
-    if budget.is_zero() {
-        return Prior { link, ..Prior::default() };
+/// What is known before the start.
+#[derive(Debug, Clone, Default)]
+pub struct Foresight {
+    /// Of the guest and the link.
+    pub prior: Prior,
+    /// How many vCPUs can be told apart.
+    pub vcpus: u32,
+}
+
+impl Foresight {
+    /// Probes the guest for about `budget`. What cannot be found out is missing: where something is
+    /// wrong with the source, the migration itself says so.
+    pub async fn gain(source: &Address, asked: &Requirements, budget: Duration) -> Foresight {
+        let Ok((mut machine, _events)) = Machine::connect(source).await else {
+            return Foresight::default();
+        };
+        let link = match asked.max_bandwidth {
+            Some(limit) => Some(limit),
+            None => machine.settings().await.ok().and_then(|settings| settings.bandwidth_limit()),
+        };
+        let threads = machine.vcpu_threads().await.unwrap_or_default();
+        let threads: BTreeSet<i32> = threads.into_iter().collect();
+        let found = match budget.is_zero() {
+            true => Prior::default(),
+            false => probe::probe(&mut machine, budget).await.prior,
+        };
+        Foresight { prior: Prior { link, ..found }, vcpus: threads.len() as u32 }
     }
-    let found = probe::probe(&mut machine, budget).await;
-    Prior { link, ..found.prior }
+
+    /// What is to be expected of a migration by a policy; `None` while too little is known.
+    pub fn expect(
+        &self,
+        name: &str,
+        asked: &Requirements,
+        aggression: Aggression,
+    ) -> Option<Expected> {
+        policy::by_name(name).ok()?;
+        let question = Question {
+            prior: self.prior.clone(),
+            requirements: asked.clone(),
+            aggression,
+            levers: levers(),
+            vcpus: self.vcpus,
+        };
+        forecast(&question, &|| policy::by_name(name).expect("there is such a policy"))
+    }
+}
+
+/// The levers there are where nothing stands in the way. What does is found before the start.
+pub fn levers() -> Levers {
+    Levers { quota: true, stop: true, post_copy: false, tick: least_honest_quota() }
+}
+
+/// A forecast in a line, for people.
+pub fn in_words(expected: &Expected) -> String {
+    let Some(forecast) = &expected.forecast else {
+        let outcome = match expected.outcome {
+            Outcome::Cancelled => "it is likely to be given up",
+            Outcome::Refused => "it will be refused",
+            _ => "it is not likely to land",
+        };
+        return format!("forecast: {outcome}");
+    };
+    let time = |seconds: f64| show_duration(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+    let range = |range: &landfall_core::report::Range| {
+        format!("{} ({} to {})", time(range.mid), time(range.low), time(range.high))
+    };
+    format!(
+        "forecast: lands in {}, stands still for {}, loses {} of work, keeps {} of its CPU, sends {}",
+        range(&forecast.total_s),
+        range(&forecast.longest_stall_s),
+        range(&forecast.guest_cpu_lost_s),
+        Share::clamped(forecast.min_cpu_share.mid),
+        Bytes(forecast.transferred_bytes.mid as u64)
+    )
 }

@@ -10,7 +10,7 @@ use landfall_qemu::say::say;
 use landfall_qemu::steer::{self, Order};
 
 use crate::cli::{Migrate, PostCopy};
-use crate::foresight;
+use crate::foresight::{self, Foresight};
 use crate::live::Live;
 use crate::recording::Recorder;
 use crate::recording::write::Begun;
@@ -45,7 +45,15 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         }
     };
     let mut stops = signals::listen();
-    order.prior = foresight::look(&order.source, &asked, options.probe).await;
+    let foresight = Foresight::gain(&order.source, &asked, options.probe).await;
+    let expected = foresight.expect(&options.policy, &asked, options.aggression);
+    if let Some(expected) = &expected
+        && !options.json
+    {
+        say(&foresight::in_words(expected));
+    }
+    order.prior = foresight.prior;
+    order.forecast = expected.and_then(|expected| expected.forecast);
     if let Some(recorder) = &mut recorder {
         recorder.knows(&order.prior);
     }

@@ -12,8 +12,9 @@ use landfall_guest::{Pair, Spec};
 use landfall_qemu::probe;
 use landfall_qemu::qmp::Address;
 use landfall_qemu::steer::{self, Look, Order, Stops};
+use landfall_sim::Expected;
 
-use crate::foresight;
+use crate::foresight::Foresight;
 
 /// How long the guest is watched before it is moved, to know how fast it works undisturbed.
 const BASELINE: Duration = Duration::from_secs(1);
@@ -27,6 +28,9 @@ const STEP: Duration = Duration::from_millis(200);
 /// Longest a trial may take; auto-converge may never land a guest that dirties all its working set in
 /// the 10 ms that it lets it run.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the link carries, as a multiple of what may be used of it.
+const ROOM: f64 = 1.12;
 
 /// What a policy is asked for in a comparison: all the same bandwidth, and a switch-over within QEMU's
 /// default of 300 ms.
@@ -58,7 +62,10 @@ pub struct Trial {
     pub policy: &'static str,
     /// Under which requirements.
     pub asked: Requirements,
-    /// Over a link of this rate.
+    /// How hard.
+    pub aggression: Aggression,
+    /// Over a link of which it may use this rate. The link itself carries a little more: where the
+    /// limit is the link's own rate, what waits in its buffers adds to the switch-over.
     pub link: ByteRate,
 }
 
@@ -72,6 +79,10 @@ pub struct Seen {
     pub longest_stall: Duration,
     /// Work lost, in seconds of undisturbed work of a vCPU, by the guest's own beats.
     pub lost: Duration,
+    /// What was known before.
+    pub foresight: Foresight,
+    /// What was expected.
+    pub expected: Option<Expected>,
     /// Bytes that went over the link.
     pub sent: Bytes,
     /// Work per second over time, as a share of the undisturbed rate.
@@ -122,20 +133,21 @@ impl Trial {
         stops: &mut Stops,
         watch: &mut dyn FnMut(&Look<'_>),
     ) -> Result<Seen, TrialError> {
-        let pair = Pair::boot(&self.spec, self.link)?;
+        let pair = Pair::boot(&self.spec, ByteRate(self.link.0 * ROOM))?;
         tokio::time::sleep(BASELINE).await;
         let source = Address::Unix(pair.source.qmp_socket());
-        let prior = foresight::look(&source, &self.asked, probe::BUDGET).await;
+        let foresight = Foresight::gain(&source, &self.asked, probe::BUDGET).await;
+        let expected = foresight.expect(self.policy, &self.asked, self.aggression);
         let order = Order {
             source,
             destination: pair.uri(),
             destination_qmp: Some(Address::Unix(pair.destination.qmp_socket())),
             requirements: self.asked.clone(),
-            aggression: Aggression::DEFAULT,
+            aggression: self.aggression,
             policy: policy::by_name(self.policy).map_err(std::io::Error::other)?,
             post_copy: false,
-            prior,
-            forecast: None,
+            prior: foresight.prior.clone(),
+            forecast: expected.as_ref().and_then(|expected| expected.forecast),
             guardian: env::current_exe()?,
         };
         let mut cpu = Vec::new();
@@ -173,6 +185,8 @@ impl Trial {
             work: work.collect(),
             cpu: shares(&cpu, timeline.vcpus()),
             memory_intact: verified.errors == 0 && heartbeats.corruptions().is_empty(),
+            foresight,
+            expected,
             report,
         })
     }

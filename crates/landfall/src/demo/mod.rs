@@ -4,6 +4,7 @@
 mod picture;
 
 use comfy_table::{CellAlignment, Table, presets};
+use landfall_core::requirements::Aggression;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_guest::{Kind, PagesPerSecond, Spec};
 use serde_json::json;
@@ -67,6 +68,7 @@ fn trials(link: ByteRate) -> Vec<Trial> {
         spec: spec.clone(),
         policy,
         asked: asked_of(policy, link),
+        aggression: Aggression::DEFAULT,
         link,
     };
     vec![
