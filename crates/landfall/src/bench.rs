@@ -126,7 +126,14 @@ pub async fn run(options: Bench) -> u8 {
     let mut all = Vec::new();
     let chosen = |name: &str| options.only.is_empty() || options.only.iter().any(|n| n == name);
     for comparison in ALL.iter().filter(|comparison| chosen(comparison.name)) {
-        let runs = match comparison.run(options.repeat.max(1), &mut stops).await {
+        let named = |way: &&Way| {
+            options.policy.is_empty() || options.policy.iter().any(|name| name == way.policy)
+        };
+        let ways: Vec<&Way> = comparison.ways.iter().filter(named).collect();
+        if ways.is_empty() {
+            continue;
+        }
+        let runs = match comparison.run(&ways, options.repeat.max(1), &mut stops).await {
             Ok(runs) => runs,
             Err(problem) => {
                 say(&format!("landfall: {problem}"));
@@ -134,14 +141,9 @@ pub async fn run(options: Bench) -> u8 {
             }
         };
         if options.json {
-            all.push(as_json(comparison, &runs));
+            all.push(as_json(comparison, &ways, &runs));
         } else {
-            tell(&format!(
-                "{}: {}\n{}\n",
-                comparison.name,
-                comparison.guest,
-                table(comparison, &runs)
-            ));
+            tell(&format!("{}: {}\n{}\n", comparison.name, comparison.guest, table(&ways, &runs)));
         }
     }
     if options.json {
@@ -152,10 +154,15 @@ pub async fn run(options: Bench) -> u8 {
 
 impl Comparison {
     /// For each policy its runs, all in turn.
-    async fn run(&self, repeat: usize, stops: &mut Stops) -> Result<Vec<Vec<Seen>>, String> {
-        let mut runs: Vec<Vec<Seen>> = self.ways.iter().map(|_| Vec::new()).collect();
+    async fn run(
+        &self,
+        ways: &[&Way],
+        repeat: usize,
+        stops: &mut Stops,
+    ) -> Result<Vec<Vec<Seen>>, String> {
+        let mut runs: Vec<Vec<Seen>> = ways.iter().map(|_| Vec::new()).collect();
         for turn in 1..=repeat {
-            for (index, way) in self.ways.iter().enumerate() {
+            for (index, way) in ways.iter().enumerate() {
                 let policy = way.name;
                 say(&format!("{} by {policy}, {turn} of {repeat}", self.name));
                 let live = Live::new();
@@ -189,7 +196,7 @@ const FIGURES: [Figure; 3] = [
     ("longest stall", |seen| seen.longest_stall.as_secs_f64()),
 ];
 
-fn table(comparison: &Comparison, runs: &[Vec<Seen>]) -> Table {
+fn table(ways: &[&Way], runs: &[Vec<Seen>]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let mut header = vec!["policy".to_owned()];
@@ -199,7 +206,7 @@ fn table(comparison: &Comparison, runs: &[Vec<Seen>]) -> Table {
     header.extend(["sent", "throttled", "landed"].map(str::to_owned));
     let columns = header.len();
     table.set_header(header);
-    for (way, seen) in comparison.ways.iter().zip(runs) {
+    for (way, seen) in ways.iter().zip(runs) {
         let mut row = vec![way.name.to_owned()];
         for (_, figure) in FIGURES {
             let (low, mid, high) = spread(seen, figure);
@@ -237,7 +244,7 @@ fn seconds(value: f64) -> String {
     Duration::try_from_secs_f64(value).map_or_else(|_| "-".to_owned(), show_duration)
 }
 
-fn as_json(comparison: &Comparison, runs: &[Vec<Seen>]) -> serde_json::Value {
+fn as_json(comparison: &Comparison, ways: &[&Way], runs: &[Vec<Seen>]) -> serde_json::Value {
     let of_run = |seen: &Seen| {
         json!({
             "total_s": seen.total.as_secs_f64(),
@@ -247,7 +254,7 @@ fn as_json(comparison: &Comparison, runs: &[Vec<Seen>]) -> serde_json::Value {
             "report": seen.report,
         })
     };
-    let of_way = |(way, seen): (&Way, &Vec<Seen>)| json!({ "way": way.name, "policy": way.policy, "runs": seen.iter().map(of_run).collect::<Vec<_>>() });
-    let ways: Vec<_> = comparison.ways.iter().zip(runs).map(of_way).collect();
+    let of_way = |(way, seen): (&&Way, &Vec<Seen>)| json!({ "way": way.name, "policy": way.policy, "runs": seen.iter().map(of_run).collect::<Vec<_>>() });
+    let ways: Vec<_> = ways.iter().zip(runs).map(of_way).collect();
     json!({ "comparison": comparison.name, "guest": comparison.guest, "ways": ways })
 }

@@ -173,6 +173,10 @@ pub struct Bench {
     #[arg(value_parser = PossibleValuesParser::new(crate::bench::names()))]
     pub only: Vec<String>,
 
+    /// Move them by these policies alone [default: those that each comparison is about]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(policies()))]
+    pub policy: Vec<String>,
+
     /// How often each policy moves each guest
     #[arg(long, value_name = "TIMES", default_value_t = 3)]
     pub repeat: usize,
