@@ -418,6 +418,21 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_no_qemu_has_any_more_can_be_simulated_and_nothing_else() {
+        let parse = |line: &[&str]| Cli::try_parse_from(line.iter().copied());
+        let old = ["--policy", "auto-converge-2013"];
+        let simulate = ["landfall", "simulate", "s.toml", "--policy", "plain", "--seed", "7"];
+        let Command::Simulate(options) = parse(&[&simulate[..], &old].concat()).unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!(options.policy, ["plain", "auto-converge-2013"]);
+        let error = parse(&[&["landfall", "migrate", "unix:/s", "tcp:h:1"][..], &old].concat());
+        assert!(error.unwrap_err().to_string().contains("auto-converge-2013"));
+        assert!(parse(&["landfall", "simulate"]).is_err(), "there is no scenario");
+    }
+
+    #[test]
     fn the_manual_can_be_written() {
         let mut page = Vec::new();
         manual(&mut page).unwrap();

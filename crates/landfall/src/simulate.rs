@@ -15,6 +15,10 @@ use crate::picture::{self, BLUE, Curve, ORANGE, Panel, percent};
 
 /// Simulates the scenarios and gives the exit status: 0, or 2 where one cannot be read.
 pub fn run(options: &Simulate) -> u8 {
+    if options.picture.is_some() && options.scenarios.len() > 1 {
+        say("landfall: --picture is of one scenario; name one, or leave the picture out");
+        return 2;
+    }
     let mut all = Vec::new();
     for path in &options.scenarios {
         let scenario = match read(path) {
@@ -218,7 +222,14 @@ fn panel(policy: &str, run: &Run) -> Panel {
     let most = run.trace.iter().map(|point| point.remaining).max().unwrap_or_default();
     let all = most.as_f64().max(1.0);
     let remaining = run.trace.iter().map(|p| (p.at.as_secs_f64(), p.remaining.as_f64() / all));
-    let share = run.trace.iter().map(|p| (p.at.as_secs_f64(), p.share.get()));
+    // A share is that of the time since the point before: steps, not slopes.
+    let mut share = Vec::with_capacity(2 * run.trace.len());
+    let mut before = 0.0;
+    for point in &run.trace {
+        let at = point.at.as_secs_f64();
+        share.extend([(before, point.share.get()), (at, point.share.get())]);
+        before = at;
+    }
     let measured = &run.measured;
     Panel {
         caption: format!(
@@ -240,7 +251,7 @@ fn panel(policy: &str, run: &Run) -> Panel {
                 label: "CPU the guest gets, of what it wants",
                 colour: ORANGE,
                 filled: false,
-                points: share.collect(),
+                points: share,
             },
         ],
         marks: Vec::new(),
