@@ -18,6 +18,7 @@ const ALLOWED: &[&str] = &[
     "std::error::Error",
     "std::fmt",
     "std::iter",
+    "std::marker::PhantomData",
     "std::mem::replace",
     "std::mem::take",
     "std::num",
@@ -157,12 +158,14 @@ fn trespasses(program: &str) -> Vec<String> {
 }
 
 #[test]
-fn core_names_nothing_that_can_read_a_clock_a_file_or_a_socket() {
-    let files = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
-    assert!(files.len() > 10, "{files:?}");
-    for file in files {
-        let found = trespasses(&program(&file));
-        assert!(found.is_empty(), "{} names {found:?}", file.display());
+fn core_and_simulator_name_nothing_that_can_read_a_clock_a_file_or_a_socket() {
+    for (name, least) in [("core", 10), ("sim", 10)] {
+        let files = sources(&crates().join(name).join("src"));
+        assert!(files.len() > least, "{files:?}");
+        for file in files {
+            let found = trespasses(&program(&file));
+            assert!(found.is_empty(), "{} names {found:?}", file.display());
+        }
     }
 }
 
@@ -183,10 +186,9 @@ fn the_search_for_trespasses_finds_them() {
     assert_eq!(trespasses(&bare(harmless)), Vec::<String>::new());
 }
 
-#[test]
-fn core_depends_on_serde_and_thiserror_alone() {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-    let manifest = fs::read_to_string(manifest).unwrap();
+/// What a crate depends on, its tests apart.
+fn dependencies(name: &str) -> Vec<String> {
+    let manifest = fs::read_to_string(crates().join(name).join("Cargo.toml")).unwrap();
     let mut section = "";
     let mut dependencies = Vec::new();
     for line in manifest.lines() {
@@ -197,10 +199,20 @@ fn core_depends_on_serde_and_thiserror_alone() {
             && section != "[dev-dependencies]"
             && let Some((name, _)) = line.split_once('=')
         {
-            dependencies.push(name.trim().trim_end_matches(".workspace"));
+            dependencies.push(name.trim().trim_end_matches(".workspace").to_owned());
         }
     }
-    assert_eq!(dependencies, ["serde", "thiserror"]);
+    dependencies
+}
+
+#[test]
+fn core_depends_on_serde_and_thiserror_alone() {
+    assert_eq!(dependencies("core"), ["serde", "thiserror"]);
+}
+
+#[test]
+fn the_simulator_depends_on_the_core_and_on_what_reads_its_scenarios() {
+    assert_eq!(dependencies("sim"), ["landfall-core", "serde", "thiserror", "toml"]);
 }
 
 #[test]
@@ -241,5 +253,5 @@ fn every_crate_says_what_belongs_in_it_and_what_does_not() {
             seen += 1;
         }
     }
-    assert!(seen >= 4, "only {seen} crates found");
+    assert!(seen >= 5, "only {seen} crates found");
 }

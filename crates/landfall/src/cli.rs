@@ -29,6 +29,8 @@ pub enum Command {
     Demo(Demo),
     /// Show a recorded migration again, and check that it would be decided the same
     Replay(Replay),
+    /// Simulate migrations in virtual time, by several policies side by side
+    Simulate(Simulate),
     /// Measure policies against each other on real guests, in paired runs
     Bench(Bench),
     /// Print shell completions
@@ -157,6 +159,40 @@ pub struct Demo {
     pub picture: PathBuf,
 
     /// Print the figures as JSON on standard output, and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Simulates guests, links and QEMU's pre-copy in virtual time, and moves each guest by several
+/// policies: the same ones that steer real migrations, and QEMU's auto-converge of 2013 besides.
+///
+/// A scenario is a readable file; those in scenarios/ of the sources show what it can say. A value
+/// can be a range, [low, high], of which each draw takes another. All follows from the seed: the
+/// same seed gives the same figures.
+#[derive(Debug, Args)]
+pub struct Simulate {
+    /// What to simulate, one after the other
+    #[arg(required = true, value_name = "SCENARIO.toml")]
+    pub scenarios: Vec<PathBuf>,
+
+    /// A policy to move the guest by; again for another [default: those of the scenario]
+    #[arg(long, value_name = "NAME",
+          value_parser = PossibleValuesParser::new(landfall_sim::policies::names()))]
+    pub policy: Vec<String>,
+
+    /// What everything random follows from [default: the scenario's]
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<landfall_sim::Seed>,
+
+    /// How many migrations by each policy [default: the scenario's]
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub draws: Option<u32>,
+
+    /// Draw what remained and the guest's CPU over time, of the first draw, into this file (SVG)
+    #[arg(long, value_name = "FILE")]
+    pub picture: Option<PathBuf>,
+
+    /// Print all figures as one JSON object on standard output, and nothing else
     #[arg(long)]
     pub json: bool,
 }
@@ -383,6 +419,21 @@ mod tests {
             let error = Cli::try_parse_from(["landfall", "migrate", "unix:/s", uri]).unwrap_err();
             assert!(error.to_string().contains("-incoming"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_policy_that_no_qemu_has_any_more_can_be_simulated_and_nothing_else() {
+        let parse = |line: &[&str]| Cli::try_parse_from(line.iter().copied());
+        let old = ["--policy", "auto-converge-2013"];
+        let simulate = ["landfall", "simulate", "s.toml", "--policy", "plain", "--seed", "7"];
+        let Command::Simulate(options) = parse(&[&simulate[..], &old].concat()).unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!(options.policy, ["plain", "auto-converge-2013"]);
+        let error = parse(&[&["landfall", "migrate", "unix:/s", "tcp:h:1"][..], &old].concat());
+        assert!(error.unwrap_err().to_string().contains("auto-converge-2013"));
+        assert!(parse(&["landfall", "simulate"]).is_err(), "there is no scenario");
     }
 
     #[test]

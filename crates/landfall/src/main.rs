@@ -2,7 +2,7 @@
 //!
 //! **What belongs in this crate:** the command line and what people see: options, the live line, the
 //! report in words, the demo and its picture. It is thin: deciding is in `landfall-core`, acting in
-//! `landfall-qemu`, guests to try things on in `landfall-guest`.
+//! `landfall-qemu`, simulating in `landfall-sim`, guests to try things on in `landfall-guest`.
 
 mod bench;
 mod cli;
@@ -14,6 +14,7 @@ mod picture;
 mod recording;
 mod replay;
 mod signals;
+mod simulate;
 mod theory;
 mod trial;
 mod words;
@@ -60,6 +61,7 @@ async fn run(command: Command) -> ExitCode {
                 Some(Experiment::Theory(options)) => theory::run(options).await,
                 None => bench::run(options).await,
             }),
+            Command::Simulate(options) => ExitCode::from(simulate::run(&options)),
             Command::Replay(options) => ExitCode::from(replay::run(options).await),
             Command::Guardian => {
                 signals::ignore();

@@ -374,6 +374,7 @@ impl<'a> Steering<'a> {
         let cpu = self.vcpus.advance(stops);
         self.precopy.memory.run(cpu);
         self.now = stops;
+        self.note_point();
         self.vcpus.stop(lead);
     }
 

@@ -26,6 +26,8 @@ pub struct Estimator {
     points: VecDeque<Point>,
     changes: u32,
     measured: bool,
+    /// Of the points as they are: a fit is the dearest thing in a look.
+    current: Option<Estimate>,
 }
 
 /// Points kept; older ones say less and less about the guest of now.
@@ -48,7 +50,10 @@ impl Estimator {
     /// Begins with what was measured before the migration.
     pub fn new(points: &[Point]) -> Estimator {
         let before = |point: &Point| Point { error: point.error.hypot(BEFORE), ..*point };
-        Estimator { points: points.iter().map(before).collect(), ..Estimator::default() }
+        let points = points.iter().map(before).collect();
+        let mut estimator = Estimator { points, ..Estimator::default() };
+        estimator.current = estimator.fitted();
+        estimator
     }
 
     /// Takes in a point that a sync of the migration has shown.
@@ -67,6 +72,7 @@ impl Estimator {
         }
         self.points.push_back(point);
         self.measured = true;
+        self.current = self.fitted();
     }
 
     /// How many standard errors a point is off what was expected; `None` where nothing was.
@@ -74,7 +80,7 @@ impl Estimator {
         if !self.measured {
             return None;
         }
-        let now = self.estimate()?;
+        let now = self.current.as_ref()?;
         let (expected, found) = (now.curve.at(point.cpu.0), point.dirtied.as_f64());
         let scale = expected.max(found).max(1e6);
         Some((found - expected).abs() / scale / now.error.hypot(point.error).hypot(BEFORE))
@@ -82,6 +88,10 @@ impl Estimator {
 
     /// The curve as it stands; `None` before the first point.
     pub fn estimate(&self) -> Option<Estimate> {
+        self.current.clone()
+    }
+
+    fn fitted(&self) -> Option<Estimate> {
         if self.points.is_empty() {
             return None;
         }

@@ -145,13 +145,23 @@ impl<'a> Normal<'a> {
     fn solve(&self) -> [f64; MOST_RUNGS] {
         let count = self.rungs.len();
         let mut sets = [0.0; MOST_RUNGS];
+        // What each equation still lacks. Most sets stay empty, and one that does not change leaves it
+        // as it is: nearly all of the work of a sweep is not done.
+        let mut lacking = self.right;
         for _ in 0..SWEEPS {
             for i in 0..count {
                 let row = &self.gram[i];
-                let others: f64 = row[..count].iter().zip(&sets).map(|(a, s)| a * s).sum::<f64>()
-                    - row[i] * sets[i];
-                if row[i] > 0.0 {
-                    sets[i] = ((self.right[i] - others) / row[i]).max(0.0);
+                if row[i] <= 0.0 {
+                    continue;
+                }
+                let set = (sets[i] + lacking[i] / row[i]).max(0.0);
+                let more = set - sets[i];
+                if more == 0.0 {
+                    continue;
+                }
+                sets[i] = set;
+                for (lacking, entry) in lacking[..count].iter_mut().zip(row) {
+                    *lacking -= entry * more;
                 }
             }
         }

@@ -1,0 +1,259 @@
+//! `landfall simulate`: a scenario by several policies in virtual time, side by side.
+
+use std::fs;
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
+use landfall_core::report::Outcome;
+use landfall_core::units::{Bytes, Share};
+use landfall_qemu::say::{say, tell};
+use landfall_sim::{Compared, Run, Scenario, Seed, Spread, compare, trace};
+use serde_json::{Value, json};
+
+use crate::cli::Simulate;
+use crate::picture::{self, BLUE, Curve, ORANGE, Panel, percent};
+
+/// Simulates the scenarios and gives the exit status: 0, or 2 where one cannot be read.
+pub fn run(options: &Simulate) -> u8 {
+    if options.picture.is_some() && options.scenarios.len() > 1 {
+        say("landfall: --picture is of one scenario; name one, or leave the picture out");
+        return 2;
+    }
+    let mut all = Vec::new();
+    for path in &options.scenarios {
+        let scenario = match read(path) {
+            Ok(scenario) => scenario,
+            Err(problem) => {
+                say(&format!("landfall: {}: {problem}", path.display()));
+                return 2;
+            }
+        };
+        let chosen = Chosen::of(&scenario, options);
+        let runs = compare(&scenario, &chosen.policies, chosen.seed, chosen.draws);
+        if options.json {
+            all.push(as_json(path, &scenario, &chosen, &runs));
+        } else {
+            tell(&format!("{}\n{}\n", heading(path, &scenario, &chosen), table(&runs)));
+        }
+        if let Some(picture) = &options.picture {
+            if let Err(error) = draw(picture, &scenario, &chosen) {
+                let picture = picture.display();
+                say(&format!("landfall: the picture {picture} cannot be written: {error}"));
+                return 2;
+            }
+            if !options.json {
+                tell(&format!("How the first draw went is in {}", picture.display()));
+            }
+        }
+    }
+    if options.json {
+        tell(&json!({ "scenarios": all }).to_string());
+    }
+    0
+}
+
+fn read(path: &Path) -> Result<Scenario, String> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Scenario::parse(&text).map_err(|error| error.to_string())
+}
+
+/// What of a scenario is simulated: as it says, or as the command line does.
+struct Chosen {
+    policies: Vec<String>,
+    seed: Seed,
+    draws: u32,
+}
+
+impl Chosen {
+    fn of(scenario: &Scenario, options: &Simulate) -> Chosen {
+        Chosen {
+            policies: match options.policy.is_empty() {
+                true => scenario.policies(),
+                false => options.policy.clone(),
+            },
+            seed: options.seed.unwrap_or(scenario.seed),
+            draws: options.draws.unwrap_or(scenario.draws),
+        }
+    }
+}
+
+fn heading(path: &Path, scenario: &Scenario, chosen: &Chosen) -> String {
+    let Chosen { seed, draws, .. } = chosen;
+    let about = &scenario.about;
+    format!("{}: {about}\nseed {seed}, draws {draws}; median (least..most)\n", name(path))
+}
+
+fn name(path: &Path) -> String {
+    path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+}
+
+/// A figure of a run, in seconds.
+type Figure = fn(&Run) -> f64;
+
+/// The figures in seconds: heading, name in JSON, how to get it.
+const FIGURES: [(&str, &str, Figure); 3] = [
+    ("total s", "total_s", |run| run.measured.total.as_secs_f64()),
+    ("longest stall s", "longest_stall_s", |run| run.measured.losses.longest_stall.as_secs_f64()),
+    ("CPU lost s", "guest_cpu_lost_s", lost),
+];
+
+fn lost(run: &Run) -> f64 {
+    run.measured.losses.guest_cpu.map_or(f64::NAN, |lost| lost.as_secs_f64())
+}
+
+fn min_share(run: &Run) -> f64 {
+    run.measured.losses.min_share.get()
+}
+
+fn sent(run: &Run) -> f64 {
+    run.measured.transferred.map_or(f64::NAN, Bytes::as_f64)
+}
+
+fn table(all: &[Compared]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let mut header = vec!["policy", "landed"];
+    header.extend(FIGURES.map(|(heading, _, _)| heading));
+    header.extend(["least CPU", "sent"]);
+    let columns = header.len();
+    table.set_header(header);
+    for by in all {
+        let mut row = vec![by.policy.clone(), outcomes(by)];
+        row.extend(FIGURES.map(|(_, _, figure)| by.spread(figure).map_or_else(none, in_seconds)));
+        let share = by.spread(min_share).map(|share| Share::clamped(share.median).to_string());
+        let sent = by.spread(sent).map(|sent| Bytes(sent.median as u64).to_string());
+        row.extend([share.unwrap_or_else(none), sent.unwrap_or_else(none)]);
+        table.add_row(row);
+    }
+    for index in 2..columns {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+fn in_seconds(spread: Spread) -> String {
+    let Spread { low, median, high } = spread;
+    let digits = usize::from(median < 10.0) + usize::from(median < 100.0);
+    format!("{median:.digits$} ({low:.digits$}..{high:.digits$})")
+}
+
+/// What is not a landing, by its word.
+const NOT_LANDED: [(Outcome, &str); 4] = [
+    (Outcome::Cancelled, "cancelled"),
+    (Outcome::Failed, "failed"),
+    (Outcome::Refused, "refused"),
+    (Outcome::Unknown, "unknown"),
+];
+
+fn outcomes(by: &Compared) -> String {
+    let landed = format!("{} of {}", by.count(Outcome::Landed), by.runs.len());
+    let others = NOT_LANDED.iter().filter_map(|(outcome, word)| match by.count(*outcome) {
+        0 => None,
+        count => Some(format!("{count} {word}")),
+    });
+    [landed].into_iter().chain(others).collect::<Vec<_>>().join(", ")
+}
+
+fn as_json(path: &Path, scenario: &Scenario, chosen: &Chosen, all: &[Compared]) -> Value {
+    let by = |by: &Compared| {
+        let mut object = json!({
+            "policy": by.policy,
+            "landed": by.count(Outcome::Landed),
+            "min_cpu_share": by.spread(min_share).map(spread_as_json),
+            "transferred_bytes": by.spread(sent).map(spread_as_json),
+            "runs": by.runs.iter().map(run_as_json).collect::<Vec<_>>(),
+        });
+        for (_, name, figure) in FIGURES {
+            object[name] = json!(by.spread(figure).map(spread_as_json));
+        }
+        object
+    };
+    json!({
+        "scenario": name(path),
+        "about": scenario.about,
+        "seed": chosen.seed,
+        "draws": chosen.draws,
+        "policies": all.iter().map(by).collect::<Vec<_>>(),
+    })
+}
+
+fn spread_as_json(spread: Spread) -> Value {
+    json!({ "low": spread.low, "median": spread.median, "high": spread.high })
+}
+
+fn run_as_json(run: &Run) -> Value {
+    let measured = &run.measured;
+    json!({
+        "outcome": run.outcome,
+        "reason": run.reason,
+        "total_s": measured.total.as_secs_f64(),
+        "downtime_s": measured.downtime.map(|time| time.as_secs_f64()),
+        "longest_stall_s": measured.losses.longest_stall.as_secs_f64(),
+        "guest_cpu_lost_s": lost(run),
+        "throttled_s": measured.losses.throttled.as_secs_f64(),
+        "transferred_bytes": measured.transferred.map(|bytes| bytes.0),
+        "passes": measured.passes,
+        "min_cpu_share": min_share(run),
+    })
+}
+
+/// Draws what remained and the guest's CPU over time, a panel for each policy.
+fn draw(
+    path: &Path,
+    scenario: &Scenario,
+    chosen: &Chosen,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut runs = Vec::new();
+    for policy in &chosen.policies {
+        runs.extend(trace(scenario, policy, chosen.seed).map(|run| (policy, run)));
+    }
+    let longest = runs.iter().map(|(_, run)| run.measured.total.as_secs_f64()).fold(1.0, f64::max);
+    let panels: Vec<Panel> = runs.iter().map(|(policy, run)| panel(policy, run)).collect();
+    picture::draw(path, longest, &panels)
+}
+
+fn panel(policy: &str, run: &Run) -> Panel {
+    let most = run.trace.iter().map(|point| point.remaining).max().unwrap_or_default();
+    let all = most.as_f64().max(1.0);
+    let remaining = run.trace.iter().map(|p| (p.at.as_secs_f64(), p.remaining.as_f64() / all));
+    // A share is that of the time since the point before: steps, not slopes.
+    let mut share = Vec::with_capacity(2 * run.trace.len());
+    let mut before = 0.0;
+    for point in &run.trace {
+        let at = point.at.as_secs_f64();
+        share.extend([(before, point.share.get()), (at, point.share.get())]);
+        before = at;
+    }
+    let measured = &run.measured;
+    Panel {
+        caption: format!(
+            "{policy}: {:.1} s, {:.1} s of CPU lost, longest stall {:.2} s",
+            measured.total.as_secs_f64(),
+            lost(run),
+            measured.losses.longest_stall.as_secs_f64()
+        ),
+        top: 1.1,
+        unit: percent,
+        curves: vec![
+            Curve {
+                label: "left to send, of all memory",
+                colour: BLUE,
+                filled: true,
+                points: remaining.collect(),
+            },
+            Curve {
+                label: "CPU the guest gets, of what it wants",
+                colour: ORANGE,
+                filled: false,
+                points: share,
+            },
+        ],
+        marks: Vec::new(),
+    }
+}
