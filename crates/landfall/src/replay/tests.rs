@@ -6,6 +6,7 @@ use landfall_core::curve::{CpuTime, Point};
 use landfall_core::policy;
 use landfall_core::prior::{Pace, Prior};
 use landfall_core::recording::{Head, KIND, Line, Look, VERSION, Views, decide};
+use landfall_core::report::Outcome;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::sample::{Migration, Ram, Sample, Status, VcpuCounters};
 use landfall_core::units::{ByteRate, Bytes, Moment};
@@ -13,7 +14,7 @@ use landfall_core::view::Levers;
 use proptest::prelude::*;
 
 use super::check::{Verdict, check};
-use super::{Step, changes, steps};
+use super::{Step, changes, elsewise, steps};
 use crate::recording::Recording;
 
 fn head() -> Head {
@@ -132,6 +133,20 @@ fn the_picture_shows_what_was_decided() {
     super::picture::write(&path, &nothing, &[]).unwrap();
 }
 
+#[test]
+fn another_policy_is_simulated_beside_the_recorded_one() {
+    let recording = recording();
+    let steps = steps(&recording);
+    let policies = ["pause-and-ship".to_owned(), "plain".to_owned()];
+    let courses = elsewise::simulate(&recording, &steps, &policies).unwrap();
+    let names: Vec<&str> = courses.iter().map(|course| course.report.policy.as_str()).collect();
+    assert_eq!(names, ["progressive", "pause-and-ship", "plain"]);
+    let landed = |course: &elsewise::Course| course.report.outcome == Outcome::Landed;
+    assert!(landed(&courses[0]) && landed(&courses[1]) && !landed(&courses[2]));
+    assert!(elsewise::table(&courses).to_string().contains("pause-and-ship, simulated"));
+    assert!(elsewise::simulate(&recording, &[], &policies).is_err());
+}
+
 proptest! {
     // A curve is fitted at every sync.
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -147,6 +162,7 @@ proptest! {
         recording.head.prior = Prior {
             points: vec![known(0.1), known(1.0)],
             contents: Some(Bytes(50_000_000)),
+            memory: Some(Bytes(50_000_000)),
             pace: Some(Pace(1.0)),
             link: Some(ByteRate::mb(100)),
         };
