@@ -130,6 +130,12 @@ pub struct Replay {
     #[arg(long, conflicts_with = "json")]
     pub check: bool,
 
+    /// Simulate the same guest over the same link by these policies as well, and by the recorded one
+    /// to compare with
+    #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "check",
+          value_parser = PossibleValuesParser::new(policies()))]
+    pub policy: Vec<String>,
+
     /// Draw what was left, the dirty rate, the link and the guest's CPU over time into this file (SVG)
     #[arg(long, value_name = "FILE")]
     pub picture: Option<PathBuf>,
@@ -292,6 +298,10 @@ Examples:
 
     landfall migrate unix:/run/vm.qmp tcp:otherhost:4444 --record vm.jsonl
     landfall replay vm.jsonl --picture vm.svg
+
+  What other policies would have made of the same guest and link, in the simulator:
+
+    landfall replay vm.jsonl --policy auto-converge,pause-and-ship
 
 Exit status:
   0  every decision is the same again

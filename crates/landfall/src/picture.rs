@@ -15,7 +15,7 @@ pub const ORANGE: RGBColor = RGBColor(0xd9, 0x5f, 0x02);
 /// A chart of several curves.
 pub struct Panel {
     pub caption: String,
-    /// The highest value shown; what is above is drawn there.
+    /// The highest value shown, above zero; what is beyond either end is drawn there.
     pub top: f64,
     /// How a value is written at the axis.
     pub unit: fn(f64) -> String,
@@ -69,7 +69,7 @@ impl Panel {
             .draw()?;
         for curve in &self.curves {
             let colour = curve.colour;
-            let points = curve.points.iter().map(|(at, value)| (*at, value.min(self.top)));
+            let points = curve.points.iter().map(|(at, value)| (*at, value.clamp(0.0, self.top)));
             let drawn = if curve.filled {
                 let area = AreaSeries::new(points, 0.0, colour.mix(0.25)).border_style(colour);
                 chart.draw_series(area)?

@@ -3,6 +3,7 @@
 
 mod changes;
 mod check;
+mod elsewise;
 mod picture;
 
 use std::fs;
@@ -24,6 +25,7 @@ use crate::live::Live;
 use crate::recording::Recording;
 use crate::{USAGE, words};
 use check::Verdict;
+use elsewise::Course;
 
 /// Exit status where the decisions are not the recorded ones.
 const DIFFERS: u8 = 1;
@@ -56,6 +58,17 @@ pub async fn run(options: Replay) -> u8 {
     };
     let steps = steps(&recording);
     let verdict = check::check(&recording.head, &steps);
+    let simulated = match options.policy.is_empty() {
+        true => Ok(Vec::new()),
+        false => elsewise::simulate(&recording, &steps, &options.policy),
+    };
+    let simulated = match simulated {
+        Ok(courses) => courses,
+        Err(problem) => {
+            say(&format!("landfall: {file}: {problem}"));
+            return USAGE;
+        }
+    };
     if let Some(speed) = options.live {
         live(&steps, speed).await;
     }
@@ -66,12 +79,13 @@ pub async fn run(options: Replay) -> u8 {
         return USAGE;
     }
     if options.json {
-        tell(&as_json(&recording, &steps, &verdict).to_string());
+        tell(&as_json(&recording, &steps, &verdict, &simulated).to_string());
     } else {
         if !options.check {
             show(&recording, &steps);
         }
         tell(&verdict.in_words(&recording.head));
+        show_simulated(&recording, simulated);
     }
     if matches!(verdict, Verdict::Same(_)) { 0 } else { DIFFERS }
 }
@@ -138,13 +152,30 @@ fn show(recording: &Recording, steps: &[Step]) {
     }
 }
 
-fn as_json(recording: &Recording, steps: &[Step], verdict: &Verdict) -> serde_json::Value {
+/// The recorded migration beside the simulated ones.
+fn show_simulated(recording: &Recording, simulated: Vec<Course>) {
+    if simulated.is_empty() {
+        return;
+    }
+    let name = format!("{}, recorded", recording.head.policy);
+    let recorded = report(recording).map(|report| Course { name, report: report.clone() });
+    let courses: Vec<Course> = recorded.into_iter().chain(simulated).collect();
+    tell(&format!("\n{}", elsewise::table(&courses)));
+}
+
+fn as_json(
+    recording: &Recording,
+    steps: &[Step],
+    verdict: &Verdict,
+    simulated: &[Course],
+) -> serde_json::Value {
     json!({
         "recording": recording.head,
         "cut": recording.cut,
         "changes": changes::changes(steps).iter().map(changes::Change::as_json).collect::<Vec<_>>(),
         "check": verdict.as_json(),
         "report": report(recording),
+        "simulated": simulated.iter().map(|course| &course.report).collect::<Vec<_>>(),
     })
 }
 

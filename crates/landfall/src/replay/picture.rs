@@ -64,7 +64,7 @@ fn curve(
 /// A little more than the highest value.
 fn highest(curves: &[&Curve]) -> f64 {
     let values = curves.iter().flat_map(|curve| &curve.points).map(|(_, value)| *value);
-    values.fold(0.0, f64::max).max(1.0) * 1.1
+    values.fold(1.0, f64::max).min(1e300) * 1.1
 }
 
 fn marks(steps: &[Step]) -> Vec<(f64, String)> {

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use landfall_core::curve::{CpuTime, Point};
 use landfall_core::policy;
-use landfall_core::prior::Prior;
+use landfall_core::prior::{Pace, Prior};
 use landfall_core::recording::{Head, KIND, Line, Look, VERSION, Views, decide};
+use landfall_core::report::Outcome;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::sample::{Migration, Ram, Sample, Status, VcpuCounters};
-use landfall_core::units::{Bytes, Moment};
+use landfall_core::units::{ByteRate, Bytes, Moment};
 use landfall_core::view::Levers;
+use proptest::prelude::*;
 
 use super::check::{Verdict, check};
-use super::{Step, changes, steps};
+use super::{Step, changes, elsewise, steps};
 use crate::recording::Recording;
 
 fn head() -> Head {
@@ -128,4 +131,58 @@ fn the_picture_shows_what_was_decided() {
     assert!(picture.contains("pause and ship") && picture.contains("left to be sent"));
     let nothing = Recording { lines: Vec::new(), ..recording };
     super::picture::write(&path, &nothing, &[]).unwrap();
+}
+
+#[test]
+fn another_policy_is_simulated_beside_the_recorded_one() {
+    let recording = recording();
+    let steps = steps(&recording);
+    let policies = ["pause-and-ship".to_owned(), "plain".to_owned()];
+    let courses = elsewise::simulate(&recording, &steps, &policies).unwrap();
+    let names: Vec<&str> = courses.iter().map(|course| course.report.policy.as_str()).collect();
+    assert_eq!(names, ["progressive", "pause-and-ship", "plain"]);
+    let landed = |course: &elsewise::Course| course.report.outcome == Outcome::Landed;
+    assert!(landed(&courses[0]) && landed(&courses[1]) && !landed(&courses[2]));
+    assert!(elsewise::table(&courses).to_string().contains("pause-and-ship, simulated"));
+    assert!(elsewise::simulate(&recording, &[], &policies).is_err());
+}
+
+proptest! {
+    // A curve is fitted at every sync.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_number_in_a_recording_makes_it_panic(
+        line in any::<prop::sample::Index>(),
+        number in any::<prop::sample::Index>(),
+        value in prop_oneof!["-?[0-9]{1,19}", "-?[0-9]e-?[0-9]{1,3}", "0", "0\\.[0-9]{1,4}"],
+        policy in prop::sample::select(policy::names()),
+    ) {
+        let mut recording = recording();
+        let known = |cpu| Point { cpu: CpuTime(cpu), dirtied: Bytes(40_000_000), error: 0.1 };
+        recording.head.prior = Prior {
+            points: vec![known(0.1), known(1.0)],
+            contents: Some(Bytes(50_000_000)),
+            memory: Some(Bytes(50_000_000)),
+            pace: Some(Pace(1.0)),
+            link: Some(ByteRate::mb(100)),
+        };
+        recording.head.policy = policy.to_owned();
+        // The head, the first looks and the last are all there is to tell apart.
+        recording.lines.truncate(16);
+        let mut lines = vec![serde_json::to_string(&recording.head).unwrap()];
+        lines.extend(recording.lines.iter().map(|(_, line)| serde_json::to_string(line).unwrap()));
+        let line = &mut lines[line.index(17).min(recording.lines.len())];
+        let begins: Vec<usize> =
+            line.match_indices(':').map(|(at, _)| at + 1).filter(|at| line[*at..].starts_with(|c: char| c.is_ascii_digit())).collect();
+        let begin = begins[number.index(begins.len())];
+        let end = begin + line[begin..].find([',', '}', ']']).unwrap();
+        line.replace_range(begin..end, &value);
+        if let Ok(recording) = Recording::read((lines.join("\n") + "\n").as_bytes()) {
+            let steps = steps(&recording);
+            check(&recording.head, &steps);
+            changes::table(&changes::changes(&steps));
+            let directory = tempfile::tempdir().unwrap();
+            super::picture::write(&directory.path().join("p.svg"), &recording, &steps).unwrap();
+        }
+    }
 }

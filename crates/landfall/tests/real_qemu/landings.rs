@@ -73,7 +73,8 @@ fn a_guest_that_lands_unaided_is_never_touched() {
 #[test]
 fn qemus_own_auto_converge_is_asked_for_and_left_alone() {
     agrees_once_in_three(|| {
-        let scene = Scene::boot(&random(32, 20_000), ByteRate::mb(30))?;
+        // Eight times what the link carries: a guest that other load slows down is still too fast.
+        let scene = Scene::boot(&random(32, 60_000), ByteRate::mb(30))?;
         let rate = ["--max-bandwidth", "30MB/s", "--give-way", "max-stall"];
         let ended = scene.migrate(&[&["--policy", "auto-converge"][..], &rate].concat());
         assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);

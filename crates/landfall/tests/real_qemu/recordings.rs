@@ -69,6 +69,22 @@ fn a_recorded_migration_is_decided_the_same_again_and_can_be_seen() {
 }
 
 #[test]
+fn every_policy_that_holds_decides_the_same_again() {
+    for policy in ["predictive", "rfc2011"] {
+        let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(60)) else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("recording.jsonl");
+        let limits = ["--max-bandwidth", "60MB/s", "--give-way", "max-stall", "--max-time", "4s"];
+        let record = ["--policy", policy, "--record", file.to_str().unwrap()];
+        let ended = scene.migrate(&[&limits[..], &record].concat());
+        assert!([Some(0), Some(3), Some(5)].contains(&ended.code()), "{ended:?}");
+        let (output, says) = replay(&file, &["--check"]);
+        assert_eq!(output.status.code(), Some(0), "{policy}: {says}");
+        assert!(says.contains("the same again"), "{policy}: {says}");
+    }
+}
+
+#[test]
 fn a_recording_that_a_kill_has_cut_short_is_replayed_up_to_there() {
     let Some(scene) = Scene::boot(&random(32, 1000), ByteRate::mb(10)) else { return };
     let directory = tempfile::tempdir().unwrap();
