@@ -49,7 +49,8 @@ const FORBIDDEN: &[&str] = &[
 /// Where things of the world are changed: for each call, the places that may make it.
 ///
 /// "A policy decides; only the steering loop acts; whatever it changed it can put back", and the
-/// guardian puts it back where the loop cannot.
+/// guardian puts it back where the loop cannot. The experiment `landfall bench theory` holds and
+/// moves guests as well, but only those that it has booted itself and that end with it.
 const ACTS: &[(&[&str], &[&str])] = &[
     // QEMU: the functions of `Machine` that change something. (`settle` ends migrations, for the
     // loop and the guardian alike.)
@@ -63,18 +64,35 @@ const ACTS: &[(&[&str], &[&str])] = &[
             ".start_postcopy()",
             ".break_link()",
         ],
-        &["qemu/src/steer/", "qemu/src/settle.rs", "qemu/src/guardian.rs"],
+        &["qemu/src/steer/", "qemu/src/settle.rs", "qemu/src/guardian.rs", "landfall/src/theory/"],
     ),
     // Control groups: the lever, whoever reads its counters, and the way back. Every hold passes
     // through the hands, which entrust the guardian with the way back first.
-    (&["CpuLever"], &["qemu/src/steer/hands.rs", "qemu/src/vcpus.rs", "qemu/src/cgroup/"]),
-    (&["survey("], &["qemu/src/steer/prepare.rs", "qemu/src/cgroup/"]),
+    (
+        &["CpuLever"],
+        &[
+            "qemu/src/steer/hands.rs",
+            "qemu/src/vcpus.rs",
+            "qemu/src/cgroup/",
+            "landfall/src/theory/hold.rs",
+        ],
+    ),
+    (
+        &["survey("],
+        &["qemu/src/steer/prepare.rs", "qemu/src/cgroup/", "landfall/src/theory/hold.rs"],
+    ),
     (&["lever.release("], &["qemu/src/steer/hands.rs"]),
     (&["step.run("], &["qemu/src/guardian.rs", "qemu/src/cgroup/"]),
-    // Files: groups and limits in one place, the lock in another, the recording in a third.
+    // Files: groups and limits in one place, the lock in another, the recording in a third, the page
+    // of the experiment in a fourth.
     (
         &["fs::write", "OpenOptions", "create_dir", "remove_dir", "remove_file", "File::create"],
-        &["qemu/src/cgroup/", "qemu/src/lock.rs", "landfall/src/recording/write.rs"],
+        &[
+            "qemu/src/cgroup/",
+            "qemu/src/lock.rs",
+            "landfall/src/recording/write.rs",
+            "landfall/src/theory/page.rs",
+        ],
     ),
 ];
 

@@ -1,10 +1,10 @@
 //! From measurements to ratios: what was dirtied against what the curve of the free guest says.
 
 use landfall_core::curve::{CpuTime, DirtyCurve, Point, fit};
-use landfall_core::units::PAGE;
+use landfall_core::units::{Bytes, PAGE};
 use serde::Serialize;
 
-use super::hold::{Hold, Lever};
+use super::hold::Lever;
 use super::stage::{Means, Observation};
 use super::synced::Pace;
 
@@ -34,11 +34,8 @@ impl Guest {
         seen: Vec<Observation>,
         pace: Pace,
     ) -> Guest {
-        let free = seen.iter().filter(|one| one.is_reference());
-        let point =
-            |one: &Observation| Point { cpu: one.cpu, dirtied: one.dirtied, error: one.error };
-        let points: Vec<Point> = free.map(point).collect();
-        Guest { kind, about, curve: fit(&points), seen, pace }
+        let free: Vec<&Observation> = seen.iter().filter(|one| one.is_reference()).collect();
+        Guest { kind, about, curve: fit(&means(&free)), seen, pace }
     }
 
     /// Measured over what the curve says for so much CPU time; `None` where it says nothing.
@@ -57,11 +54,9 @@ impl Guest {
         }
     }
 
-    /// What dirty logging cost, from the passes without a hold.
+    /// What dirty logging cost, from all passes of the migration.
     pub fn logging(&self) -> Logging {
-        let usable = |one: &&Observation| {
-            one.means == Means::Syncs && one.cpu.0 >= LEAST_CPU && one.hold == Hold::FREE
-        };
+        let usable = |one: &&Observation| one.means == Means::Syncs && one.cpu.0 >= LEAST_CPU;
         let of = || self.seen.iter().filter(usable);
         let speed = Spread::of(of().map(|one| one.work.0 / one.cpu.0));
         let cost = |one: &Observation| {
@@ -69,6 +64,35 @@ impl Guest {
         };
         Logging { speed, cost_us: Spread::of(of().map(cost)) }
     }
+}
+
+/// A point for each span that was measured over, from all its rounds.
+///
+/// The mean, with the scatter of the rounds for its error. Each round by itself would claim the error
+/// of its draw alone: where a guest works in phases, a round in a quiet one would claim to know that
+/// little is dirtied, and have the whole curve go through it.
+fn means(free: &[&Observation]) -> Vec<Point> {
+    let mut spans: Vec<u128> = free.iter().map(|one| span_of(one)).collect();
+    spans.sort_unstable();
+    spans.dedup();
+    let point = |span: u128| {
+        let rounds: Vec<_> = free.iter().filter(|one| span_of(one) == span).collect();
+        let count = rounds.len() as f64;
+        let mean = |of: &dyn Fn(&Observation) -> f64| {
+            rounds.iter().map(|one| of(one)).sum::<f64>() / count
+        };
+        let dirtied = mean(&|one| one.dirtied.as_f64());
+        let scatter =
+            mean(&|one| (one.dirtied.as_f64() - dirtied).powi(2)).sqrt() / dirtied.max(1.0);
+        let error = scatter.hypot(mean(&|one| one.error)) / count.sqrt();
+        Point { cpu: CpuTime(mean(&|one| one.cpu.0)), dirtied: Bytes(dirtied as u64), error }
+    };
+    spans.into_iter().map(point).collect()
+}
+
+/// Which span was asked for: a measurement is a few ms over it at most.
+fn span_of(one: &Observation) -> u128 {
+    one.wall.as_millis() / 25
 }
 
 impl Observation {

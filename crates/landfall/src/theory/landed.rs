@@ -35,7 +35,7 @@ pub struct Landing {
     pub limit: f64,
     /// From the command until QEMU had looked at its bitmap for the first time.
     pub setup: Duration,
-    /// From there to the next look: all memory has been handed to the socket.
+    /// From there to just before the next look: all memory has been handed to the socket.
     pub first_pass: Duration,
     /// Memory that went as pages with contents in it.
     pub first_normal: Bytes,
@@ -104,8 +104,9 @@ async fn one(spec: Spec, link: ByteRate, limit: f64) -> Result<Landing, Problem>
             if ram.syncs >= 1 {
                 set_up.get_or_insert(now);
             }
-            if ram.syncs >= 2 {
-                first.get_or_insert((now, ram));
+            // The last answer before the second look: after it, the next pass counts as well.
+            if ram.syncs == 1 {
+                first = Some((now, ram));
             }
             last_active = Some(ram);
         }
@@ -121,8 +122,7 @@ async fn one(spec: Spec, link: ByteRate, limit: f64) -> Result<Landing, Problem>
     let arrived = beats.beat_from(stage.pair.destination.place(), None, PATIENCE)?;
     let timeline = beats.timeline();
     let before = timeline.beats(0).iter().rev().find(|beat| **beat < arrived);
-    // A first pass that left less than the downtime allows has no look at its end but the last.
-    let (passed, first_ram) = first.unwrap_or((before.copied().unwrap_or(arrived), all));
+    let (passed, first_ram) = first.unwrap_or((arrived, all));
     let zero_pages = all.duplicate.as_f64() / PAGE.as_f64();
     let pages = all.normal.as_f64() / PAGE.as_f64();
     let passed_bytes = stage.pair.link.passed().as_f64();

@@ -91,10 +91,12 @@ fn tables(out: &mut String, guests: &[Guest], landings: &[Landing]) -> std::fmt:
 }
 
 fn migration(out: &mut String, guests: &[Guest]) -> std::fmt::Result {
-    writeln!(out, "\n### The guest while a migration runs, nobody holding it\n")?;
+    writeln!(out, "\n### The guest while a migration runs\n")?;
     writeln!(
         out,
-        "| guest | CPU before | in the first pass | later | work per CPU second, of before: median | \
+        "CPU is a share of one, with nobody holding the guest; work and cost are over all passes, \
+         held ones as well, with 40 ms of CPU or more.\n\n\
+         | guest | CPU before | in the first pass | later | work per CPU second, of before: median | \
          least..most | us per page newly dirtied: median | least..most |\n|---|--:|--:|--:|--:|--:|--:|--:|"
     )?;
     for guest in guests {

@@ -15,10 +15,10 @@ use super::stage::{Means, Observation, Stage};
 const FREE: [u64; 6] = [50, 100, 200, 500, 1000, 2000];
 
 /// How often, so that a phase of the guest or of the host does not make the curve.
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 3;
 
 /// Spans under each hold, in milliseconds.
-const HELD: [u64; 2] = [500, 1500];
+const HELD: [u64; 2] = [500, 1200];
 
 /// Percent, and milliseconds.
 const SHARES: [u64; 4] = [50, 20, 10, 5];

@@ -31,6 +31,10 @@ fn schedule() -> Vec<(Hold, u64)> {
 /// A pass that takes longer than this, and it was asked for less, leaves the rest unmeasured.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A pass of which the length is known no better is left out: the vCPU was held, or the host busy,
+/// when QEMU was asked.
+const DOUBTFUL: f64 = 0.05;
+
 /// What the guest had of its CPU while a migration ran.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Pace {
@@ -77,6 +81,10 @@ pub async fn all(stage: &mut Stage) -> Result<(Vec<Observation>, Pace), Problem>
         let span = (sync.at, next.at);
         // The moments of the looks are known to half a question's turn.
         let error = next.doubt.as_secs_f64() / (next.at - sync.at).as_secs_f64();
+        if error > DOUBTFUL {
+            sync = next;
+            continue;
+        }
         let one = stage.observe(Means::Syncs, hold, span, next.dirtied, error).await?;
         if hold == Hold::FREE {
             free = (free.0 + one.wall, free.1 + one.cpu.0);
