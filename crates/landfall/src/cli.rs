@@ -233,6 +233,26 @@ pub struct Bench {
 pub enum Experiment {
     /// Whether throttling acts as time dilation, and what a migration costs beyond its bytes
     Theory(Theory),
+    /// How far forecasts and simulations are from what then happens
+    Accuracy(Accuracy),
+}
+
+/// Moves guests of known behaviour over two links by all policies, and sets what was forecast before
+/// each start, and what the simulator makes of it, beside what was measured (15 minutes). Needs QEMU,
+/// root, and a machine with nothing else to do.
+#[derive(Debug, Args)]
+pub struct Accuracy {
+    /// Folder whose accuracy.md gets the tables
+    #[arg(long, value_name = "FOLDER")]
+    pub docs: Option<PathBuf>,
+
+    /// How often to go through the matrix
+    #[arg(long, value_name = "TIMES", default_value_t = 1)]
+    pub repeat: usize,
+
+    /// Print every migration as JSON on standard output, and nothing else
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Measures how much distinct memory guests of known behaviour dirty, free and held by quota and by

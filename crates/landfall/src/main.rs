@@ -4,12 +4,14 @@
 //! report in words, the demo and its picture. It is thin: deciding is in `landfall-core`, acting in
 //! `landfall-qemu`, simulating in `landfall-sim`, guests to try things on in `landfall-guest`.
 
+mod accuracy;
 mod bench;
 mod cli;
 mod demo;
 mod foresight;
 mod live;
 mod migrate;
+mod page;
 mod picture;
 mod recording;
 mod replay;
@@ -59,6 +61,7 @@ async fn run(command: Command) -> ExitCode {
             Command::Demo(options) => ExitCode::from(demo::run(options).await),
             Command::Bench(options) => ExitCode::from(match options.experiment {
                 Some(Experiment::Theory(options)) => theory::run(options).await,
+                Some(Experiment::Accuracy(options)) => accuracy::run(options).await,
                 None => bench::run(options).await,
             }),
             Command::Simulate(options) => ExitCode::from(simulate::run(&options)),

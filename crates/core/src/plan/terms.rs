@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Terms, class, weight};
+use crate::curve::DirtyCurve;
 use crate::decision::Quota;
 use crate::prior::Pace;
 use crate::report::Class;
@@ -55,12 +56,18 @@ impl Allowed {
 
     /// The terms for a guest and a link as a view has them; `None` while too little is known.
     pub fn terms(&self, view: &View) -> Option<Terms> {
-        let (link, guest) = (view.link?, view.guest.as_ref()?);
+        let guest = view.guest.as_ref()?;
+        self.terms_for(view, &guest.curve, guest.error)
+    }
+
+    /// The same for a curve that is known from elsewhere, with its relative error.
+    pub fn terms_for(&self, view: &View, curve: &DirtyCurve, error: f64) -> Option<Terms> {
+        let link = view.link?;
         let paces = paces(view)?;
         let tightest = self.tightest(view).get();
         let pace: f64 = paces.iter().sum();
         let floor: f64 = paces.iter().map(|pace| pace.min(tightest)).sum();
-        let shipment = |stall| switch_over::drained(stall).as_secs_f64() / (1.0 + guest.error);
+        let shipment = |stall| switch_over::drained(stall).as_secs_f64() / (1.0 + error);
         let terms = Terms {
             pace: Pace(pace.max(LEAST_PACE)),
             floor: Pace(floor.min(pace).max(0.0)),
@@ -68,7 +75,7 @@ impl Allowed {
             shipment: self.max_stall.map(shipment),
             weight: weight(view.aggression),
         };
-        let unaided = class(&guest.curve, &terms) == Class::Unaided;
+        let unaided = class(curve, &terms) == Class::Unaided;
         // Whoever lands by himself is not held, however much faster that would be.
         Some(if unaided { Terms { floor: terms.pace, ..terms } } else { terms })
     }

@@ -1,0 +1,16 @@
+//! Pages of measurements: what people wrote above the mark stays, the figures below it are new.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Writes what a command has measured below its mark.
+pub fn write(page: &Path, command: &str, figures: &str) -> io::Result<()> {
+    let mark = format!("<!-- Below: written by `{command}`. -->");
+    let old = fs::read_to_string(page).unwrap_or_default();
+    let prose = old.split(&mark).next().unwrap_or_default();
+    if let Some(folder) = page.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(page, format!("{prose}{mark}\n{figures}"))
+}
