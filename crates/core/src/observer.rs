@@ -137,7 +137,8 @@ impl Observer {
 
     /// Says how the vCPUs are held from now on.
     pub fn held(&mut self, holds: &[Hold]) {
-        self.holds = holds.to_vec();
+        self.holds.clear();
+        self.holds.extend_from_slice(holds);
     }
 
     /// Takes a sample in and says what is known now; `None` for a sample without the hypervisor's

@@ -344,5 +344,5 @@ fn share_span(hold: Hold) -> f64 {
 
 /// Seconds as a duration; what is no time at all is none.
 pub(crate) fn duration(seconds: f64) -> Duration {
-    Duration::from_nanos((seconds.max(0.0) * 1e9).round() as u64)
+    Duration::from_nanos((seconds.max(0.0) * 1e9 + 0.5) as u64)
 }

@@ -240,7 +240,7 @@ impl<'a> Precopy<'a> {
 
     /// QEMU's counters.
     pub(crate) fn ram(&self) -> Ram {
-        let bytes = |amount: f64| Bytes(amount.round() as u64);
+        let bytes = |amount: f64| Bytes((amount + 0.5) as u64);
         Ram {
             total: self.total,
             remaining: bytes(self.memory.unsent()),

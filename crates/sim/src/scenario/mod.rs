@@ -20,13 +20,14 @@
 //! How the guest writes is said in one of four ways: `sets` of pages written at random, `measured`
 //! points of a dirty curve, `phases` of either, or `writers`, which are simulated page by page.
 
+mod check;
 mod value;
 
 use std::time::Duration;
 
 use landfall_core::curve::{self, CpuTime, DirtyCurve, Part, Point};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
-use landfall_core::units::{ByteRate, Bytes, Moment, Share};
+use landfall_core::units::{ByteRate, Bytes, Moment, PAGE, Share};
 use landfall_core::view::Levers;
 use serde::Deserialize;
 
@@ -205,10 +206,6 @@ pub enum ScenarioError {
     },
 }
 
-fn wrong(key: &str, value: impl ToString, remedy: impl Into<String>) -> Result<(), ScenarioError> {
-    Err(ScenarioError::Key { key: key.to_owned(), value: value.to_string(), remedy: remedy.into() })
-}
-
 impl Scenario {
     /// Reads a scenario.
     ///
@@ -219,44 +216,6 @@ impl Scenario {
             toml::from_str(text).map_err(|error| ScenarioError::Text(error.to_string()))?;
         scenario.check()?;
         Ok(scenario)
-    }
-
-    fn check(&self) -> Result<(), ScenarioError> {
-        for name in &self.policies {
-            if !policies::names().contains(&name.as_str()) {
-                wrong("policies", name, format!("choose from {}", policies::names().join(", ")))?;
-            }
-        }
-        if self.draws == 0 {
-            wrong("draws", 0, "draw at least once")?;
-        }
-        self.guest.check()?;
-        if self.link.rate.low.0 <= 0.0 {
-            wrong(
-                "link.rate",
-                self.link.rate.low,
-                "nothing would ever arrive; write a rate above 0",
-            )?;
-        }
-        if !self.link.changes.is_sorted_by(|a, b| a.at.high <= b.at.low) {
-            wrong("link.changes", "not in order of time", "write the earliest first")?;
-        }
-        if let Some(congestion) = self.link.congestion
-            && congestion.lasts.high > congestion.every.low
-        {
-            let lasts = format!("{:?}", congestion.lasts.high);
-            wrong(
-                "link.congestion.lasts",
-                lasts,
-                "it cannot last longer than from one to the next",
-            )?;
-        }
-        match self.requirements.aggression {
-            Some(dial) if dial.high > 1.0 => {
-                wrong("requirements.aggression", dial.high, "write a number from 0.0 to 1.0")
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The names of the policies to compare: those that are named, or all that can run here.
@@ -297,52 +256,6 @@ impl Scenario {
 }
 
 impl GuestText {
-    fn check(&self) -> Result<(), ScenarioError> {
-        let ways = [
-            self.sets.is_some(),
-            self.measured.is_some(),
-            self.phases.is_some(),
-            self.writers.is_some(),
-        ];
-        if ways.iter().filter(|way| **way).count() != 1 {
-            let found = ways.iter().filter(|way| **way).count();
-            let remedy = "say how it writes in exactly one of sets, measured, phases, writers \
-                          (sets = [] is a guest that never writes)";
-            wrong("guest", format!("{found} ways of writing"), remedy)?;
-        }
-        if self.vcpus == 0 || self.vcpus > 1024 {
-            wrong("guest.vcpus", self.vcpus, "choose 1 to 1024")?;
-        }
-        if let Some(pace) = self.pace
-            && pace.high > f64::from(self.vcpus)
-        {
-            wrong("guest.pace", pace.high, format!("at most {} CPUs can be busy", self.vcpus))?;
-        }
-        let contents = self.contents.unwrap_or(self.memory);
-        if contents.high > self.memory.high {
-            let remedy = format!("at most all of guest.memory ({}) has contents", self.memory.high);
-            wrong("guest.contents", contents.high, remedy)?;
-        }
-        for phase in self.phases.iter().flatten() {
-            if phase.sets.is_some() == phase.measured.is_some() {
-                let remedy = "say how it writes in sets or in measured, not both";
-                wrong("guest.phases", "a phase without a way of writing, or with two", remedy)?;
-            }
-        }
-        let nested = self.phases.iter().flatten().filter_map(|phase| phase.sets.as_ref());
-        for sets in self.sets.iter().chain(nested) {
-            let written: Bytes = sets.iter().map(|set| set.memory.high).sum();
-            if written > contents.low {
-                let remedy = format!(
-                    "the sets are larger than the contents ({}); make them smaller or the guest larger",
-                    contents.low
-                );
-                wrong("guest.sets", written, remedy)?;
-            }
-        }
-        Ok(())
-    }
-
     fn draw(&self, draws: &mut Draws) -> Guest {
         let memory = self.memory.draw(draws);
         let contents = self.contents.map_or(memory, |value| value.draw(draws).min(memory));
@@ -375,7 +288,7 @@ impl WriterText {
             OrderText::Random => Order::Random,
             OrderText::Sweep => Order::Sweep,
         };
-        Writer { set, pages: rate.0 / landfall_core::units::PAGE.as_f64(), order }
+        Writer { set, pages: rate.0 / PAGE.as_f64(), order }
     }
 }
 
@@ -464,12 +377,14 @@ mod tests {
             ("rate = '100MB/s'", "rate = '100'", vec!["rate", "100", "100MB/s"]),
             ("rate = '100MB/s'", "rate = ['2MB/s', '1MB/s']", vec!["rate", "[low, high]"]),
             ("rate = '100MB/s'", "speed = '1MB/s'", vec!["speed", "rate"]),
-            ("'90MiB'", "'190MiB'", vec!["guest.sets", "MB", "smaller"]),
+            ("'90MiB'", "'190MiB'", vec!["guest.sets", "MB", "larger"]),
             ("'200MiB'", "'2000MiB'", vec!["guest.contents", "2.10 GB", "guest.memory"]),
             ("'max-stall'", "'max-pain'", vec!["give-way", "max-pain", "max-stall"]),
             ("[guest]", "policies = ['magic']\n[guest]", vec!["policies", "magic", "progressive"]),
             ("[guest]", "[guest]\nvcpus = 0", vec!["guest.vcpus", "0", "1 to 1024"]),
             ("sets =", "writers = []\nsets =", vec!["guest", "exactly one"]),
+            ("[guest]", "draws = 0\n[guest]", vec!["draws", "0", "1 to"]),
+            ("memory = '256MiB'", "memory = '0B'", vec!["guest.memory", "256MiB"]),
             ("min-cpu", "aggression = 3.0\nmin-cpu", vec!["aggression", "3", "1.0"]),
         ] {
             let error = Scenario::parse(&GOOD.replace(good, bad)).unwrap_err().to_string();
