@@ -60,7 +60,7 @@ fn tables(out: &mut String, guests: &[Guest], landings: &[Landing]) -> std::fmt:
             )?;
         }
     }
-    writeln!(out, "\n### The same by hold, all guests but idle together\n")?;
+    writeln!(out, "\n### The same by hold, random, hotcold and sweep together\n")?;
     writeln!(out, "| hold | means | n {head}\n|---|---|--:|--:|--:|--:|--:|")?;
     for means in [Means::Sampling, Means::Syncs] {
         let mut holds: Vec<_> = Vec::new();
@@ -70,7 +70,9 @@ fn tables(out: &mut String, guests: &[Guest], landings: &[Landing]) -> std::fmt:
             }
         }
         for hold in holds {
-            let of = || guests.iter().filter(|guest| guest.kind != "idle");
+            // Those whose curve does not depend on when one looks.
+            let steady = ["random", "hotcold", "sweep"];
+            let of = || guests.iter().filter(|guest| steady.contains(&guest.kind));
             let all = |by_work: bool| {
                 Spread::of(of().flat_map(|guest| {
                     let chosen =
@@ -108,13 +110,18 @@ fn migration(out: &mut String, guests: &[Guest]) -> std::fmt::Result {
             None => "- | -".to_owned(),
         };
         let pace = guest.pace;
+        // A guest that lands in its first pass has no later one.
+        let share = |value: f64| match value.is_finite() {
+            true => format!("{value:.2}"),
+            false => "-".to_owned(),
+        };
         writeln!(
             out,
-            "| {} | {:.2} | {:.2} | {:.2} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} |",
             guest.kind,
-            pace.before,
-            pace.first_pass,
-            pace.later,
+            share(pace.before),
+            share(pace.first_pass),
+            share(pace.later),
             both(logging.speed, 2),
             both(logging.cost_us, 1)
         )?;

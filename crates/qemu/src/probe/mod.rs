@@ -5,7 +5,7 @@
 //! later. That works under every accelerator (the dirty bitmap's way gives 0 under TCG), needs no
 //! dirty logging and so does not slow the guest: what it costs are the checksums, a few microseconds
 //! each, in a thread of their own. It is done over growing spans until the curve is seen to be flat
-//! or the time is used up.
+//! or the time is used up; what time is left goes into a second look over the short ones.
 //!
 //! What it does not see: blocks of memory below 128 MiB, which QEMU leaves out; writes that leave a
 //! page as it was. What it does to the host: pages of shared memory (`share=on`) that nobody had
@@ -28,7 +28,7 @@ use crate::cgroup::least_honest_quota;
 use crate::machine::{DirtyRate, Grain, Machine};
 use crate::qmp::QmpError;
 use crate::vcpus;
-use sampling::Sampling;
+use sampling::{Sampling, pooled};
 
 /// How long a probe takes where nobody says otherwise. Most of what an operator waits for, and
 /// enough for a span of a second.
@@ -45,6 +45,11 @@ const SPANS: [Duration; 7] = [
     Duration::from_secs(2),
     Duration::from_secs(5),
 ];
+
+/// Spans up to this are measured a second time where the budget allows it. A guest that works in
+/// phases of fractions of a second shows a different point each time, and only the difference tells
+/// (`docs/theory.md`).
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// How often QEMU is asked whether it is done. An answer takes it a fifth of a millisecond.
 const ASK: Duration = Duration::from_millis(5);
@@ -134,9 +139,12 @@ impl Found {
             self.notes.push("somebody else has QEMU measure the dirty rate".to_owned());
             return Ok(());
         };
-        for asked in SPANS.into_iter().filter(|span| grain.takes(*span)) {
+        let growing = SPANS.into_iter().filter(|span| grain.takes(*span));
+        let again = growing.clone().rev().filter(|span| *span <= AGAIN);
+        let mut spans = Vec::new();
+        for asked in growing.chain(again) {
             // What QEMU needs besides, for its checksums, does not count: it is within the grace.
-            let Some(rest) = left.checked_sub(asked) else { break };
+            let Some(rest) = left.checked_sub(asked) else { continue };
             left = rest;
             let Some(start) = clock.look() else { break };
             machine.sample_dirty_rate(asked, grain, pages_per_gib).await?;
@@ -157,9 +165,16 @@ impl Found {
                 self.notes.push("another measurement of the dirty rate came between".to_owned());
                 continue;
             }
-            self.prior.points.push(sampling.point(rate, took, span));
-            if is_flat(&self.prior.points) {
-                break;
+            let point = sampling.point(rate, took, span);
+            match spans.iter().position(|known| *known == asked) {
+                Some(at) => self.prior.points[at] = pooled(self.prior.points[at], point),
+                None => {
+                    spans.push(asked);
+                    self.prior.points.push(point);
+                    if is_flat(&self.prior.points) {
+                        break;
+                    }
+                }
             }
         }
         Ok(())

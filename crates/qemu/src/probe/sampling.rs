@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_core::curve::Point;
+use landfall_core::curve::{CpuTime, Point};
 use landfall_core::units::{Bytes, Share};
 
 use super::Span;
@@ -72,6 +72,27 @@ impl Sampling {
     }
 }
 
+/// Two measurements over the same span as one, with what they differ by in its error.
+///
+/// The error of a draw is all that a single one knows of. A guest in a quiet phase would make a
+/// point that claims to be sure that little is dirtied.
+pub(super) fn pooled(one: Point, other: Point) -> Point {
+    let mean = |of: fn(&Point) -> f64| (of(&one) + of(&other)) / 2.0;
+    let apart = |a: f64, b: f64| match (a + b) > 0.0 {
+        true => (a - b).abs() / (a + b),
+        false => 0.0,
+    };
+    let dirtied = |point: &Point| point.dirtied.as_f64();
+    let rate = |point: &Point| dirtied(point) / point.cpu.0.max(f64::MIN_POSITIVE);
+    // What different CPU times explain is no scatter: either the memory is the same, or the rate.
+    let scatter = apart(dirtied(&one), dirtied(&other)).min(apart(rate(&one), rate(&other)));
+    Point {
+        cpu: CpuTime(mean(|point| point.cpu.0)),
+        dirtied: Bytes(mean(|point| point.dirtied.as_f64()) as u64),
+        error: (mean(|point| point.error) / 2f64.sqrt()).hypot(scatter),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +115,19 @@ mod tests {
         // 0 MiB/s over 5 s is anything up to 5 MiB.
         let idle = sampling.point(0, Duration::from_secs(5), busy(Duration::from_secs(5)));
         assert!(idle.error > 0.5 && idle.dirtied < Bytes::mib(3), "{idle:?}");
+    }
+
+    #[test]
+    fn two_measurements_that_agree_are_surer_than_one_and_two_that_differ_are_not() {
+        let point = |cpu, mib| Point { cpu: CpuTime(cpu), dirtied: Bytes::mib(mib), error: 0.1 };
+        let agreed = pooled(point(0.1, 20), point(0.1, 20));
+        assert!(agreed.error < 0.08 && agreed.dirtied == Bytes::mib(20), "{agreed:?}");
+        assert!(
+            pooled(point(0.1, 20), point(0.05, 10)).error < 0.08,
+            "half of it in half the time"
+        );
+        assert!(pooled(point(0.1, 20), point(0.05, 20)).error < 0.08, "the whole working set");
+        assert!(pooled(point(0.1, 20), point(0.1, 1)).error > 0.8, "a quiet phase");
     }
 
     #[test]
