@@ -34,8 +34,8 @@ const RUNGS: f64 = 3.0;
 const BEYOND: f64 = 10.0;
 
 /// Log-log slope of a curve where nothing is known: published guests have 0.57 to 0.67 beyond a
-/// second and nearly 1 below it (Gudkov, qemu-devel 2023).
-const SLOPE_BEFORE: f64 = 0.85;
+/// second and nearly 1 below it (Gudkov, qemu-devel 2023; `docs/theory.md`).
+const SLOPE_BEFORE: f64 = 0.95;
 const SLOPE_AFTER: f64 = 0.6;
 
 /// Two points tell a slope if their times are so many times apart.
