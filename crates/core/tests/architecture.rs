@@ -91,7 +91,7 @@ const ACTS: &[(&[&str], &[&str])] = &[
             "qemu/src/cgroup/",
             "qemu/src/lock.rs",
             "landfall/src/recording/write.rs",
-            "landfall/src/theory/page.rs",
+            "landfall/src/page.rs",
         ],
     ),
 ];

@@ -14,3 +14,9 @@ pub fn write(page: &Path, command: &str, figures: &str) -> io::Result<()> {
     }
     fs::write(page, format!("{prose}{mark}\n{figures}"))
 }
+
+/// Writes a picture that a page shows.
+pub fn picture(folder: &Path, name: &str, svg: &str) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join(name), svg)
+}

@@ -1,7 +1,6 @@
-//! The page of the experiment: what people wrote above the mark stays, the figures below it are new.
+//! The page of the experiment: `docs/theory.md`.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -12,22 +11,15 @@ use super::hold::Lever;
 use super::landed::Landing;
 use super::plot;
 use super::stage::Means;
-
-/// What is below is written anew each time.
-const MARK: &str = "<!-- Below: written by `landfall bench theory`. -->";
+use crate::page;
 
 /// Writes `theory.md` and its pictures into a folder.
 pub fn write(folder: &Path, guests: &[Guest], landings: &[Landing]) -> io::Result<()> {
-    let page = folder.join("theory.md");
-    let pictures = folder.join("theory");
-    fs::create_dir_all(&pictures)?;
     for guest in guests {
         let svg = plot::draw(guest).map_err(|error| io::Error::other(error.to_string()))?;
-        fs::write(pictures.join(format!("{}.svg", guest.kind)), svg)?;
+        page::picture(&folder.join("theory"), &format!("{}.svg", guest.kind), &svg)?;
     }
-    let old = fs::read_to_string(&page).unwrap_or_default();
-    let prose = old.split(MARK).next().unwrap_or_default();
-    fs::write(&page, format!("{prose}{MARK}\n{}", figures(guests, landings)))
+    page::write(&folder.join("theory.md"), "landfall bench theory", &figures(guests, landings))
 }
 
 /// All tables, as Markdown.
