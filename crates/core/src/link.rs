@@ -103,7 +103,7 @@ impl LinkMeter {
     fn over(&self, span: f64) -> Option<(f64, f64)> {
         let now = self.looks.back()?;
         let from = now.time - span - 1e-9;
-        let first = self.looks.iter().find(|look| look.time >= from)?;
+        let first = self.looks.get(self.looks.partition_point(|look| look.time < from))?;
         let length = now.time - first.time;
         (length >= LEAST_SPAN).then(|| ((now.bytes - first.bytes) / length, length))
     }

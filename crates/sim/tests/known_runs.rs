@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use landfall_core::curve::{CpuTime, DirtyCurve, Part};
+use landfall_core::decision::{Decision, Hold, Quota};
+use landfall_core::policy::Policy;
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Requirement, Requirements};
 use landfall_core::units::{ByteRate, Bytes};
+use landfall_core::view::View;
 use landfall_sim::{Guest, Link, Run, Seed, Setup, policies, run};
 
 fn curve(set: Bytes, time: f64) -> DirtyCurve {
@@ -89,4 +92,57 @@ fn auto_converge_lands_a_guest_of_the_middle_with_more_lost_than_a_late_grip() {
     assert!((30.0..60.0).contains(&seconds(theirs.measured.total)), "{theirs:?}");
     assert!((8.0..20.0).contains(&lost(&theirs)), "{theirs:?}");
     assert!(lost(&ours) < 0.7 * lost(&theirs), "{ours:?}");
+}
+
+/// Holds every vCPU alike from the first pass on.
+struct Always(Hold);
+
+impl Policy for Always {
+    fn name(&self) -> &'static str {
+        "always"
+    }
+
+    fn decide(&mut self, view: &View) -> Decision {
+        Decision::hold_all(view.vcpus.len(), self.0, "as told")
+    }
+}
+
+#[test]
+fn a_quota_takes_its_part_of_the_cpu_in_gaps_of_its_own_length() {
+    let ms = Duration::from_millis;
+    let quota = Quota::new(ms(10), ms(100));
+    let run = run(&middle(), &mut Always(Hold::Quota(quota)), Seed(1));
+    let losses = &run.measured.losses;
+    assert_eq!(run.outcome, Outcome::Landed);
+    assert!((losses.min_share.get() - 0.1).abs() < 0.01, "{run:?}");
+    assert!((seconds(losses.throttled) * 0.9 - lost(&run)).abs() < 0.5, "{run:?}");
+    let downtime = run.measured.downtime.unwrap();
+    assert!(losses.longest_stall <= downtime + ms(90), "{run:?}");
+    assert!(losses.longest_stall >= ms(90), "{run:?}");
+}
+
+#[test]
+fn a_guest_that_is_stopped_stands_still_until_it_has_landed() {
+    let mut setup = middle();
+    setup.levers.stop = true;
+    let run = run(&setup, &mut Always(Hold::Stopped), Seed(1));
+    let (total, stall) = (run.measured.total, run.measured.losses.longest_stall);
+    assert_eq!(run.outcome, Outcome::Landed);
+    assert!(total - stall < Duration::from_millis(200), "{run:?}");
+    assert!((lost(&run) - seconds(stall)).abs() < 0.01, "{run:?}");
+    // With nobody to let it go on at the destination it may not be stopped at all.
+    setup.levers.stop = false;
+    let run = landfall_sim::run(&setup, &mut Always(Hold::Stopped), Seed(1));
+    assert!(run.measured.losses.longest_stall < total, "{run:?}");
+}
+
+#[test]
+fn post_copy_ends_soon_whatever_the_guest_does_and_is_refused_where_it_is_not_allowed() {
+    let mut setup = pathological();
+    assert_eq!(by(&setup, "post-copy").outcome, Outcome::Refused);
+    setup.levers.post_copy = true;
+    let run = by(&setup, "post-copy");
+    assert_eq!(run.outcome, Outcome::Landed);
+    assert!(seconds(run.measured.total) < 4.0, "{run:?}");
+    assert!((0.1..1.5).contains(&lost(&run)), "{run:?}");
 }
