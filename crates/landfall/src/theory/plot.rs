@@ -67,7 +67,10 @@ pub fn draw(guest: &Guest) -> Result<String, Box<dyn Error>> {
             let due = guest.curve.dirtied(landfall_core::curve::CpuTime(cpu));
             (cpu, due.as_f64() / 1e6)
         });
-        chart.draw_series(LineSeries::new(curve, BLACK))?.label("D(c), fitted to free, sampled");
+        chart
+            .draw_series(LineSeries::new(curve, BLACK))?
+            .label("D(c), fitted to free, sampled")
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK));
         for Series { name, means, lever, color } in ALL {
             let of = guest.seen.iter().filter(|one| one.means == means && one.hold.lever == lever);
             let points = of.map(place).filter(|(cpu, mb)| *cpu > 0.0 && *mb > 0.0);
