@@ -6,6 +6,9 @@
 use landfall_core::recording::{Head, KIND, Line, VERSION};
 use serde_json::Value;
 
+/// More vCPUs than any guest has; QEMU's own limit is 4096.
+const MOST_VCPUS: usize = 1 << 16;
+
 /// A recording, read whole.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recording {
@@ -43,6 +46,9 @@ pub enum ReadError {
          at least as new as the one that wrote it"
     )]
     TooNew(u64),
+    /// No machine has so many, and each takes memory.
+    #[error("line 1: a guest of {0} vCPUs; the recording is damaged there")]
+    Vcpus(usize),
     /// A line is not what it should be.
     #[error("line {number}: {problem}; the recording is damaged there")]
     Line {
@@ -93,5 +99,10 @@ fn read_head(line: &[u8]) -> Result<Head, ReadError> {
         // Without a version it is no head, and says so by what is missing.
         _ => {}
     }
-    serde_json::from_value(head).map_err(|problem| ReadError::Line { number: 1, problem })
+    let head: Head =
+        serde_json::from_value(head).map_err(|problem| ReadError::Line { number: 1, problem })?;
+    if head.vcpus > MOST_VCPUS {
+        return Err(ReadError::Vcpus(head.vcpus));
+    }
+    Ok(head)
 }

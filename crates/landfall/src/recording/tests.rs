@@ -132,6 +132,7 @@ fn what_cannot_be_replayed_is_refused_with_the_remedy() {
         (with("version", json!(3)), "at least as new"),
         (with("version", json!("two")), "line 1"),
         (with("levers", json!(null)), "line 1"),
+        (with("vcpus", json!(u64::MAX)), "line 1"),
     ] {
         let error = Recording::read(text.as_bytes()).unwrap_err().to_string();
         assert!(error.contains(says), "{text}: {error}");

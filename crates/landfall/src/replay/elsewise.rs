@@ -4,6 +4,7 @@
 //! shown them, its pace, and the link's rate from moment to moment. The recorded policy is simulated as
 //! well: how near that comes to what was recorded says how far the others can be believed.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -20,6 +21,9 @@ use crate::recording::Recording;
 
 /// A link's rate has changed where it differs by so much from the one before.
 const CHANGED: f64 = 0.1;
+
+/// Links slower or faster than these are none that a guest was ever moved over.
+const LINKS: RangeInclusive<f64> = 1e3..=1e13;
 
 /// A migration by a policy, as it was or as it would have been.
 pub struct Course {
@@ -95,7 +99,7 @@ fn pace(steps: &[Step]) -> Option<CpuTime> {
 
 /// The link, with its changes.
 fn link(steps: &[Step]) -> Option<Link> {
-    let rate = |step: &Step| step.view.link.filter(|rate| rate.0.is_finite() && rate.0 > 0.0);
+    let rate = |step: &Step| step.view.link.filter(|rate| LINKS.contains(&rate.0));
     let mut known = steps.iter().filter_map(|step| Some((step.view.now, rate(step)?)));
     let (_, first) = known.next()?;
     let (mut link, mut last) = (Link::steady(first), first);

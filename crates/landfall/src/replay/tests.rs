@@ -181,6 +181,7 @@ proptest! {
             let steps = steps(&recording);
             check(&recording.head, &steps);
             changes::table(&changes::changes(&steps));
+            let _ = elsewise::simulate(&recording, &steps, &["plain".to_owned()]);
             let directory = tempfile::tempdir().unwrap();
             super::picture::write(&directory.path().join("p.svg"), &recording, &steps).unwrap();
         }

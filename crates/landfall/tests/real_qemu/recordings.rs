@@ -54,6 +54,13 @@ fn a_recorded_migration_is_decided_the_same_again_and_can_be_seen() {
     }
     assert!(std::fs::read_to_string(&picture).unwrap().contains("<svg"));
 
+    let (output, says) = replay(&file, &["--policy", "pause-and-ship"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    println!("{says}");
+    for row in ["progressive, recorded", "progressive, simulated", "pause-and-ship, simulated"] {
+        assert!(says.contains(row), "{row}: {says}");
+    }
+
     let (output, json) = replay(&file, &["--json"]);
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(output.status.code(), Some(0));
