@@ -13,7 +13,7 @@ use landfall_core::policy;
 use landfall_core::recording::Line;
 use landfall_core::report::Report;
 use landfall_core::units::{Bytes, Share, show_duration};
-use landfall_core::view::View;
+use landfall_core::view::{Phase, View};
 use landfall_sim::{Change, Guest, Link, Seed, Setup, run};
 
 use super::Step;
@@ -58,6 +58,9 @@ pub fn simulate(
 /// What the recording tells of guest and link; `None` where it does not tell enough.
 fn setup(recording: &Recording, steps: &[Step]) -> Option<Setup> {
     let head = &recording.head;
+    // At the switch-over the guest stands still and dirties nothing, which says nothing of it.
+    let passes: Vec<&Step> = steps.iter().filter(|step| is_pass(step)).collect();
+    let steps = passes.as_slice();
     let curve = steps.iter().rev().find_map(|step| step.view.guest.as_ref())?.curve.clone();
     let totals = steps.iter().map(|step| step.view.total.0);
     let memory = Bytes(totals.max().filter(|total| *total > 0)?);
@@ -76,6 +79,10 @@ fn setup(recording: &Recording, steps: &[Step]) -> Option<Setup> {
     })
 }
 
+fn is_pass(step: &Step) -> bool {
+    matches!(step.view.phase, Phase::FirstPass | Phase::Iterating)
+}
+
 /// Guest memory with contents: what was known before, or what the first pass has not sent as zeros.
 fn contents(recording: &Recording) -> Option<Bytes> {
     let looked = recording.lines.iter().filter_map(|(_, line)| match line {
@@ -88,7 +95,7 @@ fn contents(recording: &Recording) -> Option<Bytes> {
 }
 
 /// CPU the guest wanted, in CPU seconds per second: the median of the looks.
-fn pace(steps: &[Step]) -> Option<CpuTime> {
+fn pace(steps: &[&Step]) -> Option<CpuTime> {
     let wanted = |view: &View| -> Option<f64> {
         view.vcpus.iter().map(|vcpu| vcpu.wanted.map(Share::get)).sum()
     };
@@ -98,8 +105,8 @@ fn pace(steps: &[Step]) -> Option<CpuTime> {
 }
 
 /// The link, with its changes.
-fn link(steps: &[Step]) -> Option<Link> {
-    let rate = |step: &Step| step.view.link.filter(|rate| LINKS.contains(&rate.0));
+fn link(steps: &[&Step]) -> Option<Link> {
+    let rate = |step: &&Step| step.view.link.filter(|rate| LINKS.contains(&rate.0));
     let mut known = steps.iter().filter_map(|step| Some((step.view.now, rate(step)?)));
     let (_, first) = known.next()?;
     let (mut link, mut last) = (Link::steady(first), first);

@@ -92,7 +92,8 @@ impl Scene {
 
     /// Whether any vCPU thread is held at the moment.
     pub fn is_held(&self) -> bool {
-        limits(self.pid()) != self.before.limits_now(self.pid())
+        let now = limits(self.pid());
+        now != self.before.limits_as_they_were(&now)
     }
 
     /// The guest runs at the source, at full speed and with its old limits, and nothing of landfall
@@ -101,7 +102,8 @@ impl Scene {
     pub fn assert_unharmed_at_source(&self) {
         assert_eq!(run_state(&self.pair.source), "running");
         let now = Found::of(&self.pair.source);
-        assert_eq!(now.limits, self.before.limits_now(self.pid()), "limits are not as they were");
+        let were = self.before.limits_as_they_were(&now.limits);
+        assert_eq!(now.limits, were, "limits are not as they were");
         assert_eq!(now.parameters, self.before.parameters);
         assert_eq!(now.capabilities, self.before.capabilities);
         self.assert_nothing_left();
@@ -119,7 +121,8 @@ impl Scene {
         let beats = self.pair.source.heartbeats();
         let place = self.pair.destination.place();
         beats.beat_from(place, Some(Instant::now()), PATIENCE).expect("the guest beats there");
-        assert_eq!(limits(self.pid()), self.before.limits_now(self.pid()));
+        let now = limits(self.pid());
+        assert_eq!(now, self.before.limits_as_they_were(&now));
         self.assert_nothing_left();
         self.assert_memory_right();
     }
@@ -150,11 +153,15 @@ impl Found {
         }
     }
 
-    /// The limits as they were, of the threads that exist now: QEMU starts and ends threads.
-    pub fn limits_now(&self, pid: i32) -> BTreeMap<i32, Option<String>> {
-        let home = self.limits.get(&pid).cloned().flatten();
-        let was = |tid| (tid, self.limits.get(&tid).cloned().flatten().or(home.clone()));
-        limits(pid).into_keys().map(was).collect()
+    /// The limits as they were, of the threads that exist now: QEMU starts and ends threads, even
+    /// between two looks.
+    pub fn limits_as_they_were(
+        &self,
+        now: &BTreeMap<i32, Option<String>>,
+    ) -> BTreeMap<i32, Option<String>> {
+        let home = self.limits.values().next().cloned().flatten();
+        let was = |tid: &i32| (*tid, self.limits.get(tid).cloned().flatten().or(home.clone()));
+        now.keys().map(was).collect()
     }
 }
 
@@ -274,7 +281,8 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn limits(pid: i32) -> BTreeMap<i32, Option<String>> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeMap::new() };
     let tids = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok());
-    tids.map(|tid| (tid, limit(pid, tid))).collect()
+    // A thread that has ended since has none.
+    tids.map(|tid| (tid, limit(pid, tid))).filter(|(_, limit)| limit.is_some()).collect()
 }
 
 fn limit(pid: i32, tid: i32) -> Option<String> {
