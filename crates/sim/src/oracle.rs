@@ -24,7 +24,6 @@ use landfall_core::plan::{Allowed, Position, Table, Terms};
 use landfall_core::policy::{Needs, Policy};
 use landfall_core::prior::{Pace, Prior};
 use landfall_core::report::Outcome;
-use landfall_core::requirements::Requirement;
 use landfall_core::units::{ByteRate, Moment, PAGE, Share};
 use landfall_core::view::{Phase, View};
 
@@ -209,6 +208,7 @@ mod tests {
     use crate::link::Link;
     use landfall_core::curve::Part;
     use landfall_core::policy;
+    use landfall_core::requirements::Requirement;
     use landfall_core::units::Bytes;
 
     fn middle() -> Setup {
