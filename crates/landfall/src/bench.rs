@@ -133,7 +133,7 @@ pub async fn run(options: Bench) -> u8 {
         if ways.is_empty() {
             continue;
         }
-        let runs = match comparison.run(&ways, options.repeat.max(1), &mut stops).await {
+        let runs = match comparison.run(&ways, &options, &mut stops).await {
             Ok(runs) => runs,
             Err(problem) => {
                 say(&format!("landfall: {problem}"));
@@ -157,10 +157,11 @@ impl Comparison {
     async fn run(
         &self,
         ways: &[&Way],
-        repeat: usize,
+        options: &Bench,
         stops: &mut Stops,
     ) -> Result<Vec<Vec<Seen>>, String> {
         let mut runs: Vec<Vec<Seen>> = ways.iter().map(|_| Vec::new()).collect();
+        let repeat = options.repeat.max(1);
         for turn in 1..=repeat {
             for (index, way) in ways.iter().enumerate() {
                 let policy = way.name;
@@ -173,6 +174,9 @@ impl Comparison {
                     asked: (way.asked)(way.policy, self.link),
                     aggression: Aggression::DEFAULT,
                     link: self.link,
+                    record: options.record.as_ref().map(|folder| {
+                        folder.join(format!("{}-{}-{turn}.jsonl", self.name, index + 1))
+                    }),
                 };
                 let seen = trial.run(stops, &mut |look| live.look(look)).await;
                 live.clear();

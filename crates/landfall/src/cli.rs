@@ -223,6 +223,10 @@ pub struct Bench {
     #[arg(long, value_name = "TIMES", default_value_t = 3)]
     pub repeat: usize,
 
+    /// Record every run in this folder, for landfall replay
+    #[arg(long, value_name = "FOLDER")]
+    pub record: Option<PathBuf>,
+
     /// Print the figures of every run as JSON on standard output, and nothing else
     #[arg(long)]
     pub json: bool,

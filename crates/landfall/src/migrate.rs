@@ -45,7 +45,18 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         }
     };
     let mut stops = signals::listen();
-    let foresight = Foresight::gain(&order.source, &asked, options.probe).await;
+    let foresight = tokio::select! {
+        biased;
+        Some(reason) = stops.recv() => {
+            let report = Report::refused(&options.policy, reason);
+            if let Some(recorder) = recorder {
+                recorder.report(&report);
+            }
+            show(&report, &asked, options.json);
+            return report.exit_status();
+        }
+        foresight = Foresight::gain(&order.source, &asked, options.probe) => foresight,
+    };
     let expected = foresight.expect(&options.policy, &asked, options.aggression);
     if let Some(expected) = &expected
         && !options.json

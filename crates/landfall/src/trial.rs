@@ -1,6 +1,7 @@
 //! One guest moved once, watched from inside: what it lost is told by its own beats.
 
 use std::env;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use landfall_core::policy;
@@ -15,6 +16,8 @@ use landfall_qemu::steer::{self, Look, Order, Stops};
 use landfall_sim::Expected;
 
 use crate::foresight::Foresight;
+use crate::recording::Recorder;
+use crate::recording::write::Begun;
 
 /// How long the guest is watched before it is moved, to know how fast it works undisturbed.
 const BASELINE: Duration = Duration::from_secs(1);
@@ -67,6 +70,8 @@ pub struct Trial {
     /// Over a link of which it may use this rate. The link itself carries a little more: where the
     /// limit is the link's own rate, what waits in its buffers adds to the switch-over.
     pub link: ByteRate,
+    /// Where the recording goes, if one is wanted.
+    pub record: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -118,6 +123,9 @@ pub enum TrialError {
     /// It was not moved.
     #[error("the guest did not land: {0}")]
     NotLanded(String),
+    /// The recording cannot be written.
+    #[error("{0}")]
+    NotRecorded(String),
     /// Something else.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -150,14 +158,24 @@ impl Trial {
             forecast: expected.as_ref().and_then(|expected| expected.forecast),
             guardian: env::current_exe()?,
         };
+        let mut recorder = match &self.record {
+            None => None,
+            Some(path) => Some(self.recorder(path, &foresight)?),
+        };
         let mut cpu = Vec::new();
         let begin = Instant::now();
         let report = steer::migrate(order, stops, &mut |look| {
             let used: Option<Duration> = look.sample.vcpus.iter().map(|vcpu| vcpu.cpu).sum();
             cpu.extend(used.map(|used| (look.sample.at.0, used)));
+            if let Some(recorder) = &mut recorder {
+                recorder.look(look);
+            }
             watch(look);
         })
         .await;
+        if let Some(recorder) = recorder {
+            recorder.report(&report);
+        }
         let landed = report.outcome == Outcome::Landed;
         let stayed = matches!(report.outcome, Outcome::Cancelled | Outcome::Refused);
         if !landed && !stayed {
@@ -188,6 +206,16 @@ impl Trial {
             expected,
             report,
         })
+    }
+
+    fn recorder(&self, path: &Path, foresight: &Foresight) -> Result<Recorder, TrialError> {
+        let begun = Begun {
+            policy: self.policy.to_owned(),
+            aggression: self.aggression,
+            requirements: self.asked.clone(),
+            prior: foresight.prior.clone(),
+        };
+        Recorder::create(path, begun).map_err(TrialError::NotRecorded)
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use super::fit::apart;
 use super::{DirtyCurve, Point, fit};
 
 /// What is known of a guest's curve.
@@ -30,8 +31,17 @@ pub struct Estimator {
     current: Option<Estimate>,
 }
 
-/// Points kept; older ones say less and less about the guest of now.
-const KEPT: usize = 10;
+/// Points kept in all, and of about the same CPU time: near its threshold QEMU looks at its bitmap
+/// twenty times a second, and what that says of short times must not drive out what is known of long
+/// ones.
+const KEPT: usize = 16;
+const KEPT_ALIKE: usize = 3;
+
+/// CPU times that are less than so many times apart are about the same.
+const ALIKE: f64 = 2.0;
+
+/// A curve can be relied on at times that are less than so many times apart from a measured one.
+const NEAR: f64 = 3.0;
 
 /// A measurement that is so many standard errors off is not of the same guest any more.
 const SURPRISE: f64 = 4.0;
@@ -43,8 +53,10 @@ const BEFORE: f64 = 0.08;
 /// No curve is known better than this: it is that of a guest, which is never quite the same.
 const LEAST_ERROR: f64 = 0.02;
 
-/// How much less sure each point becomes with every one that comes after it.
-const AGEING: f64 = 1.25;
+/// How much less sure each point becomes with every one that comes after it: more where that tells
+/// of the same times.
+const AGEING: f64 = 1.05;
+const AGEING_ALIKE: f64 = 1.5;
 
 impl Estimator {
     /// Begins with what was measured before the migration.
@@ -64,10 +76,15 @@ impl Estimator {
             self.points.clear();
             self.changes += 1;
         }
+        let alike = |old: &Point| apart(old.cpu, point.cpu) < ALIKE;
         for old in &mut self.points {
-            old.error *= AGEING;
+            old.error *= if alike(old) { AGEING_ALIKE } else { AGEING };
         }
-        if self.points.len() >= KEPT {
+        let crowded = self.points.iter().filter(|old| alike(old)).count() >= KEPT_ALIKE;
+        let oldest = self.points.iter().position(alike).filter(|_| crowded);
+        if let Some(oldest) = oldest {
+            self.points.remove(oldest);
+        } else if self.points.len() >= KEPT {
             self.points.pop_front();
         }
         self.points.push_back(point);
@@ -75,9 +92,11 @@ impl Estimator {
         self.current = self.fitted();
     }
 
-    /// How many standard errors a point is off what was expected; `None` where nothing was.
+    /// How many standard errors a point is off what was expected; `None` where nothing was, for the
+    /// curve was never measured near it.
     fn surprise(&self, point: &Point) -> Option<f64> {
-        if !self.measured {
+        let near = |known: &Point| apart(known.cpu, point.cpu) < NEAR;
+        if !self.measured || !self.points.iter().any(near) {
             return None;
         }
         let now = self.current.as_ref()?;
@@ -121,6 +140,17 @@ mod tests {
     use super::*;
     use crate::curve::{CpuTime, Part};
     use crate::units::Bytes;
+
+    #[test]
+    fn many_looks_at_short_times_do_not_drive_out_what_is_known_of_long_ones() {
+        let (truth, mut estimator) = (guest(100), Estimator::default());
+        estimator.take(point(&truth, 4.0));
+        for _ in 0..40 {
+            estimator.take(point(&truth, 0.05));
+        }
+        let off = estimator.estimate().unwrap().curve.at(4.0) / truth.at(4.0);
+        assert!((0.9..1.1).contains(&off), "{off}");
+    }
 
     fn guest(mib: u64) -> DirtyCurve {
         DirtyCurve::new([Part { set: Bytes::mib(mib), time: CpuTime(1.0) }])

@@ -83,7 +83,7 @@ fn slope(from: Point, to: Point) -> f64 {
 }
 
 /// How many times longer one time is than the other.
-fn apart(a: CpuTime, b: CpuTime) -> f64 {
+pub(super) fn apart(a: CpuTime, b: CpuTime) -> f64 {
     (a.0 / b.0).max(b.0 / a.0)
 }
 

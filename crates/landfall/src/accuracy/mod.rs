@@ -84,6 +84,7 @@ async fn row(case: &Case, stops: &mut Stops) -> Result<Row, TrialError> {
         asked: asked.clone(),
         aggression: case.way.aggression(),
         link: case.link,
+        record: None,
     };
     let live = Live::new();
     let seen = trial.run(stops, &mut |look| live.look(look)).await;

@@ -4,10 +4,13 @@
 mod picture;
 
 use comfy_table::{CellAlignment, Table, presets};
+use landfall_core::policy;
+use landfall_core::report::{Forecast, Range};
 use landfall_core::requirements::Aggression;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_guest::{Kind, PagesPerSecond, Spec};
 use serde_json::json;
+use std::time::Duration;
 
 use crate::cli::Demo;
 use crate::live::Live;
@@ -18,7 +21,7 @@ use landfall_qemu::say::{say, tell};
 /// Runs the demo and gives the exit status.
 pub async fn run(options: Demo) -> u8 {
     say(&format!(
-        "Four live migrations of real QEMU guests over a link of {}. About a minute and a half.\n",
+        "Four live migrations of real QEMU guests over a link of {}. About two minutes.\n",
         options.bandwidth
     ));
     let stops = &mut signals::listen();
@@ -70,36 +73,63 @@ fn trials(link: ByteRate) -> Vec<Trial> {
         asked: asked_of(policy, link),
         aggression: Aggression::DEFAULT,
         link,
+        record: None,
     };
     vec![
         trial("pathological guest", &pathological, "auto-converge"),
-        trial("pathological guest", &pathological, "progressive"),
+        trial("pathological guest", &pathological, policy::DEFAULT),
         trial("guest of the middle", &middle, "auto-converge"),
-        trial("guest of the middle", &middle, "progressive"),
+        trial("guest of the middle", &middle, policy::DEFAULT),
     ]
 }
 
 fn table(rows: &[(Trial, Seen)]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["guest", "policy", "total", "longest stall", "work lost", "sent", "memory"]);
+    table.set_header([
+        "guest",
+        "policy",
+        "total",
+        "forecast",
+        "work lost",
+        "forecast",
+        "longest stall",
+        "sent",
+        "memory",
+    ]);
     for (trial, seen) in rows {
         table.add_row([
             trial.guest.to_owned(),
             trial.policy.to_owned(),
             seen.total_in_words(),
-            show_duration(seen.longest_stall),
+            forecast(seen, |forecast| forecast.total_s),
             show_duration(seen.lost),
+            forecast(seen, |forecast| forecast.guest_cpu_lost_s),
+            show_duration(seen.longest_stall),
             seen.sent.to_string(),
             if seen.memory_intact { "intact" } else { "SPOILT" }.to_owned(),
         ]);
     }
-    for index in 2..6 {
+    for index in 2..8 {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     table
+}
+
+/// What was said before the start.
+fn forecast(seen: &Seen, figure: fn(&Forecast) -> Range) -> String {
+    let forecast = seen.expected.as_ref().and_then(|expected| expected.forecast.as_ref());
+    let seconds = |value: f64| show_duration(Duration::from_secs_f64(value.clamp(0.0, 1e9)));
+    forecast.map_or("not landing".to_owned(), |forecast| {
+        let Range { low, mid, high } = figure(forecast);
+        if seconds(low) == seconds(high) {
+            seconds(mid)
+        } else {
+            format!("{} to {}", seconds(low), seconds(high))
+        }
+    })
 }
 
 /// What the figures say, in words.
