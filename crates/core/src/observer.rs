@@ -147,7 +147,8 @@ impl Observer {
         let ram = sample.migration.as_ref().and_then(|m| m.ram);
         let look = Look { at: sample.at, ram, vcpus: sample.vcpus.clone() };
         if let Some(ram) = ram {
-            self.note_sync(&look, ram);
+            let status = sample.migration.as_ref().map(|migration| migration.status);
+            self.note_sync(&look, ram, status == Some(Status::Active));
             self.meter.take(sample.at, ram);
         }
         self.window.push_back(look);
@@ -185,7 +186,7 @@ impl Observer {
     /// `remaining` falls by what is sent and rises by what a sync finds, and by nothing else, so
     /// what a sync found is its rise plus what was sent between the two looks round it. And as a
     /// pass ends when nothing remains, what remained before says when between the two it was.
-    fn note_sync(&mut self, look: &Look, ram: Ram) {
+    fn note_sync(&mut self, look: &Look, ram: Ram, active: bool) {
         let Some(start) = self.at_sync else {
             self.at_sync = (ram.syncs > 0).then(|| AtSync { at: look.at, cpu: look.cpu(), ram });
             return;
@@ -208,7 +209,8 @@ impl Observer {
             left: ram.remaining,
             cpu: cpu.zip(start.cpu).map(|(now, then)| now.saturating_sub(then)),
         };
-        if syncs == 1 {
+        // What a sync finds after the guest has stopped is no word on how it writes.
+        if syncs == 1 && active {
             self.learn(&interval, before.remaining.saturating_sub(sent_between), ram.total);
         }
         self.interval = Some(interval);

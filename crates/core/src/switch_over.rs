@@ -24,11 +24,17 @@ pub fn overhead(link: ByteRate) -> Duration {
 
 /// Longest shipment that keeps a stall over a link whose buffers were [drained](DRAIN) before.
 pub fn drained(max_stall: Duration) -> Duration {
-    max_stall.saturating_sub(FIXED + AFTER_DRAIN).max(max_stall / 2)
+    max_stall.saturating_sub(FIXED + AFTER_DRAIN + NOTICE).max(max_stall / 2)
 }
 
 /// What a drain leaves: a window of QEMU's rate limit is 100 ms, of which a tenth is in flight.
 const AFTER_DRAIN: Duration = Duration::from_millis(10);
+
+/// A vCPU that is held answers late: it sees that it is to stop when it next runs.
+const NOTICE: Duration = Duration::from_millis(30);
+
+/// The longest period of a quota at the switch-over, for that reason.
+pub const LAST_PERIOD: Duration = Duration::from_millis(40);
 
 /// Part of its rate that a link is given while its buffers are to be drained. The link itself goes on
 /// at its own rate meanwhile, so what the drain costs in time it saves in the switch-over.

@@ -317,6 +317,9 @@ impl<'a> Steering<'a> {
                 self.shipped = Some(view.intervals);
                 let limit = decision.tuning.downtime_limit.unwrap_or_else(|| longest(view));
                 self.tune(Tuning { downtime_limit: Some(limit), ..decision.tuning });
+                if !decision.holds.is_empty() {
+                    self.vcpus.hold(&decision);
+                }
             }
             // What is held stays held until the guest stands still.
             _ if self.shipped.is_some() || self.precopy.post_copy_asked => {}

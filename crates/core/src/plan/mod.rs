@@ -100,7 +100,7 @@ impl Plan {
 /// and without it there would be no end of them. At 1 nothing but time counts.
 pub fn weight(aggression: Aggression) -> f64 {
     let dial = aggression.get();
-    0.02 + 0.98 * dial * dial
+    0.02 + 0.98 * dial.powi(3)
 }
 
 /// The class of the guest in a view, within all that was asked; `None` while too little is known.

@@ -201,7 +201,16 @@ impl Predictive {
             ..Tuning::default()
         };
         let why = "what is dirty fits the pause: shipping it";
-        Decision { tuning, ..Decision::finish(Finish::Ship, why) }
+        let holds = self.last_hold(view).map_or(Vec::new(), |hold| vec![hold; view.vcpus.len()]);
+        Decision { tuning, holds, ..Decision::finish(Finish::Ship, why) }
+    }
+
+    /// The hold until the guest stands still: one of short periods, for a vCPU that is held notices
+    /// that it is to stop when it next runs.
+    fn last_hold(&self, view: &View) -> Option<Hold> {
+        let (_, held) = self.held.filter(|(_, share)| *share < Share::FULL)?;
+        let least = (view.levers.tick.mul_f64(1.25)).div_duration_f64(switch_over::LAST_PERIOD);
+        view.quota_for(held.max(Share::clamped(least))).map(Hold::Quota)
     }
 
     /// Says, once, how the choice between holding and pausing came out.

@@ -429,9 +429,16 @@ impl Steering {
                     downtime_limit: decision.tuning.downtime_limit.or(Some(self.longest(view))),
                     ..decision.tuning
                 };
-                // What is held stays held until the guest stands still: a guest let go now would
-                // dirty again what was just sent.
-                self.hands.tune(&mut self.source, tuning).await
+                // What is held stays held until the guest stands still, unless it is said how
+                // else: a guest let go now would dirty again what was just sent.
+                let held = match decision.holds.is_empty() {
+                    true => Ok(()),
+                    false => self.hands.hold(&mut self.source, &decision).await,
+                };
+                match held {
+                    Ok(()) => self.hands.tune(&mut self.source, tuning).await,
+                    Err(problem) => Err(problem),
+                }
             }
             _ if self.shipped.is_some() => Ok(()),
             // What stands still needs no hold, and what was stopped has to arrive stopped.
