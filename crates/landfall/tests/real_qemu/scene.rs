@@ -61,6 +61,10 @@ impl Scene {
         let mut command = landfall();
         command.arg("migrate").arg(qmp).arg(uri).arg("--json");
         command.arg("--destination-qmp").arg(self.pair.destination.qmp_socket()).args(options);
+        if !options.contains(&"--probe") {
+            // What is to be known of the guest before costs seconds each time.
+            command.args(["--probe", "0s"]);
+        }
         Run::start(command)
     }
 
