@@ -14,8 +14,8 @@ use crate::units::{ByteRate, Bytes, Moment};
 pub struct LinkRate {
     /// The rate of late.
     pub rate: ByteRate,
-    /// Its relative standard error.
-    pub error: f64,
+    /// Its relative standard error over a second to come; `None` where nobody has measured it.
+    pub error: Option<f64>,
 }
 
 /// Measures the link from the counters of memory sent.
@@ -47,13 +47,16 @@ const LEAST_SPAN: f64 = 0.25;
 /// the short span cannot explain.
 const CHANGED: f64 = 0.2;
 
+/// Time that QEMU takes to find a byte to be zero, in seconds: 65 ms a GB (`docs/theory.md`).
+const PER_ZERO_BYTE: f64 = 65e-12;
+
 /// Time at the ends of a span that may or may not hold a burst.
 const EDGE: f64 = 0.05;
 
 impl LinkMeter {
     /// Begins with a rate that is to be expected, if any is.
     pub fn new(expected: Option<ByteRate>) -> LinkMeter {
-        let rate = expected.map(|rate| LinkRate { rate, error: 0.05 });
+        let rate = expected.map(|rate| LinkRate { rate, error: None });
         LinkMeter { rate, ..LinkMeter::default() }
     }
 
@@ -68,12 +71,14 @@ impl LinkMeter {
             self.looks.push_back(Sent { time: 0.0, bytes: 0.0 });
             return;
         };
-        let time = at.since(then).as_secs_f64();
-        let normal = ram.normal.saturating_sub(before.normal);
         let zeros = ram.duplicate.saturating_sub(before.duplicate);
+        let whole = at.since(then).as_secs_f64();
+        let time = whole - zeros.as_f64() * PER_ZERO_BYTE;
+        let normal = ram.normal.saturating_sub(before.normal);
         let Some(&last) = self.looks.back() else { return };
-        // Where mostly zero pages left, the link was not what held them up.
-        if zeros > normal || normal == Bytes(0) && ram.remaining == Bytes(0) {
+        // Where next to nothing but zero pages left, the link was not what held them up.
+        let idle = ram.remaining == Bytes(0) || zeros > Bytes(0);
+        if time < whole * 0.3 || normal == Bytes(0) && idle {
             return;
         }
         self.looks.push_back(Sent { time: last.time + time, bytes: last.bytes + normal.as_f64() });
@@ -84,13 +89,33 @@ impl LinkMeter {
         let Some(&now) = self.looks.back() else { return };
         self.forget_before(now.time - LONG);
         let (Some(long), Some(short)) = (self.over(LONG), self.over(SHORT)) else { return };
-        let edge = |rate: f64, span: f64| LinkRate { rate: ByteRate(rate), error: EDGE / span };
-        if long.0 > 0.0 && (short.0 / long.0 - 1.0).abs() > CHANGED && long.1 > SHORT {
+        let changed = long.0 > 0.0 && (short.0 / long.0 - 1.0).abs() > CHANGED && long.1 > SHORT;
+        if changed {
             self.forget_before(now.time - SHORT);
-            self.rate = Some(edge(short.0, short.1));
-        } else if long.0 > 0.0 {
-            self.rate = Some(edge(long.0, long.1));
         }
+        let (rate, span) = if changed { short } else { long };
+        if long.0 > 0.0 {
+            let error = (EDGE / span).hypot(self.unsteadiness(rate));
+            self.rate = Some(LinkRate { rate: ByteRate(rate), error: Some(error) });
+        }
+    }
+
+    /// Relative standard deviation of the rate from one second to the next, as far as it is more than
+    /// a window of the rate limit too many or too few explains.
+    fn unsteadiness(&self, mean: f64) -> f64 {
+        let (mut squares, mut count) = (0.0, 0.0);
+        let mut from = self.looks.front().copied();
+        for look in &self.looks {
+            let Some(first) = from else { break };
+            let span = look.time - first.time;
+            if span >= SHORT - 1e-9 {
+                let off = (look.bytes - first.bytes) / span / mean - 1.0;
+                squares += (off * off - EDGE * EDGE).max(0.0);
+                count += 1.0;
+                from = Some(*look);
+            }
+        }
+        if count > 0.0 { f64::sqrt(squares / count) } else { 0.0 }
     }
 
     fn forget_before(&mut self, time: f64) {
@@ -146,11 +171,13 @@ mod tests {
     fn a_steady_link_is_known_the_better_the_longer_it_is_seen() {
         assert_eq!(after([(100, 0); 2]), None);
         let (early, late) = (after([(100, 0); 5]).unwrap(), after([(100, 0); 50]).unwrap());
-        assert!(about(Some(late), 1000.0) && late.error < early.error);
+        assert!(about(Some(late), 1000.0) && late.error.unwrap() < early.error.unwrap());
     }
 
     #[test]
     fn zero_pages_do_not_count_as_a_fast_link_nor_as_a_slow_one() {
+        let among = after([(100, 300); 20]);
+        assert!(about(among, 1000.0), "zero pages among others: {among:?}");
         let zeros = [(0, 100_000); 10];
         let pages = [(100, 0); 10];
         assert!(about(after(pages.into_iter().chain(zeros).chain(pages)), 1000.0));
@@ -161,6 +188,13 @@ mod tests {
         let fast = [(100, 0); 40];
         let found = after(fast.into_iter().chain([(40, 0); 20])).unwrap();
         assert!((found.rate.0 / 400.0 - 1.0).abs() < 0.08, "{found:?}");
+    }
+
+    #[test]
+    fn an_unsteady_link_is_less_sure_than_a_steady_one() {
+        let unsteady = (0..60).map(|n| if n / 10 % 2 == 0 { (110, 0) } else { (85, 0) });
+        let (unsteady, steady) = (after(unsteady).unwrap(), after([(100, 0); 60]).unwrap());
+        assert!(unsteady.error.unwrap() > 4.0 * steady.error.unwrap(), "{unsteady:?} {steady:?}");
     }
 
     #[test]

@@ -35,7 +35,7 @@ const WHOLE_PASSES: Duration = Duration::from_millis(1);
 const WORTH_CHANGING: f64 = 0.1;
 
 /// In the last stretch of a pass the hold stays as it is: what is left to give is within the error.
-const LAST_STRETCH: f64 = 0.15;
+const LAST_STRETCH: f64 = 0.2;
 
 /// A guest that not even the most hopeful curve can land is given up after so many syncs.
 const SURE: u64 = 3;
@@ -83,6 +83,9 @@ impl Policy for Predictive {
             None => return Decision::leave_alone("learning how the guest writes"),
         };
         match best {
+            Best::Plan(..) if view.phase == Phase::FirstPass && view.link_error.is_none() => {
+                Decision::leave_alone("the link is not known yet")
+            }
             Best::Plan(plan, terms, allowed) => self.follow(view, &plan, &terms, &allowed),
             Best::Nothing(hopeless) if hopeless && view.intervals >= SURE => {
                 Decision::finish(Finish::Cancel, remedies::conflict(view))
@@ -127,7 +130,7 @@ impl Predictive {
             }
         }
         let hopeful = guest.curve.scaled(1.0 / (1.0 + 2.0 * guest.error));
-        let easier = Table::new(hopeful, terms, from.remaining.as_f64(), STEERING);
+        let easier = Table::new(hopeful, terms, longest(&from, &terms), STEERING);
         Some(Best::Nothing(easier.plan(from).is_none()))
     }
 
@@ -140,12 +143,26 @@ impl Predictive {
         }
         match plan.step {
             Step::Ship => self.ship(view, plan, allowed),
+            Step::Free if self.holds_on(view, terms) => self.hold(
+                view,
+                self.held.map_or(Share::FULL, |(_, share)| share),
+                "held to the end of this pass",
+            ),
             Step::Free => {
                 self.drain(view, plan);
                 self.hold(view, Share::FULL, "at full speed: this pass costs no work")
             }
             Step::Hold(cpu) => self.give(view, plan, cpu, terms),
         }
+    }
+
+    /// Whether the pass is nearly over, and the guest held in it. What is left of it costs no work any
+    /// more; but until that shows, the next one would begin with the guest let go, and dirty again what
+    /// the hold has kept clean.
+    fn holds_on(&self, view: &View, terms: &Terms) -> bool {
+        let left = to_send(view).as_f64() / terms.link.0;
+        let held = |(pass, share): (u64, Share)| pass == view.intervals && share < Share::FULL;
+        left < LAST_STRETCH && self.held.is_some_and(held)
     }
 
     /// Gives the guest so much CPU time in this pass, evenly over what is left of it.
@@ -193,11 +210,10 @@ impl Predictive {
         if self.account.is_none() {
             self.explain(view, plan);
         }
-        // QEMU's own idea of the rate is that of its last 100 ms.
-        let sure = |rate: ByteRate| ByteRate(rate.0 * (1.0 - view.link_error.unwrap_or(0.0)));
         let tuning = Tuning {
             downtime_limit: allowed.max_stall.map(switch_over::drained),
-            switchover_bandwidth: view.link.map(sure),
+            // QEMU's own idea of the rate is that of its last 100 ms.
+            switchover_bandwidth: sure_of(view),
             ..Tuning::default()
         };
         let why = "what is dirty fits the pause: shipping it";
@@ -228,12 +244,12 @@ impl Predictive {
 struct Tables(Vec<(Arc<Estimate>, Table)>);
 
 impl Tables {
-    fn at(&mut self, level: usize, guest: &Arc<Estimate>, terms: Terms, longest: Bytes) -> &Table {
+    fn at(&mut self, level: usize, guest: &Arc<Estimate>, terms: Terms, longest: f64) -> &Table {
         let fresh = |(of, table): &(Arc<Estimate>, Table)| {
             Arc::ptr_eq(of, guest) && alike(table.terms(), &terms)
         };
         if !self.0.get(level).is_some_and(fresh) {
-            let table = Table::new(guest.curve.clone(), terms, longest.as_f64(), STEERING);
+            let table = Table::new(guest.curve.clone(), terms, longest, STEERING);
             self.0.truncate(level);
             self.0.push((Arc::clone(guest), table));
         }
@@ -250,7 +266,8 @@ impl Tables {
         allowed: &Allowed,
         view: &View,
     ) -> Option<Plan> {
-        let plan = self.at(level, guest, terms, from.remaining).plan(from)?;
+        let longest = longest(&from, &terms);
+        let plan = self.at(level, guest, terms, longest).plan(from)?;
         let Some(limit) = allowed.max_time else { return Some(plan) };
         let left = limit.saturating_sub(view.now.0).as_secs_f64();
         if plan.cost.total <= left {
@@ -258,10 +275,16 @@ impl Tables {
         }
         let hurried = |weight: f64| {
             let terms = Terms { weight: weight.max(terms.weight), ..terms };
-            Table::new(guest.curve.clone(), terms, from.remaining.as_f64(), STEERING).plan(from)
+            Table::new(guest.curve.clone(), terms, longest, STEERING).plan(from)
         };
         [0.5, 1.0].into_iter().filter_map(hurried).find(|plan| plan.cost.total <= left)
     }
+}
+
+/// The longest pass there may be, in bytes: one that gives the guest as much CPU time as the one under
+/// way, what it has had included.
+fn longest(from: &Position, terms: &Terms) -> f64 {
+    from.remaining.as_f64() + from.used.0 / terms.pace.0 * terms.link.0
 }
 
 /// Whether two sets of terms differ by less than what they are known to.
@@ -299,9 +322,14 @@ fn position(view: &View) -> Option<Position> {
     Some(Position { remaining: to_send(view), used, may_ship: false })
 }
 
+/// The rate that can be relied on for the moment.
+fn sure_of(view: &View) -> Option<ByteRate> {
+    Some(ByteRate(view.link?.0 * (1.0 - view.link_error.unwrap_or(0.0).min(0.5))))
+}
+
 /// Whether what is dirty now may be shipped at once.
 fn ships_now(view: &View, allowed: &Allowed) -> bool {
-    let (Some(dirty), Some(link)) = (view.dirty_now(), view.link) else { return false };
+    let (Some(dirty), Some(link)) = (view.dirty_now(), sure_of(view)) else { return false };
     let fits = |stall| dirty <= link.over(switch_over::drained(stall));
     view.phase == Phase::Iterating && allowed.max_stall.is_none_or(fits)
 }
@@ -322,7 +350,7 @@ fn explanation(view: &View, plan: &Plan) -> Option<String> {
     let unheld = Terms { floor: any.pace, ..any };
     let from = position(view)?;
     let guest = view.guest.as_ref()?;
-    let pause = Table::new(guest.curve.clone(), unheld, from.remaining.as_f64(), STEERING)
+    let pause = Table::new(guest.curve.clone(), unheld, longest(&from, &unheld), STEERING)
         .plan(Position { may_ship: view.phase == Phase::Iterating, ..from })?;
     let limit = show_duration(view.requirements.max_stall);
     let (lost, paused) = (seconds(plan.cost.lost.0), seconds(pause.cost.lost.0));
