@@ -28,6 +28,7 @@ mod memory;
 mod oracle;
 pub mod policies;
 mod postcopy;
+mod probe;
 mod qemu;
 mod run;
 mod scenario;
