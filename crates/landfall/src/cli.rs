@@ -198,6 +198,11 @@ pub struct Simulate {
     #[arg(long, value_name = "FILE")]
     pub picture: Option<PathBuf>,
 
+    /// Folder whose regret.md gets what each policy loses beyond somebody who knows guest and link
+    /// beforehand
+    #[arg(long, value_name = "FOLDER")]
+    pub docs: Option<PathBuf>,
+
     /// Print all figures as one JSON object on standard output, and nothing else
     #[arg(long)]
     pub json: bool,

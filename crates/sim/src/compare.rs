@@ -4,6 +4,7 @@
 use landfall_core::report::Outcome;
 
 use crate::chance::Seed;
+use crate::oracle::{Oracle, oracle, regret};
 use crate::policies;
 use crate::qemu::Qemu;
 use crate::run::{Run, Setup, run, run_traced};
@@ -64,6 +65,29 @@ pub fn compare(scenario: &Scenario, policies: &[String], seed: Seed, draws: u32)
         runs.map(|runs| Compared { policy: policy.clone(), runs })
     };
     policies.iter().filter_map(by).collect()
+}
+
+/// A draw of a scenario, judged by its oracle.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// What somebody would have lost who had known everything; `None` where no plan lands.
+    pub oracle: Option<Oracle>,
+    /// What each policy lost beyond that, in the order of the policies ([`regret`]).
+    pub regrets: Vec<Option<f64>>,
+}
+
+/// Sets every draw of a comparison against its oracle. `seed` is that of the comparison.
+pub fn judge(scenario: &Scenario, all: &[Compared], seed: Seed) -> Vec<Judged> {
+    let draws = all.first().map_or(0, |by| by.runs.len());
+    let one = |n: usize| {
+        let seed = seed.fork(n as u64);
+        let setup = scenario.draw(seed);
+        let runs: Vec<&Run> = all.iter().filter_map(|by| by.runs.get(n)).collect();
+        let oracle = oracle(&setup, &runs, seed);
+        let beyond = |run: &&Run| regret(&setup, oracle.as_ref()?, run);
+        Judged { oracle, regrets: runs.iter().map(beyond).collect() }
+    };
+    (0..draws).map(one).collect()
 }
 
 /// The first draw of a scenario by one policy, with how it went on the way; `None` where there is no

@@ -28,13 +28,14 @@ mod memory;
 mod oracle;
 pub mod policies;
 mod postcopy;
+mod probe;
 mod qemu;
 mod run;
 mod scenario;
 mod vcpus;
 
 pub use chance::{Draws, Seed};
-pub use compare::{Compared, Spread, compare, trace};
+pub use compare::{Compared, Judged, Spread, compare, judge, trace};
 pub use forecast::{Expected, Question, forecast};
 pub use guest::{Guest, Order, Phase, Writer, Writes};
 pub use link::{Change, Congestion, Link, SwitchOver};

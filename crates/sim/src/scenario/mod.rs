@@ -4,6 +4,7 @@
 //! about = "A guest of the middle"
 //! policies = ["auto-converge", "progressive"]   # all that can run, where none are named
 //! draws = 20                                    # how often, each time with other values of the ranges
+//! probe = "3s"                                  # how long the guest is watched before; "0s" for not at all
 //!
 //! [guest]
 //! memory = "256MiB"
@@ -35,9 +36,12 @@ use crate::chance::{Draws, Seed};
 use crate::guest::{Guest, Order, Phase, Writer, Writes};
 use crate::link::{Change, Congestion, Link, SwitchOver};
 use crate::policies;
-use crate::qemu::Qemu;
+use crate::probe::{self, probe};
 use crate::run::Setup;
 use value::Value;
+
+/// What the chances of the probe follow from, apart from those of the run.
+const PROBE: u64 = 5;
 
 /// How often a scenario is drawn that does not say.
 const DRAWS: u32 = 20;
@@ -58,6 +62,9 @@ pub struct Scenario {
     /// How many migrations there are by each policy.
     #[serde(default = "default_draws")]
     pub draws: u32,
+    /// How long the guest is watched before the start.
+    #[serde(default = "default_probe")]
+    probe: Value<Duration>,
     guest: GuestText,
     link: LinkText,
     #[serde(default)]
@@ -184,6 +191,10 @@ fn default_draws() -> u32 {
     DRAWS
 }
 
+fn default_probe() -> Value<Duration> {
+    Value::only(probe::BUDGET)
+}
+
 fn one() -> u32 {
     1
 }
@@ -244,12 +255,15 @@ impl Scenario {
             give_way: asked.give_way.clone(),
         };
         let aggression = asked.aggression.map(|value| value.draw(draws));
+        let budget = self.probe.draw(draws);
         let setup = Setup::new(guest, link);
+        let limit = requirements.max_bandwidth.unwrap_or(setup.qemu.max_bandwidth);
+        let prior = probe(&setup.guest, limit, budget, seed.fork(PROBE));
         Setup {
+            prior,
             requirements,
             aggression: aggression.and_then(Aggression::new).unwrap_or_default(),
             levers: Levers { post_copy: asked.post_copy == PostCopyText::Allow, ..setup.levers },
-            qemu: Qemu::default(),
             ..setup
         }
     }
@@ -392,6 +406,16 @@ mod tests {
                 assert!(error.contains(word), "{word:?} is not in: {error}");
             }
         }
+    }
+
+    #[test]
+    fn a_guest_is_probed_unless_the_scenario_says_not_to() {
+        let prior = |text: &str| Scenario::parse(text).unwrap().draw(Seed(1)).prior;
+        let found = prior(GOOD);
+        assert!(found.points.len() == 5 && found.contents > Some(Bytes::mib(100)));
+        assert_eq!(found, prior(GOOD));
+        let blind = prior(&GOOD.replace("[guest]", "probe = '0s'\n[guest]"));
+        assert_eq!((blind.points.len(), blind.contents), (0, None));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `landfall simulate`: a scenario by several policies in virtual time, side by side.
 
+mod page;
+
 use std::fs;
 use std::path::Path;
 
@@ -7,7 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::report::Outcome;
 use landfall_core::units::{Bytes, Share};
 use landfall_qemu::say::{say, tell};
-use landfall_sim::{Compared, Run, Scenario, Seed, Spread, compare, trace};
+use landfall_sim::{Compared, Judged, Run, Scenario, Seed, Spread, compare, judge, trace};
 use serde_json::{Value, json};
 
 use crate::cli::Simulate;
@@ -20,6 +22,7 @@ pub fn run(options: &Simulate) -> u8 {
         return 2;
     }
     let mut all = Vec::new();
+    let mut judgements = Vec::new();
     for path in &options.scenarios {
         let scenario = match read(path) {
             Ok(scenario) => scenario,
@@ -30,10 +33,15 @@ pub fn run(options: &Simulate) -> u8 {
         };
         let chosen = Chosen::of(&scenario, options);
         let runs = compare(&scenario, &chosen.policies, chosen.seed, chosen.draws);
+        let judged = judge(&scenario, &runs, chosen.seed);
         if options.json {
-            all.push(as_json(path, &scenario, &chosen, &runs));
+            all.push(as_json(path, &scenario, &chosen, &runs, &judged));
         } else {
-            tell(&format!("{}\n{}\n", heading(path, &scenario, &chosen), table(&runs)));
+            let heading = heading(path, &scenario, &chosen);
+            tell(&format!("{heading}{}\n\n{}\n", oracle(&judged), table(&runs, &judged)));
+        }
+        if options.docs.is_some() {
+            judgements.push(page::Judgement::of(name(path), &scenario, &runs, &judged));
         }
         if let Some(picture) = &options.picture {
             if let Err(error) = draw(picture, &scenario, &chosen) {
@@ -48,6 +56,12 @@ pub fn run(options: &Simulate) -> u8 {
     }
     if options.json {
         tell(&json!({ "scenarios": all }).to_string());
+    }
+    if let Some(folder) = &options.docs
+        && let Err(error) = page::write(folder, &judgements)
+    {
+        say(&format!("landfall: {}: {error}", folder.display()));
+        return 2;
     }
     0
 }
@@ -67,9 +81,10 @@ struct Chosen {
 impl Chosen {
     fn of(scenario: &Scenario, options: &Simulate) -> Chosen {
         Chosen {
-            policies: match options.policy.is_empty() {
-                true => scenario.policies(),
-                false => options.policy.clone(),
+            policies: match (options.policy.is_empty(), &options.docs) {
+                (false, _) => options.policy.clone(),
+                (true, Some(_)) => page::POLICIES.map(str::to_owned).to_vec(),
+                (true, None) => scenario.policies(),
             },
             seed: options.seed.unwrap_or(scenario.seed),
             draws: options.draws.unwrap_or(scenario.draws),
@@ -109,20 +124,52 @@ fn sent(run: &Run) -> f64 {
     run.measured.transferred.map_or(f64::NAN, Bytes::as_f64)
 }
 
-fn table(all: &[Compared]) -> Table {
+/// What the oracle loses, in a line.
+fn oracle(judged: &[Judged]) -> String {
+    let known = || judged.iter().filter_map(|draw| draw.oracle);
+    let Some(lost) = Spread::of(known().map(|oracle| oracle.lost.0)) else {
+        return "oracle: no plan lands it".to_owned();
+    };
+    let how = match known().all(|oracle| oracle.exact) {
+        true => "the best plan, solved for",
+        false => "the best of the plans that were tried, and at least as good as every policy",
+    };
+    let count = known().count();
+    format!("oracle: lands {count} of {}, loses {} s; {how}", judged.len(), in_seconds(lost))
+}
+
+/// What a policy lost beyond the oracle; `None` where no draw tells.
+fn regrets(judged: &[Judged], policy: usize) -> Option<Spread> {
+    Spread::of(judged.iter().filter_map(|draw| *draw.regrets.get(policy)?))
+}
+
+/// Landings of a policy that broke a requirement which the oracle keeps.
+fn broke(by: &Compared, judged: &[Judged], policy: usize) -> usize {
+    let landed = by.runs.iter().map(|run| run.outcome == Outcome::Landed);
+    let none = judged.iter().map(|draw| draw.regrets.get(policy).is_none_or(Option::is_none));
+    landed.zip(none).filter(|(landed, none)| *landed && *none).count()
+}
+
+fn in_per_cent(part: f64) -> String {
+    format!("{:.0} %", part * 100.0)
+}
+
+fn table(all: &[Compared], judged: &[Judged]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let mut header = vec!["policy", "landed"];
     header.extend(FIGURES.map(|(heading, _, _)| heading));
-    header.extend(["least CPU", "sent"]);
+    header.extend(["least CPU", "sent", "regret", "worst"]);
     let columns = header.len();
     table.set_header(header);
-    for by in all {
-        let mut row = vec![by.policy.clone(), outcomes(by)];
+    for (index, by) in all.iter().enumerate() {
+        let mut row = vec![by.policy.clone(), outcomes(by, broke(by, judged, index))];
         row.extend(FIGURES.map(|(_, _, figure)| by.spread(figure).map_or_else(none, in_seconds)));
         let share = by.spread(min_share).map(|share| Share::clamped(share.median).to_string());
         let sent = by.spread(sent).map(|sent| Bytes(sent.median as u64).to_string());
         row.extend([share.unwrap_or_else(none), sent.unwrap_or_else(none)]);
+        let regret = regrets(judged, index);
+        row.extend(regret.map_or([none(), none()], |r| [r.median, r.high].map(in_per_cent)));
         table.add_row(row);
     }
     for index in 2..columns {
@@ -151,23 +198,34 @@ const NOT_LANDED: [(Outcome, &str); 4] = [
     (Outcome::Unknown, "unknown"),
 ];
 
-fn outcomes(by: &Compared) -> String {
+/// How the runs ended; `broke` of them broke what could be kept.
+fn outcomes(by: &Compared, broke: usize) -> String {
     let landed = format!("{} of {}", by.count(Outcome::Landed), by.runs.len());
+    let broke = (broke > 0).then(|| format!("{broke} broke what could be kept"));
     let others = NOT_LANDED.iter().filter_map(|(outcome, word)| match by.count(*outcome) {
         0 => None,
         count => Some(format!("{count} {word}")),
     });
-    [landed].into_iter().chain(others).collect::<Vec<_>>().join(", ")
+    [landed].into_iter().chain(broke).chain(others).collect::<Vec<_>>().join(", ")
 }
 
-fn as_json(path: &Path, scenario: &Scenario, chosen: &Chosen, all: &[Compared]) -> Value {
-    let by = |by: &Compared| {
+fn as_json(
+    path: &Path,
+    scenario: &Scenario,
+    chosen: &Chosen,
+    all: &[Compared],
+    judged: &[Judged],
+) -> Value {
+    let by = |(index, by): (usize, &Compared)| {
+        let beyond = |n: usize| judged.get(n).and_then(|draw| *draw.regrets.get(index)?);
+        let runs = by.runs.iter().enumerate().map(|(n, run)| run_as_json(run, beyond(n)));
         let mut object = json!({
             "policy": by.policy,
             "landed": by.count(Outcome::Landed),
             "min_cpu_share": by.spread(min_share).map(spread_as_json),
             "transferred_bytes": by.spread(sent).map(spread_as_json),
-            "runs": by.runs.iter().map(run_as_json).collect::<Vec<_>>(),
+            "regret": regrets(judged, index).map(spread_as_json),
+            "runs": runs.collect::<Vec<_>>(),
         });
         for (_, name, figure) in FIGURES {
             object[name] = json!(by.spread(figure).map(spread_as_json));
@@ -179,7 +237,8 @@ fn as_json(path: &Path, scenario: &Scenario, chosen: &Chosen, all: &[Compared]) 
         "about": scenario.about,
         "seed": chosen.seed,
         "draws": chosen.draws,
-        "policies": all.iter().map(by).collect::<Vec<_>>(),
+        "oracles": judged.iter().map(oracle_as_json).collect::<Vec<_>>(),
+        "policies": all.iter().enumerate().map(by).collect::<Vec<_>>(),
     })
 }
 
@@ -187,7 +246,14 @@ fn spread_as_json(spread: Spread) -> Value {
     json!({ "low": spread.low, "median": spread.median, "high": spread.high })
 }
 
-fn run_as_json(run: &Run) -> Value {
+fn oracle_as_json(draw: &Judged) -> Value {
+    json!(draw.oracle.map(|oracle| json!({
+        "guest_cpu_lost_s": oracle.lost,
+        "exact": oracle.exact,
+    })))
+}
+
+fn run_as_json(run: &Run, regret: Option<f64>) -> Value {
     let measured = &run.measured;
     json!({
         "outcome": run.outcome,
@@ -200,6 +266,7 @@ fn run_as_json(run: &Run) -> Value {
         "transferred_bytes": measured.transferred.map(|bytes| bytes.0),
         "passes": measured.passes,
         "min_cpu_share": min_share(run),
+        "regret": regret,
     })
 }
 
