@@ -91,7 +91,8 @@ impl Table {
         // At full speed, and under the tightest hold, a pass ends between rungs: it is taken to end
         // on the one above, which leaves a little more.
         for cpu in [most, least] {
-            let to = self.rung_above(cpu);
+            // What lies beyond the top leaves what the top leaves: all there is, or nearly.
+            let to = self.rung_above(cpu).min(self.rungs.len().saturating_sub(1));
             if to < below {
                 let cost = full - (1.0 - weight) * (cpu - used) + self.rungs[to].value;
                 if cost < best.0 {

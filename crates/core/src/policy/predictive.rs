@@ -136,7 +136,7 @@ impl Predictive {
 
     fn follow(&mut self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> Decision {
         if plan.is_free() && !self.steering && lands_by_itself(view, terms) {
-            return Decision::leave_alone("it lands by itself");
+            return by_itself(view, terms);
         }
         if view.phase == Phase::Iterating || !plan.is_free() {
             self.steering = true;
@@ -338,10 +338,29 @@ fn ships_now(view: &View, allowed: &Allowed) -> bool {
 /// so it lands a guest whose fresh dirty rate is below the link's, or whose memory fits the pause.
 fn lands_by_itself(view: &View, terms: &Terms) -> bool {
     let (Some(guest), Some(stall)) = (&view.guest, terms.shipment) else { return false };
-    let instant = 0.1;
-    let fresh = guest.curve.at(terms.pace.0 * instant) / instant;
+    let fresh = guest.curve.at(terms.pace.0 * WINDOW) / WINDOW;
     fresh < 0.9 * terms.link.0 || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
 }
+
+/// Leaves the guest alone, and has QEMU switch over no sooner than it must: it would stop the guest as
+/// soon as what remains fits the limit, for all of the limit, where a pass or two more would leave next
+/// to nothing.
+fn by_itself(view: &View, terms: &Terms) -> Decision {
+    let known = view.guest.as_ref().zip(terms.shipment).filter(|_| view.link_error.is_some());
+    let Some((guest, most)) = known else {
+        return Decision::leave_alone("it lands by itself");
+    };
+    // What is dirtied in a window of the rate limit is always left.
+    let least = 0.02 + 1.5 * guest.curve.at(terms.pace.0 * WINDOW) / terms.link.0;
+    // Should that not do, it may soon take longer.
+    let patient = least * 2f64.powf(view.intervals as f64 / 4.0);
+    let limit = Duration::try_from_secs_f64(patient.min(most)).ok();
+    let tuning = Tuning { downtime_limit: limit, ..Tuning::default() };
+    Decision { tuning, ..Decision::leave_alone("it lands by itself") }
+}
+
+/// A window of QEMU's rate limit, in seconds (`BUFFER_DELAY`).
+const WINDOW: f64 = 0.1;
 
 /// How the choice between holding and pausing came out, with the figures.
 fn explanation(view: &View, plan: &Plan) -> Option<String> {
