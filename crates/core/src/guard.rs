@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
 use crate::requirements::Requirement;
-use crate::units::{ByteRate, show_duration};
+use crate::units::{ByteRate, Bytes, Moment, show_duration};
 use crate::view::{Phase, View};
 
 /// The decision as it may be carried out under the view's requirements.
@@ -64,6 +64,26 @@ fn out_of_time(view: &View) -> Option<Decision> {
         );
         Decision::finish(Finish::Cancel, why)
     })
+}
+
+/// Until when a decision that ends nothing passes the guard, unless the hypervisor looks at its bitmap
+/// before: the earliest moment at which time may be up.
+pub fn rests(view: &View) -> Moment {
+    let asked = &view.requirements;
+    let Some(limit) = asked.max_time else { return Moment::NEVER };
+    if asked.gives_way_first(Requirement::MaxTime, Requirement::MaxStall) {
+        return Moment::NEVER;
+    }
+    let before = |blackout: Duration| Moment(limit) - blackout - SHIP_MARGIN;
+    if !asked.may_break(Requirement::MaxStall) {
+        return before(asked.max_stall);
+    }
+    let over_link = |bytes: Bytes| bytes / view.link?;
+    // The guest's curve need not be known as long as there is time to send all of its memory.
+    match over_link(view.total).map(before) {
+        Some(rests) if rests > view.now => rests,
+        _ => view.most_dirty().and_then(over_link).map_or(view.now, before),
+    }
 }
 
 /// Time from the decision to ship until the last byte starts to flow: QEMU looks at its limits

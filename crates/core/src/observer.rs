@@ -144,20 +144,10 @@ impl Observer {
     /// Takes a sample in and says what is known now; `None` for a sample without the hypervisor's
     /// word, which only adds to the vCPUs' past.
     pub fn observe(&mut self, sample: &Sample) -> Option<View> {
-        let ram = sample.migration.as_ref().and_then(|m| m.ram);
-        let look = Look { at: sample.at, ram, vcpus: sample.vcpus.clone() };
-        if let Some(ram) = ram {
-            self.note_sync(&look, ram);
-            self.meter.take(sample.at, ram);
-        }
-        self.window.push_back(look);
-        let horizon = sample.at - WINDOW;
-        while self.window.get(1).is_some_and(|second| second.at <= horizon) {
-            self.window.pop_front();
-        }
+        self.take(sample);
         let migration = sample.migration.as_ref()?;
         let link = self.meter.rate();
-        let ram = ram.or_else(|| self.window.iter().rev().find_map(|look| look.ram));
+        let ram = self.window.iter().rev().find_map(|look| look.ram);
         Some(View {
             now: sample.at,
             requirements: self.requirements.clone(),
@@ -178,6 +168,21 @@ impl Observer {
             vcpus: self.vcpus(sample),
             levers: self.levers,
         })
+    }
+
+    /// Takes a sample in of which nobody wants a view.
+    pub fn take(&mut self, sample: &Sample) {
+        let ram = sample.migration.as_ref().and_then(|m| m.ram);
+        let look = Look { at: sample.at, ram, vcpus: sample.vcpus.clone() };
+        if let Some(ram) = ram {
+            self.note_sync(&look, ram);
+            self.meter.take(sample.at, ram);
+        }
+        self.window.push_back(look);
+        let horizon = sample.at - WINDOW;
+        while self.window.get(1).is_some_and(|second| second.at <= horizon) {
+            self.window.pop_front();
+        }
     }
 
     /// Closes an interval when the hypervisor has looked at its bitmap since the last look.

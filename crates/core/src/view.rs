@@ -164,6 +164,14 @@ impl View {
         Some(Bytes((known + unseen * (1.0 + 2.0 * guest.error)) as u64))
     }
 
+    /// The most that [`View::dirty_now`] comes to until the next sync.
+    pub fn most_dirty(&self) -> Option<Bytes> {
+        let guest = self.guest.as_ref()?;
+        let written = guest.curve.working_set().as_f64() * (1.0 + 2.0 * guest.error);
+        let left = self.interval.map_or(Bytes(0), |interval| interval.left);
+        Some(self.remaining.max(left).max(Bytes(written as u64)))
+    }
+
     /// CPU time in a second that each vCPU takes, or would take if it were not held.
     pub fn paces(&self) -> impl Iterator<Item = Option<Pace>> {
         let pace = |vcpu: &VcpuView| {
