@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
 use crate::requirements::Requirement;
-use crate::units::{ByteRate, Bytes, Moment, show_duration};
+use crate::units::{ByteRate, Moment, show_duration};
 use crate::view::{Phase, View};
 
 /// The decision as it may be carried out under the view's requirements.
@@ -44,10 +44,12 @@ fn out_of_time(view: &View) -> Option<Decision> {
     let left = limit.saturating_sub(view.now.0);
     // Once it is over there is no chance left, but where the stall may be broken: a guest may dirty
     // more than the stall allows between every decision to ship and the look that it leads to.
+    let soon = |blackout: Duration| left <= blackout + SHIP_MARGIN;
     let last_chance = view.phase == Phase::Iterating
+        && longest_blackout(view).is_some_and(soon)
         && (!left.is_zero() || view.requirements.may_break(Requirement::MaxStall))
         && view.may_ship()
-        && view.blackout_if_shipped().is_some_and(|blackout| left <= blackout + SHIP_MARGIN);
+        && view.blackout_if_shipped().is_some_and(soon);
     if last_chance {
         return Some(Decision::finish(
             Finish::Ship,
@@ -75,14 +77,20 @@ pub fn rests(view: &View) -> Moment {
         return Moment::NEVER;
     }
     let before = |blackout: Duration| Moment(limit) - blackout - SHIP_MARGIN;
-    if !asked.may_break(Requirement::MaxStall) {
-        return before(asked.max_stall);
-    }
-    let over_link = |bytes: Bytes| bytes / view.link?;
+    let Some(longest) = longest_blackout(view) else { return view.now };
     // The guest's curve need not be known as long as there is time to send all of its memory.
-    match over_link(view.total).map(before) {
-        Some(rests) if rests > view.now => rests,
-        _ => view.most_dirty().and_then(over_link).map_or(view.now, before),
+    if before(longest) > view.now || !asked.may_break(Requirement::MaxStall) {
+        return before(longest);
+    }
+    let dirty = view.most_dirty().and_then(|dirty| dirty / view.link?);
+    dirty.map_or(view.now, |dirty| before(dirty.min(longest)))
+}
+
+/// The longest blackout that may come of shipping, whatever the guest does.
+fn longest_blackout(view: &View) -> Option<Duration> {
+    match view.requirements.may_break(Requirement::MaxStall) {
+        true => view.total / view.link?,
+        false => Some(view.requirements.max_stall),
     }
 }
 

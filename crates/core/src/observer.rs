@@ -1,10 +1,9 @@
 //! Makes views of samples: rates over a sliding window, intervals between looks at the dirty bitmap.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::curve::{CpuTime, Estimate, Estimator, Point};
+use crate::curve::{CpuTime, Known, Seen};
 use crate::decision::Hold;
 use crate::link::LinkMeter;
 use crate::prior::{Pace, Prior};
@@ -23,10 +22,6 @@ const POINT_ERROR: f64 = 0.02;
 /// How exactly the moment of a sync is known, in seconds.
 const SYNC_ERROR: f64 = 0.015;
 
-/// Where more than this part of what the guest writes was still unsent at a sync, what the sync found
-/// says too little of what was dirtied.
-const MOST_HIDDEN: f64 = 0.5;
-
 /// A rate over less than this says more about the window's edges than about the rate.
 const LEAST_SPAN: Duration = Duration::from_millis(250);
 
@@ -44,8 +39,7 @@ pub struct Observer {
     intervals: u64,
     dirtied: Bytes,
     meter: LinkMeter,
-    estimator: Estimator,
-    guest: Option<Arc<Estimate>>,
+    known: Known,
     contents: Option<Bytes>,
     pace: Option<Pace>,
 }
@@ -81,7 +75,6 @@ impl Observer {
         levers: Levers,
         prior: &Prior,
     ) -> Self {
-        let estimator = Estimator::new(&prior.points);
         Observer {
             requirements,
             aggression,
@@ -93,8 +86,7 @@ impl Observer {
             intervals: 0,
             dirtied: Bytes(0),
             meter: LinkMeter::new(prior.link),
-            guest: estimator.estimate().map(Arc::new),
-            estimator,
+            known: Known::new(&prior.points),
             contents: prior.contents,
             pace: prior.pace,
         }
@@ -117,7 +109,7 @@ impl Observer {
             cpu_since_sync: None,
             migrated: Bytes(0),
             dirtied: Bytes(0),
-            guest: self.guest.clone(),
+            known: self.known.clone(),
             contents: self.contents,
             pace: self.pace,
             vcpus: vec![VcpuView { hold: Hold::Free, used: None, wanted: None }; vcpus],
@@ -162,7 +154,7 @@ impl Observer {
             cpu_since_sync: self.cpu_since_sync(sample),
             migrated: ram.map_or(Bytes(0), |ram| ram.sent()),
             dirtied: self.dirtied,
-            guest: self.guest.clone(),
+            known: self.known.clone(),
             contents: self.contents,
             pace: self.pace,
             vcpus: self.vcpus(sample),
@@ -222,21 +214,17 @@ impl Observer {
         self.at_sync = Some(AtSync { at, cpu, ram });
     }
 
-    /// Makes a point of the dirty curve of an interval, at whose end so much was not sent yet. Of
-    /// that, what was dirtied again does not show; the rest stands for it.
+    /// Learns of the dirty curve from an interval, at whose end so much was not sent yet.
     fn learn(&mut self, interval: &SyncInterval, unsent: Bytes, total: Bytes) {
         let Some(cpu) = interval.cpu.map(CpuTime::from).filter(|cpu| cpu.0 > 0.0) else { return };
-        let known = self.guest.as_ref().map_or(Bytes(0), |guest| guest.curve.working_set());
-        let written = if self.intervals == 0 { total } else { known.max(interval.left) };
-        let hidden = unsent.as_f64() / written.as_f64().max(1.0);
-        if hidden > MOST_HIDDEN {
-            return;
-        }
         let seconds = interval.length.as_secs_f64();
-        let error = POINT_ERROR + SYNC_ERROR / seconds.max(SYNC_ERROR) + 0.3 * hidden;
-        let dirtied = Bytes((interval.dirtied.as_f64() / (1.0 - hidden)) as u64);
-        self.estimator.take(Point { cpu, dirtied, error });
-        self.guest = self.estimator.estimate().map(Arc::new);
+        self.known = self.known.and(Seen {
+            cpu,
+            dirtied: interval.dirtied,
+            error: POINT_ERROR + SYNC_ERROR / seconds.max(SYNC_ERROR),
+            unsent,
+            written: if self.intervals == 0 { total } else { interval.left },
+        });
     }
 
     fn last_with_ram(&self) -> Option<(Moment, Ram)> {

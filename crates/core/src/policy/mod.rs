@@ -145,6 +145,7 @@ pub(crate) mod testing {
 
     use std::time::Duration;
 
+    use crate::curve::Known;
     use crate::decision::Hold;
     use crate::requirements::{Aggression, Requirements};
     use crate::units::{ByteRate, Bytes, Moment, Share};
@@ -166,7 +167,7 @@ pub(crate) mod testing {
             cpu_since_sync: None,
             migrated: Bytes(100_000_000),
             dirtied: Bytes(96_000_000),
-            guest: None,
+            known: Known::default(),
             contents: None,
             pace: None,
             vcpus: vec![VcpuView {
