@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
 use crate::requirements::Requirement;
-use crate::units::{ByteRate, show_duration};
+use crate::units::{ByteRate, Moment, show_duration};
 use crate::view::{Phase, View};
 
 /// The decision as it may be carried out under the view's requirements.
@@ -44,10 +44,12 @@ fn out_of_time(view: &View) -> Option<Decision> {
     let left = limit.saturating_sub(view.now.0);
     // Once it is over there is no chance left, but where the stall may be broken: a guest may dirty
     // more than the stall allows between every decision to ship and the look that it leads to.
+    let soon = |blackout: Duration| left <= blackout + SHIP_MARGIN;
     let last_chance = view.phase == Phase::Iterating
+        && longest_blackout(view).is_some_and(soon)
         && (!left.is_zero() || view.requirements.may_break(Requirement::MaxStall))
         && view.may_ship()
-        && view.blackout_if_shipped().is_some_and(|blackout| left <= blackout + SHIP_MARGIN);
+        && view.blackout_if_shipped().is_some_and(soon);
     if last_chance {
         return Some(Decision::finish(
             Finish::Ship,
@@ -64,6 +66,32 @@ fn out_of_time(view: &View) -> Option<Decision> {
         );
         Decision::finish(Finish::Cancel, why)
     })
+}
+
+/// Until when a decision that ends nothing passes the guard, unless the hypervisor looks at its bitmap
+/// before: the earliest moment at which time may be up.
+pub fn rests(view: &View) -> Moment {
+    let asked = &view.requirements;
+    let Some(limit) = asked.max_time else { return Moment::NEVER };
+    if asked.gives_way_first(Requirement::MaxTime, Requirement::MaxStall) {
+        return Moment::NEVER;
+    }
+    let before = |blackout: Duration| Moment(limit) - blackout - SHIP_MARGIN;
+    let Some(longest) = longest_blackout(view) else { return view.now };
+    // The guest's curve need not be known as long as there is time to send all of its memory.
+    if before(longest) > view.now || !asked.may_break(Requirement::MaxStall) {
+        return before(longest);
+    }
+    let dirty = view.most_dirty().and_then(|dirty| dirty / view.link?);
+    dirty.map_or(view.now, |dirty| before(dirty.min(longest)))
+}
+
+/// The longest blackout that may come of shipping, whatever the guest does.
+fn longest_blackout(view: &View) -> Option<Duration> {
+    match view.requirements.may_break(Requirement::MaxStall) {
+        true => view.total / view.link?,
+        false => Some(view.requirements.max_stall),
+    }
 }
 
 /// Time from the decision to ship until the last byte starts to flow: QEMU looks at its limits

@@ -124,11 +124,18 @@ impl LinkMeter {
         }
     }
 
-    /// Rate over the last `span` seconds or what there is of them, and that span.
+    /// Rate over the last `span` seconds or what there is of them, and that span. Where it begins
+    /// between two looks, what was sent between them is taken to have been sent evenly.
     fn over(&self, span: f64) -> Option<(f64, f64)> {
         let now = self.looks.back()?;
         let from = now.time - span - 1e-9;
-        let first = self.looks.get(self.looks.partition_point(|look| look.time < from))?;
+        let inside = self.looks.partition_point(|look| look.time < from);
+        let mut first = *self.looks.get(inside)?;
+        if let Some(before) = inside.checked_sub(1).and_then(|index| self.looks.get(index)) {
+            let part = (from - before.time) / (first.time - before.time);
+            first.bytes = before.bytes + (first.bytes - before.bytes) * part;
+            first.time = from;
+        }
         let length = now.time - first.time;
         (length >= LEAST_SPAN).then(|| ((now.bytes - first.bytes) / length, length))
     }

@@ -1,10 +1,9 @@
 //! Makes views of samples: rates over a sliding window, intervals between looks at the dirty bitmap.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::curve::{CpuTime, Estimate, Estimator, Point};
+use crate::curve::{CpuTime, Known, Seen};
 use crate::decision::Hold;
 use crate::link::LinkMeter;
 use crate::prior::{Pace, Prior};
@@ -23,10 +22,6 @@ const POINT_ERROR: f64 = 0.02;
 /// How exactly the moment of a sync is known, in seconds.
 const SYNC_ERROR: f64 = 0.015;
 
-/// Where more than this part of what the guest writes was still unsent at a sync, what the sync found
-/// says too little of what was dirtied.
-const MOST_HIDDEN: f64 = 0.5;
-
 /// A rate over less than this says more about the window's edges than about the rate.
 const LEAST_SPAN: Duration = Duration::from_millis(250);
 
@@ -44,8 +39,7 @@ pub struct Observer {
     intervals: u64,
     dirtied: Bytes,
     meter: LinkMeter,
-    estimator: Estimator,
-    guest: Option<Arc<Estimate>>,
+    known: Known,
     contents: Option<Bytes>,
     pace: Option<Pace>,
 }
@@ -81,7 +75,6 @@ impl Observer {
         levers: Levers,
         prior: &Prior,
     ) -> Self {
-        let estimator = Estimator::new(&prior.points);
         Observer {
             requirements,
             aggression,
@@ -93,8 +86,7 @@ impl Observer {
             intervals: 0,
             dirtied: Bytes(0),
             meter: LinkMeter::new(prior.link),
-            guest: estimator.estimate().map(Arc::new),
-            estimator,
+            known: Known::new(prior),
             contents: prior.contents,
             pace: prior.pace,
         }
@@ -117,7 +109,7 @@ impl Observer {
             cpu_since_sync: None,
             migrated: Bytes(0),
             dirtied: Bytes(0),
-            guest: self.guest.clone(),
+            known: self.known.clone(),
             contents: self.contents,
             pace: self.pace,
             vcpus: vec![VcpuView { hold: Hold::Free, used: None, wanted: None }; vcpus],
@@ -144,21 +136,10 @@ impl Observer {
     /// Takes a sample in and says what is known now; `None` for a sample without the hypervisor's
     /// word, which only adds to the vCPUs' past.
     pub fn observe(&mut self, sample: &Sample) -> Option<View> {
-        let ram = sample.migration.as_ref().and_then(|m| m.ram);
-        let look = Look { at: sample.at, ram, vcpus: sample.vcpus.clone() };
-        if let Some(ram) = ram {
-            let status = sample.migration.as_ref().map(|migration| migration.status);
-            self.note_sync(&look, ram, status == Some(Status::Active));
-            self.meter.take(sample.at, ram);
-        }
-        self.window.push_back(look);
-        let horizon = sample.at - WINDOW;
-        while self.window.get(1).is_some_and(|second| second.at <= horizon) {
-            self.window.pop_front();
-        }
+        self.take(sample);
         let migration = sample.migration.as_ref()?;
         let link = self.meter.rate();
-        let ram = ram.or_else(|| self.window.iter().rev().find_map(|look| look.ram));
+        let ram = self.window.iter().rev().find_map(|look| look.ram);
         Some(View {
             now: sample.at,
             requirements: self.requirements.clone(),
@@ -173,12 +154,28 @@ impl Observer {
             cpu_since_sync: self.cpu_since_sync(sample),
             migrated: ram.map_or(Bytes(0), |ram| ram.sent()),
             dirtied: self.dirtied,
-            guest: self.guest.clone(),
+            known: self.known.clone(),
             contents: self.contents,
             pace: self.pace,
             vcpus: self.vcpus(sample),
             levers: self.levers,
         })
+    }
+
+    /// Takes a sample in of which nobody wants a view.
+    pub fn take(&mut self, sample: &Sample) {
+        let ram = sample.migration.as_ref().and_then(|m| m.ram);
+        let look = Look { at: sample.at, ram, vcpus: sample.vcpus.clone() };
+        if let Some(ram) = ram {
+            let status = sample.migration.as_ref().map(|migration| migration.status);
+            self.note_sync(&look, ram, status == Some(Status::Active));
+            self.meter.take(sample.at, ram);
+        }
+        self.window.push_back(look);
+        let horizon = sample.at - WINDOW;
+        while self.window.get(1).is_some_and(|second| second.at <= horizon) {
+            self.window.pop_front();
+        }
     }
 
     /// Closes an interval when the hypervisor has looked at its bitmap since the last look.
@@ -219,21 +216,17 @@ impl Observer {
         self.at_sync = Some(AtSync { at, cpu, ram });
     }
 
-    /// Makes a point of the dirty curve of an interval, at whose end so much was not sent yet. Of
-    /// that, what was dirtied again does not show; the rest stands for it.
+    /// Learns of the dirty curve from an interval, at whose end so much was not sent yet.
     fn learn(&mut self, interval: &SyncInterval, unsent: Bytes, total: Bytes) {
         let Some(cpu) = interval.cpu.map(CpuTime::from).filter(|cpu| cpu.0 > 0.0) else { return };
-        let known = self.guest.as_ref().map_or(Bytes(0), |guest| guest.curve.working_set());
-        let written = if self.intervals == 0 { total } else { known.max(interval.left) };
-        let hidden = unsent.as_f64() / written.as_f64().max(1.0);
-        if hidden > MOST_HIDDEN {
-            return;
-        }
         let seconds = interval.length.as_secs_f64();
-        let error = POINT_ERROR + SYNC_ERROR / seconds.max(SYNC_ERROR) + 0.3 * hidden;
-        let dirtied = Bytes((interval.dirtied.as_f64() / (1.0 - hidden)) as u64);
-        self.estimator.take(Point { cpu, dirtied, error });
-        self.guest = self.estimator.estimate().map(Arc::new);
+        self.known = self.known.and(Seen {
+            cpu,
+            dirtied: interval.dirtied,
+            error: POINT_ERROR + SYNC_ERROR / seconds.max(SYNC_ERROR),
+            unsent,
+            written: if self.intervals == 0 { total } else { interval.left },
+        });
     }
 
     fn last_with_ram(&self) -> Option<(Moment, Ram)> {

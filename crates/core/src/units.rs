@@ -267,6 +267,9 @@ impl Moment {
     /// The start.
     pub const START: Moment = Moment(Duration::ZERO);
 
+    /// Later than anything happens.
+    pub const NEVER: Moment = Moment(Duration::MAX);
+
     /// The moment `ms` milliseconds after the start.
     pub const fn ms(ms: u64) -> Self {
         Moment(Duration::from_millis(ms))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::curve::{CpuTime, Estimate};
+use crate::curve::{CpuTime, Estimate, Known};
 use crate::decision::{Hold, Quota};
 use crate::prior::Pace;
 use crate::requirements::{Aggression, Requirement, Requirements};
@@ -42,7 +42,7 @@ pub struct View {
     /// Guest memory found newly dirty since the start; the pages of the first pass do not count.
     pub dirtied: Bytes,
     /// What is known of the guest's dirty curve.
-    pub guest: Option<Arc<Estimate>>,
+    pub known: Known,
     /// Guest memory with contents, as it was found before the start: the rest are zero pages.
     pub contents: Option<Bytes>,
     /// CPU time the guest takes when nothing holds it, as it was before the start.
@@ -120,6 +120,11 @@ pub struct Levers {
 }
 
 impl View {
+    /// What is known of the guest's dirty curve.
+    pub fn guest(&self) -> Option<&Arc<Estimate>> {
+        self.known.estimate()
+    }
+
     /// Mean share of a CPU that the vCPUs used of late; `None` where none is known.
     pub fn guest_cpu(&self) -> Option<Share> {
         let known: Vec<f64> = self.vcpus.iter().filter_map(|v| v.used).map(Share::get).collect();
@@ -153,15 +158,23 @@ impl View {
                 self.dirty_now().unwrap_or_else(|| self.remaining.max(interval.left))
             }
         };
-        left / self.link?
+        left.min(self.total) / self.link?
     }
 
     /// What is dirty now, known or not, by the guest's curve, rather too much than too little.
     pub fn dirty_now(&self) -> Option<Bytes> {
-        let (guest, used) = (self.guest.as_ref()?, self.cpu_since_sync?);
+        let (guest, used) = (self.guest()?, self.cpu_since_sync?);
         let known = self.remaining.as_f64();
         let unseen = guest.curve.dirty_amid(known, used.0) - known;
         Some(Bytes((known + unseen * (1.0 + 2.0 * guest.error)) as u64))
+    }
+
+    /// The most that [`View::dirty_now`] comes to until the next sync.
+    pub fn most_dirty(&self) -> Option<Bytes> {
+        let guest = self.guest()?;
+        let written = guest.curve.working_set().as_f64() * (1.0 + 2.0 * guest.error);
+        let left = self.interval.map_or(Bytes(0), |interval| interval.left);
+        Some(self.remaining.max(left).max(Bytes(written as u64)))
     }
 
     /// CPU time in a second that each vCPU takes, or would take if it were not held.

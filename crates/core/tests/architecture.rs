@@ -25,6 +25,7 @@ const ALLOWED: &[&str] = &[
     "std::ops",
     "std::str",
     "std::sync::Arc",
+    "std::sync::OnceLock",
     "std::time::Duration",
 ];
 

@@ -86,6 +86,9 @@ pub struct Seen {
     pub lost: Duration,
     /// What was known before.
     pub foresight: Foresight,
+    /// Pages a second of CPU time that a dirtying vCPU wrote before, beside those it was to write: what
+    /// the guest made of it. `None` where its CPU time is not known.
+    pub zeal: Option<f64>,
     /// What was expected.
     pub expected: Option<Expected>,
     /// Bytes that went over the link.
@@ -191,6 +194,10 @@ impl Trial {
         let timeline = heartbeats.timeline();
         let baseline = timeline.baseline(begin - BASELINE, begin);
         let undisturbed: f64 = (0..timeline.vcpus()).filter_map(|vcpu| baseline.rate(vcpu)).sum();
+        let zeal = foresight.prior.pace.zip(baseline.rate(0)).map(|(pace, beats)| {
+            // A beat stands for the CPU time that it took when the guest was calibrated.
+            beats * self.spec.beat.as_secs_f64() * self.spec.vcpus as f64 / pace.0
+        });
         let work = timeline.progress(begin, end, STEP).into_iter().map(|sample| {
             (sample.at.as_secs_f64(), sample.rates.iter().sum::<f64>() / undisturbed.max(1e-9))
         });
@@ -202,6 +209,7 @@ impl Trial {
             work: work.collect(),
             cpu: shares(&cpu, timeline.vcpus()),
             memory_intact: verified.errors == 0 && heartbeats.corruptions().is_empty(),
+            zeal,
             foresight,
             expected,
             report,

@@ -64,6 +64,9 @@ fn main() {
         let scenario = Scenario::parse(&fs::read_to_string(&path).unwrap()).unwrap();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         for policy in scenario.policies() {
+            if std::env::args().len() > 1 && !std::env::args().any(|a| a == policy || a == name) {
+                continue;
+            }
             let setups: Vec<(Seed, Setup)> = (0..20)
                 .map(|n| {
                     let seed = scenario.seed.fork(n);

@@ -65,7 +65,7 @@ const MOMENTS: u64 = 3;
 pub fn forecast(question: &Question, policy: &dyn Fn() -> Box<dyn Policy>) -> Option<Expected> {
     let prior = &question.prior;
     let link = prior.link?;
-    let estimate = Estimator::new(&prior.points).estimate()?;
+    let estimate = Estimator::new(prior).estimate()?;
     let simulate = |curve: DirtyCurve, link: ByteRate, seed: u64| {
         let setup = setup(question, curve, link)?;
         Some(run(&setup, policy().as_mut(), Seed(seed)))

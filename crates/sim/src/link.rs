@@ -64,6 +64,14 @@ impl Default for SwitchOver {
     }
 }
 
+/// A time in which only jitter changes a link's rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Steady {
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+    pub(crate) until: f64,
+}
+
 /// Jitter is drawn anew so often: QEMU's own window.
 const SLOT: f64 = 0.1;
 
@@ -83,8 +91,8 @@ impl Link {
         }
     }
 
-    /// Wire bytes per second at `t` seconds, and until when that holds.
-    pub(crate) fn at(&self, t: f64, seed: Seed) -> (f64, f64) {
+    /// Wire bytes per second at `t` seconds but for jitter, and until when that holds.
+    fn mean(&self, t: f64, seed: Seed) -> (f64, f64) {
         let (mut rate, mut until) = (self.rate.0, f64::INFINITY);
         for change in &self.changes {
             let at = change.at.as_secs_f64();
@@ -98,13 +106,51 @@ impl Link {
             let (left, end) = congestion.at(t, seed.fork(1));
             (rate, until) = (rate * left, until.min(end));
         }
-        if self.jitter > 0.0 {
-            let slot = ((t + TINY) / SLOT).floor();
-            // Evenly spread over the square root of three standard deviations to either side.
-            let off = (seed.part(slot as u64) * 2.0 - 1.0) * 3f64.sqrt() * self.jitter;
-            (rate, until) = (rate * (1.0 + off).max(0.05), until.min((slot + 1.0) * SLOT));
-        }
         (rate, until)
+    }
+
+    /// Wire bytes per second at `t` seconds, and until when that holds.
+    pub(crate) fn at(&self, t: f64, seed: Seed) -> (f64, f64) {
+        let (rate, until) = self.mean(t, seed);
+        let (factor, slot_ends) = self.jittered(t, seed);
+        (rate * factor, until.min(slot_ends))
+    }
+
+    /// Part of its rate that the link has at `t`, and until when.
+    fn jittered(&self, t: f64, seed: Seed) -> (f64, f64) {
+        if self.jitter <= 0.0 {
+            return (1.0, f64::INFINITY);
+        }
+        let slot = ((t + TINY) / SLOT).floor();
+        (self.off_by(seed.part(slot as u64) * 2.0 - 1.0), (slot + 1.0) * SLOT)
+    }
+
+    /// The jitter is evenly spread over the square root of three standard deviations to either side:
+    /// -1 is least, 1 most.
+    fn off_by(&self, place: f64) -> f64 {
+        (1.0 + place * 3f64.sqrt() * self.jitter).max(0.05)
+    }
+
+    /// Between which rates the link stays from `t` on, and until when.
+    pub(crate) fn steady_from(&self, t: f64, seed: Seed) -> Steady {
+        let (rate, until) = self.mean(t, seed);
+        Steady { least: rate * self.off_by(-1.0), most: rate * self.off_by(1.0), until }
+    }
+
+    /// Bytes that it carries between two moments.
+    pub(crate) fn carried(&self, from: f64, to: f64, seed: Seed) -> f64 {
+        let (mut carried, mut now) = (0.0, from);
+        while now < to {
+            let (rate, until) = self.mean(now, seed);
+            let until = until.min(to);
+            while now < until {
+                let (factor, slot_ends) = self.jittered(now, seed);
+                let end = slot_ends.min(until);
+                carried += rate * factor * (end - now);
+                now = end;
+            }
+        }
+        carried
     }
 
     /// How long `wire` bytes take from `t` on, with nothing but the link to hold them up.

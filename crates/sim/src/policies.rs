@@ -2,6 +2,7 @@
 
 use landfall_core::decision::Decision;
 use landfall_core::policy::{self, Needs, Policy, UnknownPolicy};
+use landfall_core::units::Moment;
 use landfall_core::view::View;
 
 use crate::qemu::AutoConverge;
@@ -21,6 +22,10 @@ impl Policy for AutoConverge2013 {
 
     fn decide(&mut self, _: &View) -> Decision {
         Decision::leave_alone("QEMU's auto-converge of 2013 has the guest")
+    }
+
+    fn rests(&self, _: &View) -> Option<Moment> {
+        Some(Moment::NEVER)
     }
 }
 

@@ -8,13 +8,13 @@
 use std::time::Duration;
 
 use landfall_core::decision::{Decision, Finish, Tuning};
-use landfall_core::guard::guard;
+use landfall_core::guard::{self, guard};
 use landfall_core::observer::Observer;
 use landfall_core::policy::{Needs, Policy};
 use landfall_core::prior::Prior;
 use landfall_core::report::{Measured, Outcome, PeakRate, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
-use landfall_core::sample::{Migration, Sample, Status};
+use landfall_core::sample::{Migration, Ram, Sample, Status};
 use landfall_core::switch_over;
 use landfall_core::units::{Bytes, Moment, Share, show_duration};
 use landfall_core::view::{Levers, Phase, View};
@@ -111,6 +111,8 @@ const SETUP: f64 = 0.01;
 const CANCEL: f64 = 0.001;
 /// A migration of which not a byte moves for so long is given up, as the real loop does.
 const NO_BYTE: f64 = 10.0;
+/// A moment is taken to be reached when it is nearer than this: sums of times round.
+const TINY: f64 = 1e-9;
 /// The highest rate is looked for over spans of this length, as the real loop does.
 const PEAK_SPAN: f64 = 2.0;
 
@@ -174,7 +176,10 @@ struct Steering<'a> {
     observer: Observer,
     sample: Sample,
     now: f64,
+    /// When the next look is due, or the next point of a trace.
     next_look: f64,
+    /// Until then no look would change anything, unless QEMU looks at its bitmap before.
+    rests: f64,
     /// A new setting of QEMU's throttle, and when it counts.
     sleep: Option<(Sleep, f64)>,
     /// The intervals there were when the policy decided to ship.
@@ -210,6 +215,7 @@ impl<'a> Steering<'a> {
             sample: Sample { at: Moment::START, migration: None, vcpus },
             now: 0.0,
             next_look: seed.part(0) * LOOK,
+            rests: 0.0,
             sleep: None,
             shipped: None,
             downtime: None,
@@ -247,17 +253,23 @@ impl<'a> Steering<'a> {
                     Turn::SwitchOver => return self.switch_over(),
                     Turn::PostCopy => return self.post_copy(),
                 }
+                self.note_bytes();
+                if let Some(before) = self.precopy.take_before_sync() {
+                    self.wake_from_rest(before);
+                }
                 if let Some(sleep) = self.precopy.take_sleep() {
                     self.sleep = Some((sleep, self.vcpus.next_turn(self.now)));
                 }
             }
             if next == self.next_look {
-                self.next_look += LOOK;
-                if let Some(end) = self.look(policy) {
+                if self.rests_at(next) {
+                    self.note_point();
+                } else if let Some(end) = self.look(policy) {
                     self.vcpus.let_go();
                     self.pass(self.now + CANCEL);
                     return end;
                 }
+                self.next_look = self.look_after(next);
             }
         }
     }
@@ -271,13 +283,39 @@ impl<'a> Steering<'a> {
         self.now = self.now.max(to);
     }
 
+    /// Whether a look at `t` may be left out.
+    fn rests_at(&self, t: f64) -> bool {
+        t + TINY < self.rests
+    }
+
+    /// When to look, or to note a point of the trace, for the first time after `t`.
+    fn look_after(&self, t: f64) -> f64 {
+        let begin = self.seed.part(0) * LOOK;
+        let number = |t: f64| ((t - begin) / LOOK - TINY).ceil();
+        let next = number(t + 2.0 * TINY).max(0.0);
+        let rested = if self.trace.is_none() { number(self.rests.min(1e9)) } else { next };
+        begin + next.max(rested) * LOOK
+    }
+
+    /// QEMU has looked at its bitmap while no look was taken. The observer is shown how things stood
+    /// before, and the next look is taken when it is due.
+    fn wake_from_rest(&mut self, before: Ram) {
+        if self.rests_at(self.now) {
+            self.take_sample(before);
+            self.observer.take(&self.sample);
+            self.rests = 0.0;
+            self.next_look = self.look_after(self.now);
+        }
+    }
+
     /// One look: sample, view, decision, act. `Some` where it ends the migration.
     fn look(&mut self, policy: &mut dyn Policy) -> Option<End> {
-        self.take_sample();
+        self.take_sample(self.precopy.ram());
         let view = self.observer.observe(&self.sample)?;
         let decision = guard(&view, policy.decide(&view));
         self.note_bytes();
         self.note_point();
+        self.rests = self.rest(policy, &view);
         if self.now - self.moved.1 > NO_BYTE {
             let reason = format!("not a byte has moved for {NO_BYTE} s");
             return Some((Outcome::Failed, Some(reason)));
@@ -285,12 +323,19 @@ impl<'a> Steering<'a> {
         self.act(&view, decision)
     }
 
-    fn take_sample(&mut self) {
+    /// Until when no look is needed. While the link is not known, or nothing moves on it, all are.
+    fn rest(&self, policy: &dyn Policy, view: &View) -> f64 {
+        let moves = view.link.is_some() && self.now - self.moved.1 < LOOK;
+        let rests = || Some(policy.rests(view)?.min(guard::rests(view)));
+        moves.then(rests).flatten().map_or(0.0, Moment::as_secs_f64)
+    }
+
+    fn take_sample(&mut self, ram: Ram) {
         let begun = self.now >= SETUP;
         self.sample.at = Moment(duration(self.now));
         self.sample.migration = Some(Migration {
             status: if begun { Status::Active } else { Status::Setup },
-            ram: begun.then(|| self.precopy.ram()),
+            ram: begun.then_some(ram),
             own_throttle: self.vcpus.own_throttle(),
             downtime: None,
             error: None,
@@ -310,7 +355,7 @@ impl<'a> Steering<'a> {
                 return Some((Outcome::Cancelled, Some(decision.why.into_owned())));
             }
             Some(Finish::PostCopy) if !self.precopy.post_copy_asked => {
-                self.precopy.post_copy_asked = true;
+                self.precopy.ask_for_post_copy();
                 self.vcpus.let_go();
             }
             Some(Finish::Ship) if self.shipped.is_none() => {
@@ -394,23 +439,21 @@ impl<'a> Steering<'a> {
     }
 
     fn note_bytes(&mut self) {
-        let Some(ram) = self.sample.migration.as_ref().and_then(|migration| migration.ram) else {
-            return;
-        };
-        if ram.transferred > self.moved.0 {
-            self.moved = (ram.transferred, self.now);
+        let transferred = self.precopy.transferred();
+        if transferred > self.moved.0 {
+            self.moved = (transferred, self.now);
         }
         let over = self.now - self.span.1;
-        if over + 1e-9 < PEAK_SPAN {
+        if over + TINY < PEAK_SPAN {
             return;
         }
-        let sent = ram.transferred.saturating_sub(self.span.0);
+        let sent = transferred.saturating_sub(self.span.0);
         if let Some(rate) = sent / duration(over)
             && self.peak.is_none_or(|peak| rate > peak.rate)
         {
             self.peak = Some(PeakRate { rate, over: duration(over) });
         }
-        self.span = (ram.transferred, self.now);
+        self.span = (transferred, self.now);
     }
 
     fn note_point(&mut self) {

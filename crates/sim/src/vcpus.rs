@@ -20,6 +20,8 @@ use crate::qemu::Sleep;
 const SHARE_SPAN: f64 = 0.5;
 const SHARE_PERIODS: f64 = 10.0;
 const LEAST_OF_SPAN: f64 = 0.2;
+/// Time is cut into no shorter steps for that, whatever rounding leaves.
+const LEAST_STEP: f64 = 1e-3;
 
 /// All vCPUs of a guest.
 #[derive(Debug, Clone)]
@@ -107,18 +109,27 @@ impl Vcpus {
         let mut hindered = asleep;
         let mut all = 0.0;
         for (vcpu, hold) in self.vcpus.iter_mut().zip(&self.holds) {
-            let used = vcpu.run(to);
-            all += used;
-            self.lost += (wanted - used).max(0.0);
-            self.longest_stall = self.longest_stall.max(vcpu.count_gaps(to, *hold));
             if *hold == Hold::Free && !asleep {
+                let used = vcpu.run(to);
+                all += used;
+                self.lost += (wanted - used).max(0.0);
                 continue;
             }
             hindered = true;
-            vcpu.hindered += span;
-            vcpu.got += used;
-            vcpu.wanted += wanted;
-            self.min_share = self.min_share.min(vcpu.share(share_span(*hold)));
+            let least = share_span(*hold);
+            let mut at = to - span;
+            while at < to {
+                let until = to.min(at + (least - vcpu.hindered).max(LEAST_STEP));
+                let (wanted, used) = (self.appetite * (until - at), vcpu.run(until));
+                all += used;
+                self.lost += (wanted - used).max(0.0);
+                vcpu.hindered += until - at;
+                vcpu.got += used;
+                vcpu.wanted += wanted;
+                self.min_share = self.min_share.min(vcpu.share(least));
+                at = until;
+            }
+            self.longest_stall = self.longest_stall.max(vcpu.count_gaps(to, *hold));
         }
         if hindered {
             self.throttled += span;

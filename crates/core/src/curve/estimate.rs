@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::fit::apart;
 use super::{DirtyCurve, Point, fit};
+use crate::prior::Prior;
+use crate::units::Bytes;
 
 /// What is known of a guest's curve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +29,8 @@ pub struct Estimator {
     points: VecDeque<Point>,
     changes: u32,
     measured: bool,
+    /// All the memory the guest writes, if that is known.
+    most: Option<Bytes>,
     /// Of the points as they are: a fit is the dearest thing in a look.
     current: Option<Estimate>,
 }
@@ -59,11 +63,14 @@ const AGEING: f64 = 1.05;
 const AGEING_ALIKE: f64 = 1.5;
 
 impl Estimator {
-    /// Begins with what was measured before the migration.
-    pub fn new(points: &[Point]) -> Estimator {
+    /// Begins with what was found out before the migration.
+    pub fn new(prior: &Prior) -> Estimator {
         let before = |point: &Point| Point { error: point.error.hypot(BEFORE), ..*point };
-        let points = points.iter().map(before).collect();
-        let mut estimator = Estimator { points, ..Estimator::default() };
+        let points: VecDeque<Point> = prior.points.iter().map(before).collect();
+        // What has no contents was never written, and is not likely to be now.
+        let written = points.iter().map(|point| point.dirtied).max().unwrap_or_default();
+        let most = prior.contents.map(|contents| contents.max(written));
+        let mut estimator = Estimator { points, most, ..Estimator::default() };
         estimator.current = estimator.fitted();
         estimator
     }
@@ -89,6 +96,7 @@ impl Estimator {
         }
         self.points.push_back(point);
         self.measured = true;
+        self.most = self.most.map(|most| most.max(point.dirtied));
         self.current = self.fitted();
     }
 
@@ -115,7 +123,7 @@ impl Estimator {
             return None;
         }
         let points: Vec<Point> = self.points.iter().copied().collect();
-        let curve = fit(&points);
+        let curve = fit(&points, self.most);
         let error = spread(&curve, &points);
         Some(Estimate { curve, error, points: points.len(), changes: self.changes })
     }
@@ -139,7 +147,6 @@ fn spread(curve: &DirtyCurve, points: &[Point]) -> f64 {
 mod tests {
     use super::*;
     use crate::curve::{CpuTime, Part};
-    use crate::units::Bytes;
 
     #[test]
     fn many_looks_at_short_times_do_not_drive_out_what_is_known_of_long_ones() {
@@ -193,7 +200,7 @@ mod tests {
     fn what_was_sampled_before_gives_way_to_what_the_migration_shows() {
         let (sampled, truth) = (guest(120), guest(100));
         let before: Vec<Point> = [0.1, 0.5, 2.0].map(|cpu| point(&sampled, cpu)).to_vec();
-        let mut estimator = Estimator::new(&before);
+        let mut estimator = Estimator::new(&Prior { points: before, ..Prior::default() });
         for cpu in [2.0, 1.0, 0.6] {
             estimator.take(point(&truth, cpu));
         }

@@ -44,6 +44,9 @@ const FAR: f64 = 1.5;
 /// Relative error of what is assumed there: it gives way to any measurement.
 const ASSUMED: f64 = 0.6;
 
+/// The same where the guest's memory is the bound.
+const NEAR_MOST: f64 = 0.1;
+
 /// An error that no count of pages is free of.
 const GRAIN: f64 = 16.0 * PAGE.0 as f64;
 
@@ -51,7 +54,9 @@ const MOST_RUNGS: usize = 32;
 const SWEEPS: usize = 60;
 
 /// The curve nearest to the points; the idle one where there are none, or none with any CPU time.
-pub fn fit(points: &[Point]) -> DirtyCurve {
+///
+/// `most` is all the memory the guest can write, if that is known.
+pub fn fit(points: &[Point], most: Option<Bytes>) -> DirtyCurve {
     let known = |point: &&Point| point.cpu.0 > 0.0 && point.cpu.0.is_finite();
     let known = || points.iter().filter(known);
     let by_time = |a: &&Point, b: &&Point| a.cpu.0.total_cmp(&b.cpu.0);
@@ -70,10 +75,29 @@ pub fn fit(points: &[Point]) -> DirtyCurve {
         normal.add(point);
     }
     normal.add(&continued(first, 1.0 / BEYOND, before));
-    normal.add(&continued(last, BEYOND, after));
-    let sets = normal.solve();
+    let beyond = continued(last, BEYOND, after);
+    let beyond = match most {
+        // More than there is cannot be, and a guest that comes near to it is likely to reach it.
+        Some(most) if beyond.dirtied > most => Point { dirtied: most, error: NEAR_MOST, ..beyond },
+        _ => beyond,
+    };
+    normal.add(&beyond);
+    let mut sets = normal.solve();
+    if let Some(most) = most {
+        cut(&mut sets[..rungs.len()], most.as_f64());
+    }
     let part = |(&time, &set): (&f64, &f64)| Part { set: Bytes(set as u64), time: CpuTime(time) };
     DirtyCurve::new(rungs.iter().zip(&sets).map(part))
+}
+
+/// Takes away what is more than there is, from the slowest sets first: they are the least known.
+fn cut(sets: &mut [f64], most: f64) {
+    let mut excess = sets.iter().sum::<f64>() - most;
+    for set in sets.iter_mut().rev() {
+        let cut = excess.clamp(0.0, *set);
+        *set -= cut;
+        excess -= cut;
+    }
 }
 
 /// Log-log slope from one point to a later one, as far as a curve can have it.
@@ -187,9 +211,18 @@ mod tests {
     fn one_set_is_found_from_a_few_horizons() {
         let truth = DirtyCurve::new([Part { set: Bytes::mib(144), time: CpuTime(0.7) }]);
         let at = |cpu: f64| point(cpu, truth.at(cpu) / MB);
-        let curve = fit(&[0.05, 0.2, 0.8, 3.0].map(at));
+        let curve = fit(&[0.05, 0.2, 0.8, 3.0].map(at), None);
         let between: Vec<Point> = [0.05, 0.1, 0.3, 1.0, 2.0, 3.0].map(at).to_vec();
         assert!(off(&curve, &between) < 0.05, "{}", off(&curve, &between));
+    }
+
+    #[test]
+    fn a_guest_is_not_expected_to_write_more_memory_than_it_has() {
+        let truth = DirtyCurve::new([Part { set: Bytes::mib(160), time: CpuTime(0.84) }]);
+        let at = |cpu: f64| point(cpu, truth.at(cpu) / MB);
+        let curve = fit(&[0.05, 0.2, 0.5, 1.0].map(at), Some(Bytes::mib(164)));
+        assert!(curve.working_set() <= Bytes::mib(164));
+        assert!((0.93..1.07).contains(&(curve.at(4.0) / truth.at(4.0))), "{}", curve.at(4.0));
     }
 
     #[test]
@@ -197,14 +230,14 @@ mod tests {
         // Gudkov, qemu-devel 2023: MB/s over so many seconds.
         let rates = [(0.125, 528.0), (1.0, 472.0), (10.0, 180.0), (60.0, 99.0)];
         let points = rates.map(|(cpu, rate)| point(cpu, cpu * rate));
-        assert!(off(&fit(&points), &points) < 0.1, "{}", off(&fit(&points), &points));
+        assert!(off(&fit(&points, None), &points) < 0.1, "{}", off(&fit(&points, None), &points));
     }
 
     #[test]
     fn nothing_known_and_nothing_dirtied_is_an_idle_guest() {
-        assert_eq!(fit(&[]), DirtyCurve::IDLE);
-        assert_eq!(fit(&[point(0.0, 5.0)]), DirtyCurve::IDLE);
-        assert!(fit(&[point(1.0, 0.0)]).working_set() < Bytes(100_000));
+        assert_eq!(fit(&[], None), DirtyCurve::IDLE);
+        assert_eq!(fit(&[point(0.0, 5.0)], None), DirtyCurve::IDLE);
+        assert!(fit(&[point(1.0, 0.0)], None).working_set() < Bytes(100_000));
     }
 
     proptest! {
@@ -213,7 +246,7 @@ mod tests {
             points in proptest::collection::vec((0.0001f64..1000.0, 0.0f64..1e6), 0..12),
         ) {
             let points: Vec<Point> = points.into_iter().map(|(cpu, mb)| point(cpu, mb)).collect();
-            let curve = fit(&points);
+            let curve = fit(&points, None);
             prop_assert!(curve.at(1.0).is_finite());
             prop_assert!(curve.at(1.0) <= curve.at(2.0) + 1.0);
         }
@@ -221,7 +254,7 @@ mod tests {
         #[test]
         fn a_single_point_is_met(cpu in 0.001f64..100.0, mb in 1.0f64..1e5) {
             let only = [point(cpu, mb)];
-            prop_assert!(off(&fit(&only), &only) < 0.1, "{}", off(&fit(&only), &only));
+            prop_assert!(off(&fit(&only, None), &only) < 0.1, "{}", off(&fit(&only, None), &only));
         }
     }
 }

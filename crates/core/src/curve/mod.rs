@@ -11,6 +11,7 @@
 
 mod estimate;
 mod fit;
+mod known;
 
 use std::fmt;
 use std::iter::Sum;
@@ -23,6 +24,7 @@ use crate::units::Bytes;
 
 pub use estimate::{Estimate, Estimator};
 pub use fit::{Point, fit};
+pub use known::{Known, Seen};
 
 /// CPU time of a guest, in seconds, all its vCPUs together: half a second of two busy vCPUs is one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd, Serialize, Deserialize)]

@@ -107,7 +107,7 @@ pub fn weight(aggression: Aggression) -> f64 {
 /// The class of the guest in a view, within all that was asked; `None` while too little is known.
 pub fn class_in(view: &View) -> Option<Class> {
     let terms = Allowed::all(&view.requirements).terms(view)?;
-    Some(class(&view.guest.as_ref()?.curve, &terms))
+    Some(class(&view.guest()?.curve, &terms))
 }
 
 /// Whether a guest lands by itself, when it is held, or only by a pause.

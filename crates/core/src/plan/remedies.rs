@@ -10,7 +10,7 @@ use crate::view::View;
 /// Why a guest cannot be landed within what was asked, in words, and for each requirement by itself
 /// the change that would resolve it.
 pub fn conflict(view: &View) -> String {
-    let Some(guest) = &view.guest else { return "nothing is known of the guest".to_owned() };
+    let Some(guest) = view.guest() else { return "nothing is known of the guest".to_owned() };
     let asked = &view.requirements;
     let held = match Allowed::all(asked).tightest(view).get() {
         share if share >= 1.0 => "its vCPUs cannot be held".to_owned(),
@@ -41,7 +41,7 @@ pub fn conflict(view: &View) -> String {
 fn lands(view: &View, allowed: &Allowed, link: Option<ByteRate>) -> bool {
     let other = link.map(|rate| View { link: Some(rate), ..view.clone() });
     let view = other.as_ref().unwrap_or(view);
-    let (Some(guest), Some(terms)) = (&view.guest, allowed.terms(view)) else { return false };
+    let (Some(guest), Some(terms)) = (view.guest(), allowed.terms(view)) else { return false };
     let start = view.contents.unwrap_or(view.total);
     let from = Position { remaining: start, used: Default::default(), may_ship: false };
     Table::new(guest.curve.clone(), terms, start.as_f64(), STEERING).plan(from).is_some()

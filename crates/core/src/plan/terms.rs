@@ -56,7 +56,7 @@ impl Allowed {
 
     /// The terms for a guest and a link as a view has them; `None` while too little is known.
     pub fn terms(&self, view: &View) -> Option<Terms> {
-        let guest = view.guest.as_ref()?;
+        let guest = view.guest()?;
         self.terms_for(view, &guest.curve, guest.error)
     }
 

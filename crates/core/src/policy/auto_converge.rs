@@ -2,6 +2,7 @@
 
 use super::{Needs, Policy};
 use crate::decision::Decision;
+use crate::units::Moment;
 use crate::view::View;
 
 /// Asks the hypervisor for its own throttle and keeps its hands off.
@@ -19,5 +20,9 @@ impl Policy for AutoConverge {
 
     fn decide(&mut self, _: &View) -> Decision {
         Decision::leave_alone("QEMU's auto-converge has the guest")
+    }
+
+    fn rests(&self, _: &View) -> Option<Moment> {
+        Some(Moment::NEVER)
     }
 }

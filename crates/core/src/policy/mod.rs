@@ -14,6 +14,7 @@ pub mod rfc2011;
 mod trend;
 
 use crate::decision::Decision;
+use crate::units::Moment;
 use crate::view::View;
 
 pub use auto_converge::AutoConverge;
@@ -49,6 +50,15 @@ pub trait Policy: Send {
 
     /// What to do now. Called at every look, with views in order of time.
     fn decide(&mut self, view: &View) -> Decision;
+
+    /// Until when the decision just made of this view stands, unless the hypervisor looks at its
+    /// bitmap before; `None` where the next look may change it.
+    ///
+    /// A hint for whoever simulates and would rather not look in vain. A real migration is looked at
+    /// all the same.
+    fn rests(&self, _view: &View) -> Option<Moment> {
+        None
+    }
 }
 
 /// What a policy needs to be set up before the start.
@@ -135,6 +145,7 @@ pub(crate) mod testing {
 
     use std::time::Duration;
 
+    use crate::curve::Known;
     use crate::decision::Hold;
     use crate::requirements::{Aggression, Requirements};
     use crate::units::{ByteRate, Bytes, Moment, Share};
@@ -156,7 +167,7 @@ pub(crate) mod testing {
             cpu_since_sync: None,
             migrated: Bytes(100_000_000),
             dirtied: Bytes(96_000_000),
-            guest: None,
+            known: Known::default(),
             contents: None,
             pace: None,
             vcpus: vec![VcpuView {

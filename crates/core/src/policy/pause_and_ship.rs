@@ -8,7 +8,7 @@
 use super::Policy;
 use super::trend::{Step, Trend};
 use crate::decision::{Decision, Finish};
-use crate::units::show_duration;
+use crate::units::{Moment, show_duration};
 use crate::view::{Phase, View};
 
 /// How many syncs without progress show that waiting gains nothing.
@@ -45,6 +45,10 @@ impl Policy for PauseAndShip {
             return Decision::leave_alone(cannot_ship(view));
         }
         Decision::finish(Finish::Cancel, cannot_ship(view))
+    }
+
+    fn rests(&self, _: &View) -> Option<Moment> {
+        (self.stuck == 0).then_some(Moment::NEVER)
     }
 }
 

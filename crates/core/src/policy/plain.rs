@@ -2,6 +2,7 @@
 
 use super::Policy;
 use crate::decision::Decision;
+use crate::units::Moment;
 use crate::view::View;
 
 /// Leaves guest and migration alone. The measure for "never disturbed".
@@ -15,5 +16,9 @@ impl Policy for Plain {
 
     fn decide(&mut self, _: &View) -> Decision {
         Decision::leave_alone("no help asked for")
+    }
+
+    fn rests(&self, _: &View) -> Option<Moment> {
+        Some(Moment::NEVER)
     }
 }

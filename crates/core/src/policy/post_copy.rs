@@ -3,6 +3,7 @@
 use super::trend::{Step, Trend};
 use super::{Needs, Policy};
 use crate::decision::{Decision, Finish};
+use crate::units::Moment;
 use crate::view::{Phase, View};
 
 /// Changes over to post-copy once pre-copy makes no progress. It ends in bounded time whatever the
@@ -37,6 +38,10 @@ impl Policy for PostCopy {
         } else {
             Decision::leave_alone("what remains gets less by itself")
         }
+    }
+
+    fn rests(&self, _: &View) -> Option<Moment> {
+        (!self.stuck).then_some(Moment::NEVER)
     }
 }
 

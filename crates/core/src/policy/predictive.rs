@@ -113,7 +113,7 @@ impl Predictive {
     /// The cheapest plan that keeps all requirements; or else all but the first that may give way,
     /// and so on. `None` while too little is known.
     fn best(&mut self, view: &View) -> Option<Best> {
-        let guest = view.guest.clone()?;
+        let guest = Arc::clone(view.guest()?);
         let from = position(view)?;
         let mut allowed = Allowed::all(&view.requirements);
         let mut terms = allowed.terms(view)?;
@@ -337,7 +337,7 @@ fn ships_now(view: &View, allowed: &Allowed) -> bool {
 /// Whether QEMU's own rule lands the guest too: it looks anew as soon as what remains fits the limit,
 /// so it lands a guest whose fresh dirty rate is below the link's, or whose memory fits the pause.
 fn lands_by_itself(view: &View, terms: &Terms) -> bool {
-    let (Some(guest), Some(stall)) = (&view.guest, terms.shipment) else { return false };
+    let (Some(guest), Some(stall)) = (view.guest(), terms.shipment) else { return false };
     let fresh = guest.curve.at(terms.pace.0 * WINDOW) / WINDOW;
     fresh < 0.9 * terms.link.0 || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
 }
@@ -346,7 +346,7 @@ fn lands_by_itself(view: &View, terms: &Terms) -> bool {
 /// soon as what remains fits the limit, for all of the limit, where a pass or two more would leave next
 /// to nothing.
 fn by_itself(view: &View, terms: &Terms) -> Decision {
-    let known = view.guest.as_ref().zip(terms.shipment).filter(|_| view.link_error.is_some());
+    let known = view.guest().zip(terms.shipment).filter(|_| view.link_error.is_some());
     let Some((guest, most)) = known else {
         return Decision::leave_alone("it lands by itself");
     };
@@ -368,7 +368,7 @@ fn explanation(view: &View, plan: &Plan) -> Option<String> {
     let any = Allowed::all(&view.requirements).without(Requirement::MaxStall).terms(view)?;
     let unheld = Terms { floor: any.pace, ..any };
     let from = position(view)?;
-    let guest = view.guest.as_ref()?;
+    let guest = view.guest()?;
     let pause = Table::new(guest.curve.clone(), unheld, longest(&from, &unheld), STEERING)
         .plan(Position { may_ship: view.phase == Phase::Iterating, ..from })?;
     let limit = show_duration(view.requirements.max_stall);

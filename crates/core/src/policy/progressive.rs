@@ -17,7 +17,7 @@ use super::pause_and_ship::cannot_ship;
 use super::trend::{Step, Trend};
 use super::{Needs, Policy};
 use crate::decision::{Decision, Finish, Hold};
-use crate::units::Share;
+use crate::units::{Moment, Share};
 use crate::view::{Phase, View};
 
 /// The "just pause it" threshold: holding a guest tighter than this is a pause in all but name, and
@@ -63,6 +63,10 @@ impl Policy for Progressive {
             Step::Progress => self.progress(view),
             Step::Stuck(_) => self.stuck(view),
         }
+    }
+
+    fn rests(&self, _: &View) -> Option<Moment> {
+        Some(Moment::NEVER)
     }
 }
 

@@ -91,7 +91,7 @@ async fn row(case: &Case, stops: &mut Stops) -> Result<Row, TrialError> {
     live.clear();
     let seen = seen?;
     let prior = &seen.foresight.prior;
-    let curve = case.guest.curve(case.link);
+    let curve = case.guest.curve(case.link).faster(seen.zeal.unwrap_or(1.0));
     let simulated = prior.contents.zip(prior.pace).map(|(contents, pace)| {
         let guest = landfall_sim::Guest {
             contents,

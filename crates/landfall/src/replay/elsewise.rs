@@ -61,7 +61,7 @@ fn setup(recording: &Recording, steps: &[Step]) -> Option<Setup> {
     // At the switch-over the guest stands still and dirties nothing, which says nothing of it.
     let passes: Vec<&Step> = steps.iter().filter(|step| is_pass(step)).collect();
     let steps = passes.as_slice();
-    let curve = steps.iter().rev().find_map(|step| step.view.guest.as_ref())?.curve.clone();
+    let curve = steps.iter().rev().find_map(|step| step.view.guest())?.curve.clone();
     let totals = steps.iter().map(|step| step.view.total.0);
     let memory = Bytes(totals.max().filter(|total| *total > 0)?);
     let guest = Guest {

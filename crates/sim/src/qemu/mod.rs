@@ -14,7 +14,7 @@ use landfall_core::units::{ByteRate, Bytes};
 
 use crate::chance::Seed;
 use crate::link::Link;
-use crate::memory::Memory;
+use crate::memory::{Memory, PAGE_BYTES, WIRE_PAGE};
 pub use auto_converge::AutoConverge;
 pub(crate) use auto_converge::{Sleep, Throttle};
 
@@ -74,6 +74,24 @@ enum Until {
 enum Doing {
     Sending { rate: f64, until: Until },
     Waiting,
+    Stretch(Stretch),
+}
+
+/// Whole windows one after the other, in which nothing happens but sending. What was sent by any
+/// moment of them is a formula.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Stretch {
+    began: f64,
+    bound: Bound,
+}
+
+/// What holds up the sending.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Bound {
+    /// The limit: so much goes in each window, at this rate, and then it waits.
+    Limit { budget: f64, rate: f64 },
+    /// The link.
+    Link,
 }
 
 /// A pre-copy migration under way.
@@ -98,6 +116,8 @@ pub(crate) struct Precopy<'a> {
     contents: f64,
     zero: f64,
     syncs: u64,
+    /// How things stood right before the last sync.
+    before_sync: Option<Ram>,
     throttle: Option<Throttle>,
     sleep: Option<Sleep>,
     looked: f64,
@@ -137,6 +157,7 @@ impl<'a> Precopy<'a> {
             contents: 0.0,
             zero: 0.0,
             syncs: 1,
+            before_sync: None,
             throttle: throttle.map(Throttle::new),
             sleep: None,
             looked: begins,
@@ -154,15 +175,33 @@ impl<'a> Precopy<'a> {
 
     /// Most it puts on the wire per second; 0 is no limit, as for QEMU.
     pub(crate) fn set_limit(&mut self, rate: ByteRate) {
-        self.limit = if rate.0 > 0.0 { rate.0 } else { f64::INFINITY };
+        let limit = if rate.0 > 0.0 { rate.0 } else { f64::INFINITY };
+        if limit != self.limit {
+            self.leave_stretch();
+            self.limit = limit;
+        }
     }
 
     pub(crate) fn set_downtime_limit(&mut self, seconds: f64) {
-        self.downtime_limit = seconds.min(LONGEST_DOWNTIME);
+        let limit = seconds.min(LONGEST_DOWNTIME);
+        if limit != self.downtime_limit {
+            self.leave_stretch();
+            self.downtime_limit = limit;
+        }
     }
 
     pub(crate) fn set_switchover_bandwidth(&mut self, rate: ByteRate) {
-        self.switchover_bandwidth = (rate.0 > 0.0).then_some(rate.0);
+        let rate = (rate.0 > 0.0).then_some(rate.0);
+        if rate != self.switchover_bandwidth {
+            self.leave_stretch();
+            self.switchover_bandwidth = rate;
+        }
+    }
+
+    /// Post-copy is to begin as soon as the thread looks up.
+    pub(crate) fn ask_for_post_copy(&mut self) {
+        self.leave_stretch();
+        self.post_copy_asked = true;
     }
 
     /// When something happens next.
@@ -172,9 +211,13 @@ impl<'a> Precopy<'a> {
 
     /// Sends until `to`, which is no later than [`Precopy::next`].
     pub(crate) fn send_until(&mut self, to: f64) {
-        if let Doing::Sending { rate, .. } = self.doing {
-            let wire = (rate * (to - self.at)).min(self.memory.unsent_on_wire());
-            self.send(wire);
+        let wire = match self.doing {
+            Doing::Sending { rate, .. } => rate * (to - self.at),
+            Doing::Waiting => 0.0,
+            Doing::Stretch(stretch) => self.sent_within(stretch, self.at, to),
+        };
+        if wire > 0.0 {
+            self.send(wire.min(self.memory.unsent_on_wire()));
         }
         self.at = self.at.max(to);
     }
@@ -191,6 +234,7 @@ impl<'a> Precopy<'a> {
             self.plan();
             return Turn::On;
         }
+        self.leave_stretch();
         self.close_window();
         if let Doing::Sending { until: Until::Budget, .. } = self.doing
             && self.window_began < self.at
@@ -205,6 +249,11 @@ impl<'a> Precopy<'a> {
     /// The way in which the vCPUs are to sleep, if that was changed.
     pub(crate) fn take_sleep(&mut self) -> Option<Sleep> {
         self.sleep.take()
+    }
+
+    /// QEMU's counters as they were right before a sync, if there was one since this was last asked.
+    pub(crate) fn take_before_sync(&mut self) -> Option<Ram> {
+        self.before_sync.take()
     }
 
     /// The rest goes, once the guest stands still: gives the bytes on the wire.
@@ -225,6 +274,7 @@ impl<'a> Precopy<'a> {
 
     /// Looks at the bitmap.
     pub(crate) fn sync(&mut self) {
+        self.before_sync = Some(self.ram());
         self.syncs += 1;
         self.dirtied += self.memory.sync();
         if self.at <= self.looked + LOOK + TINY {
@@ -238,9 +288,13 @@ impl<'a> Precopy<'a> {
         }
     }
 
+    /// Bytes on the wire so far.
+    pub(crate) fn transferred(&self) -> Bytes {
+        bytes(self.wire)
+    }
+
     /// QEMU's counters.
     pub(crate) fn ram(&self) -> Ram {
-        let bytes = |amount: f64| Bytes((amount + 0.5) as u64);
         Ram {
             total: self.total,
             remaining: bytes(self.memory.unsent()),
@@ -258,6 +312,7 @@ impl<'a> Precopy<'a> {
 
     fn timer_rings(&mut self) {
         if self.syncs > 1 && self.syncs == self.timer_syncs {
+            self.leave_stretch();
             self.sync();
             if let Doing::Sending { .. } = self.doing {
                 self.plan();
@@ -290,8 +345,70 @@ impl<'a> Precopy<'a> {
             return Turn::SwitchOver;
         }
         self.looks_up = self.at + SLICE;
-        self.plan();
+        if !self.begin_stretch() {
+            self.plan();
+        }
         Turn::On
+    }
+
+    /// Goes on by whole windows, if a window begins now and there is enough to send for several. They
+    /// end so early that within them nothing runs out and no threshold is met, however the link
+    /// jitters.
+    fn begin_stretch(&mut self) -> bool {
+        if self.window_began < self.at {
+            return false;
+        }
+        let steady = self.link.steady_from(self.at, self.seed);
+        let (most, bound) = if steady.least >= self.limit {
+            let (rate, _) = self.link.at(self.at, self.seed);
+            (self.limit, Bound::Limit { budget: self.limit * WINDOW, rate })
+        } else {
+            (steady.most, Bound::Link)
+        };
+        if most > self.limit || most <= 0.0 {
+            return false;
+        }
+        let rate = self.switchover_bandwidth.unwrap_or(most);
+        let threshold = self.threshold.max(rate * self.downtime_limit) * WIRE_PAGE / PAGE_BYTES;
+        let spare = (self.memory.unsent_on_wire() - threshold) / (most * WINDOW) - 1.0;
+        let windows = spare.min((steady.until - self.at) / WINDOW).floor();
+        if windows < 2.0 {
+            return false;
+        }
+        self.next = self.at + windows * WINDOW;
+        self.doing = Doing::Stretch(Stretch { began: self.at, bound });
+        true
+    }
+
+    /// Goes on step by step from where a stretch has come to.
+    fn leave_stretch(&mut self) {
+        let Doing::Stretch(stretch) = self.doing else { return };
+        let windows = ((self.at - stretch.began) / WINDOW + TINY).floor();
+        let window = stretch.began + windows * WINDOW;
+        if windows > 0.0 {
+            // The last whole window has set the threshold.
+            let sent = self.sent_within(stretch, window - WINDOW, window);
+            self.threshold =
+                self.switchover_bandwidth.unwrap_or(sent / WINDOW) * self.downtime_limit;
+        }
+        self.window_began = window.min(self.at);
+        self.window_sent = self.wire - self.sent_within(stretch, self.window_began, self.at);
+        let slices = ((self.at - window) / SLICE + TINY).floor() + 1.0;
+        self.looks_up = window + slices * SLICE;
+        self.plan();
+    }
+
+    /// Bytes on the wire between two moments of a stretch.
+    fn sent_within(&self, stretch: Stretch, from: f64, to: f64) -> f64 {
+        let Bound::Limit { budget, rate } = stretch.bound else {
+            return self.link.carried(from, to, self.seed);
+        };
+        let by = |t: f64| {
+            let windows = ((t - stretch.began) / WINDOW + TINY).floor();
+            let within = (t - stretch.began - windows * WINDOW).max(0.0);
+            windows * budget + (within * rate).min(budget)
+        };
+        by(to) - by(from)
     }
 
     /// Sends from now on, and reckons until when.
@@ -307,4 +424,8 @@ impl<'a> Precopy<'a> {
         self.next = next;
         self.doing = Doing::Sending { rate, until };
     }
+}
+
+fn bytes(amount: f64) -> Bytes {
+    Bytes((amount + 0.5) as u64)
 }

@@ -324,7 +324,7 @@ fn curve_of(
         Point { cpu: over.into(), dirtied: rate.over(over), error: MEASURED }
     };
     let points: Vec<Point> = measured.into_iter().flatten().map(&mut point).collect();
-    curve::fit(&points)
+    curve::fit(&points, None)
 }
 
 /// How nearly a curve goes through points that were published without an error.
