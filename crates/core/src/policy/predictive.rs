@@ -64,7 +64,7 @@ impl Policy for Predictive {
 
     fn before(&mut self, view: &View) -> Result<(), String> {
         match self.best(view) {
-            Some(Best::Nothing(hopeless)) if hopeless => Err(remedies::conflict(view)),
+            Some(Best::Nothing) => Err(remedies::conflict(view)),
             _ => Ok(()),
         }
     }
@@ -87,13 +87,13 @@ impl Policy for Predictive {
                 Decision::leave_alone("the link is not known yet")
             }
             Best::Plan(plan, terms, allowed) => self.follow(view, &plan, &terms, &allowed),
-            Best::Nothing(hopeless) if hopeless && view.intervals >= SURE => {
+            Best::Nothing if view.intervals >= SURE => {
                 Decision::finish(Finish::Cancel, remedies::conflict(view))
             }
-            Best::Nothing(_) if view.phase == Phase::FirstPass => {
+            Best::Nothing if view.phase == Phase::FirstPass => {
                 Decision::leave_alone("the first pass goes on with the guest at full speed")
             }
-            Best::Nothing(_) => {
+            Best::Nothing => {
                 let tightest = Allowed::all(&view.requirements).tightest(view);
                 self.hold(view, tightest, "no plan lands it yet: the tightest hold")
             }
@@ -105,8 +105,8 @@ impl Policy for Predictive {
 enum Best {
     /// A plan, its terms, and what of the requirements it keeps.
     Plan(Plan, Terms, Allowed),
-    /// No plan keeps the requirements; whether not even with the most hopeful curve.
-    Nothing(bool),
+    /// No plan keeps the requirements, not even with the most hopeful curve.
+    Nothing,
 }
 
 impl Predictive {
@@ -128,10 +128,12 @@ impl Predictive {
             if let Some(plan) = self.tables.in_time(level, &guest, terms, now, &allowed, view) {
                 return Some(Best::Plan(plan, terms, allowed));
             }
+            // Nothing is given up while it may yet be kept.
+            if let Some(plan) = hopeful(&guest, terms, now, &allowed, view) {
+                return Some(Best::Plan(plan, terms, allowed));
+            }
         }
-        let hopeful = guest.curve.scaled(1.0 / (1.0 + 2.0 * guest.error));
-        let easier = Table::new(hopeful, terms, longest(&from, &terms), STEERING);
-        Some(Best::Nothing(easier.plan(from).is_none()))
+        Some(Best::Nothing)
     }
 
     fn follow(&mut self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> Decision {
@@ -268,18 +270,49 @@ impl Tables {
     ) -> Option<Plan> {
         let longest = longest(&from, &terms);
         let plan = self.at(level, guest, terms, longest).plan(from)?;
-        let Some(limit) = allowed.max_time else { return Some(plan) };
-        let left = limit.saturating_sub(view.now.0).as_secs_f64();
-        if plan.cost.total <= left {
+        if plan.cost.total <= time_left(allowed, view) {
             return Some(plan);
         }
-        let hurried = |weight: f64| {
-            let terms = Terms { weight: weight.max(terms.weight), ..terms };
+        let hurried = |weight| {
+            let terms = Terms { weight, ..terms };
             Table::new(guest.curve.clone(), terms, longest, STEERING).plan(from)
         };
-        [0.5, 1.0].into_iter().filter_map(hurried).find(|plan| plan.cost.total <= left)
+        HURRIES
+            .into_iter()
+            .filter_map(hurried)
+            .find(|plan| plan.cost.total <= time_left(allowed, view))
     }
 }
+
+/// Weights of time to try where the aggression's does not end in time.
+const HURRIES: [f64; 2] = [0.5, 1.0];
+
+/// What is left of the time allowed, in seconds.
+fn time_left(allowed: &Allowed, view: &View) -> f64 {
+    let left = |limit: Duration| limit.saturating_sub(view.now.0).as_secs_f64();
+    allowed.max_time.map_or(f64::INFINITY, left)
+}
+
+/// The plan for the most hopeful curve that what was seen still allows.
+fn hopeful(
+    guest: &Estimate,
+    terms: Terms,
+    from: Position,
+    allowed: &Allowed,
+    view: &View,
+) -> Option<Plan> {
+    let curve = guest.curve.scaled(1.0 / (1.0 + HOPE * guest.error));
+    let terms = allowed.terms_for(view, &curve, 0.0).unwrap_or(terms);
+    let plan = |weight| {
+        let terms = Terms { weight, ..terms };
+        Table::new(curve.clone(), terms, longest(&from, &terms), STEERING).plan(from)
+    };
+    let mut plans = [terms.weight].into_iter().chain(HURRIES).filter_map(plan);
+    plans.find(|plan| plan.cost.total <= time_left(allowed, view))
+}
+
+/// How many standard errors below the likeliest the most hopeful curve is.
+const HOPE: f64 = 2.0;
 
 /// The longest pass there may be, in bytes: one that gives the guest as much CPU time as the one under
 /// way, what it has had included.

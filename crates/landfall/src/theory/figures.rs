@@ -35,7 +35,7 @@ impl Guest {
         pace: Pace,
     ) -> Guest {
         let free: Vec<&Observation> = seen.iter().filter(|one| one.is_reference()).collect();
-        Guest { kind, about, curve: fit(&means(&free)), seen, pace }
+        Guest { kind, about, curve: fit(&means(&free), None), seen, pace }
     }
 
     /// Measured over what the curve says for so much CPU time; `None` where it says nothing.
