@@ -38,7 +38,7 @@ pub fn run(options: &Simulate) -> u8 {
             all.push(as_json(path, &scenario, &chosen, &runs, &judged));
         } else {
             let heading = heading(path, &scenario, &chosen);
-            tell(&format!("{heading}{}\n\n{}\n", oracle(&judged), table(&runs, &judged)));
+            tell(&format!("{heading}{}\n\n{}\n", oracle_in_words(&judged), table(&runs, &judged)));
         }
         if options.docs.is_some() {
             judgements.push(page::Judgement::of(name(path), &scenario, &runs, &judged));
@@ -125,17 +125,17 @@ fn sent(run: &Run) -> f64 {
 }
 
 /// What the oracle loses, in a line.
-fn oracle(judged: &[Judged]) -> String {
+fn oracle_in_words(judged: &[Judged]) -> String {
     let known = || judged.iter().filter_map(|draw| draw.oracle);
     let Some(lost) = Spread::of(known().map(|oracle| oracle.lost.0)) else {
-        return "oracle: no plan lands it".to_owned();
+        return "Oracle: no plan lands it".to_owned();
     };
     let how = match known().all(|oracle| oracle.exact) {
         true => "the best plan, solved for",
         false => "the best of the plans that were tried, and at least as good as every policy",
     };
     let count = known().count();
-    format!("oracle: lands {count} of {}, loses {} s; {how}", judged.len(), in_seconds(lost))
+    format!("Oracle: lands {count} of {}, loses {} s; {how}", judged.len(), in_seconds(lost))
 }
 
 /// What a policy lost beyond the oracle; `None` where no draw tells.
@@ -322,5 +322,45 @@ fn panel(policy: &str, run: &Run) -> Panel {
             },
         ],
         marks: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(text: &str, policy: &str) -> (Vec<Compared>, Vec<Judged>) {
+        let scenario = Scenario::parse(text).unwrap();
+        let runs = compare(&scenario, &[policy.to_owned()], scenario.seed, 3);
+        let judged = judge(&scenario, &runs, scenario.seed);
+        (runs, judged)
+    }
+
+    #[test]
+    fn a_pause_that_was_not_needed_is_counted_and_has_no_regret() {
+        let (runs, judged) =
+            judged(include_str!("../../../../scenarios/middle.toml"), "pause-and-ship");
+        assert_eq!(broke(&runs[0], &judged, 0), 3);
+        assert_eq!(regrets(&judged, 0), None);
+        let table = table(&runs, &judged).to_string();
+        assert!(table.contains("3 of 3, 3 broke what could be kept"), "{table}");
+    }
+
+    #[test]
+    fn the_oracle_says_whether_it_was_solved_or_searched() {
+        for (text, how) in [
+            (include_str!("../../../../scenarios/middle.toml"), "solved"),
+            (include_str!("../../../../scenarios/phase-change.toml"), "tried"),
+        ] {
+            let (runs, judged) = judged(text, "predictive");
+            let words = oracle_in_words(&judged);
+            assert!(words.starts_with("Oracle: lands 3 of 3, loses ") && words.contains(how));
+            let scenario = Scenario::parse(text).unwrap();
+            let chosen = Chosen { policies: Vec::new(), seed: scenario.seed, draws: 3 };
+            let json = as_json(Path::new("x.toml"), &scenario, &chosen, &runs, &judged);
+            assert_eq!(json["oracles"][0]["exact"], how == "solved");
+            assert_eq!(json["policies"][0]["runs"].as_array().unwrap().len(), 3);
+            assert!(json["policies"][0]["regret"]["median"].is_number(), "{json}");
+        }
     }
 }

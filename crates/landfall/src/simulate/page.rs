@@ -24,6 +24,7 @@ pub struct Judgement {
 /// What became of a scenario by one policy.
 struct Row {
     policy: String,
+    draws: usize,
     outcomes: String,
     total: Option<Spread>,
     lost: Option<Spread>,
@@ -36,6 +37,7 @@ impl Judgement {
     pub fn of(name: String, scenario: &Scenario, runs: &[Compared], judged: &[Judged]) -> Self {
         let row = |(index, by): (usize, &Compared)| Row {
             policy: by.policy.clone(),
+            draws: by.runs.len(),
             outcomes: outcomes(by, broke(by, judged, index)),
             total: by.spread(|run| run.measured.total.as_secs_f64()),
             lost: by.spread(lost),
@@ -45,7 +47,7 @@ impl Judgement {
         Judgement {
             name,
             about: scenario.about.clone(),
-            oracle: super::oracle(judged),
+            oracle: super::oracle_in_words(judged),
             rows: runs.iter().enumerate().map(row).collect(),
         }
     }
@@ -67,32 +69,34 @@ fn figures(all: &[Judgement]) -> String {
 
 fn summary(out: &mut String, all: &[Judgement]) -> fmt::Result {
     writeln!(out, "\n## Over all scenarios\n")?;
-    writeln!(out, "| policy | draws | median | worst scenario, median | worst draw |")?;
-    writeln!(out, "|---|--:|--:|---|---|")?;
+    writeln!(out, "Draws without a regret broke what could be kept, or did not land.\n")?;
+    writeln!(
+        out,
+        "| policy | draws | with a regret | median | worst scenario, median | worst draw |"
+    )?;
+    writeln!(out, "|---|--:|--:|--:|---|---|")?;
     for policy in POLICIES {
-        let of =
-            |scenario: &'_ Judgement| scenario.rows.iter().position(|row| row.policy == policy);
-        let rows: Vec<(&str, &Row)> = all
-            .iter()
-            .filter_map(|scenario| Some((scenario.name.as_str(), &scenario.rows[of(scenario)?])))
-            .collect();
-        let draws: Vec<f64> = rows.iter().flat_map(|(_, row)| row.regrets.clone()).collect();
+        let of = |scenario: &Judgement| scenario.rows.iter().position(|row| row.policy == policy);
+        let rows = || all.iter().filter_map(|scenario| Some((scenario, of(scenario)?)));
+        let rows = || rows().map(|(scenario, index)| (&scenario.name, &scenario.rows[index]));
+        let draws: usize = rows().map(|(_, row)| row.draws).sum();
+        let told: Vec<f64> = rows().flat_map(|(_, row)| row.regrets.iter().copied()).collect();
         let worst = |figure: fn(&Spread) -> f64| {
-            let each = rows.iter().filter_map(|(name, row)| Some((figure(&row.regret?), *name)));
+            let each = rows().filter_map(|(name, row)| Some((figure(&row.regret?), name)));
             let most = each.max_by(|a, b| a.0.total_cmp(&b.0));
             most.map_or_else(none, |(most, name)| format!("{} ({name})", in_per_cent(most)))
         };
-        let (count, median) = (draws.len(), Spread::of(draws).map(|spread| spread.median));
+        let (count, median) = (told.len(), Spread::of(told).map(|spread| spread.median));
         let median = median.map_or_else(none, in_per_cent);
         let (middling, most) = (worst(|spread| spread.median), worst(|spread| spread.high));
-        writeln!(out, "| `{policy}` | {count} | {median} | {middling} | {most} |")?;
+        writeln!(out, "| `{policy}` | {draws} | {count} | {median} | {middling} | {most} |")?;
     }
     Ok(())
 }
 
 fn section(out: &mut String, scenario: &Judgement) -> fmt::Result {
     let Judgement { name, about, oracle, rows } = scenario;
-    writeln!(out, "\n## {name}\n\n{about}. {oracle}.\n")?;
+    writeln!(out, "\n## {name}\n\n{about}.\n\n{oracle}.\n")?;
     writeln!(out, "| policy | landed | total s | work lost s | regret | worst |")?;
     writeln!(out, "|---|---|--:|--:|--:|--:|")?;
     for row in rows {
@@ -104,4 +108,24 @@ fn section(out: &mut String, scenario: &Judgement) -> fmt::Result {
         writeln!(out, "| `{policy}` | {outcomes} | {total} | {lost} | {regret} | {worst} |")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use landfall_sim::{compare, judge};
+
+    #[test]
+    fn the_page_has_every_policy_of_every_scenario_and_a_summary() {
+        let text = include_str!("../../../../scenarios/pathological.toml");
+        let scenario = Scenario::parse(text).unwrap();
+        let runs = compare(&scenario, &POLICIES.map(str::to_owned), scenario.seed, 2);
+        let judged = judge(&scenario, &runs, scenario.seed);
+        let page = figures(&[Judgement::of("sweep".to_owned(), &scenario, &runs, &judged)]);
+        for policy in POLICIES {
+            let lines = page.lines().filter(|line| line.starts_with(&format!("| `{policy}` | ")));
+            assert_eq!(lines.count(), 2, "{policy}: {page}");
+        }
+        assert!(page.contains("## sweep") && page.contains("Oracle: lands 2 of 2"), "{page}");
+    }
 }
