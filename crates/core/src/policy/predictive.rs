@@ -50,6 +50,8 @@ pub struct Predictive {
     /// The link's rate when its buffers began to be drained.
     drained: Option<ByteRate>,
     steering: bool,
+    /// The syncs there will be when it was to land, as it was planned at first.
+    due: Option<u64>,
     account: Option<String>,
 }
 
@@ -124,6 +126,7 @@ impl Predictive {
                 allowed = allowed.without(given_up);
                 terms = allowed.terms(view)?;
             }
+            terms.weight = terms.weight.max(self.hurry(view));
             let now = Position { may_ship: ships_now(view, &allowed), ..from };
             if let Some(plan) = self.tables.in_time(level, &guest, terms, now, &allowed, view) {
                 return Some(Best::Plan(plan, terms, allowed));
@@ -136,12 +139,20 @@ impl Predictive {
         Some(Best::Nothing)
     }
 
+    /// The weight of time when the migration is overdue. Passes that each leave a little more than was
+    /// planned are cheap one by one, and never end: so the later it is, the more time weighs.
+    fn hurry(&self, view: &View) -> f64 {
+        let overdue = self.due.map_or(0, |due| view.intervals.saturating_sub(due));
+        (0.25 * (overdue / 2) as f64).min(1.0)
+    }
+
     fn follow(&mut self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> Decision {
         if plan.is_free() && !self.steering && lands_by_itself(view, terms) {
             return by_itself(view, terms);
         }
         if view.phase == Phase::Iterating || !plan.is_free() {
             self.steering = true;
+            self.due.get_or_insert(view.intervals + u64::from(plan.cost.passes));
         }
         match plan.step {
             Step::Ship => self.ship(view, plan, allowed),
@@ -186,7 +197,7 @@ impl Predictive {
     /// Towards the end of the last pass, sends a little less than the link carries, so that its
     /// buffers are empty when the guest stands still.
     fn drain(&mut self, view: &View, plan: &Plan) {
-        let Some(link) = view.link.filter(|_| self.drained.is_none() && plan.cost.passes == 1)
+        let Some(link) = sure_of(view).filter(|_| self.drained.is_none() && plan.cost.passes == 1)
         else {
             return;
         };
