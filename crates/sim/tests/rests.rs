@@ -55,7 +55,8 @@ fn with_every_look_and_with_those_that_matter_a_run_comes_out_the_same() {
     let (mut runs, mut different) = (0, Vec::new());
     for file in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
         let scenario = Scenario::parse(&fs::read_to_string(&file).unwrap()).unwrap();
-        for (policy, n) in scenario.policies().iter().flat_map(|policy| [(policy, 0), (policy, 1)]) {
+        for (policy, n) in scenario.policies().iter().flat_map(|policy| [(policy, 0), (policy, 1)])
+        {
             let choice = || policies::by_name(policy).unwrap();
             let seed = scenario.seed.fork(n);
             let setup = scenario.draw(seed);
@@ -72,5 +73,10 @@ fn with_every_look_and_with_those_that_matter_a_run_comes_out_the_same() {
         }
     }
     // Where a sync falls next to a look, one pass more or less decides.
-    assert!(different.len() * 50 <= runs, "{} of {runs}:\n{}", different.len(), different.join("\n"));
+    assert!(
+        different.len() * 50 <= runs,
+        "{} of {runs}:\n{}",
+        different.len(),
+        different.join("\n")
+    );
 }
