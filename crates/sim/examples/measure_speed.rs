@@ -1,7 +1,7 @@
 //! How fast the simulator is: migrations a second of each scenario of the library by each policy, and
 //! how long a policy takes to decide, in CPU time of one core. Reports Markdown and asserts nothing.
 //!
-//! `cargo run --release -p landfall-sim --example measure_speed [SCENARIO OR POLICY]...`
+//! `cargo run --release -p landfall-sim --example measure_speed [SCENARIO] [POLICY]`
 
 use std::fs;
 use std::path::Path;
@@ -122,7 +122,7 @@ fn main() {
         let scenario = Scenario::parse(&fs::read_to_string(&path).unwrap()).unwrap();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         for policy in scenario.policies() {
-            if !wanted.is_empty() && !wanted.contains(&policy) && !wanted.contains(&name) {
+            if !wanted.iter().all(|wanted| [&name, &policy].contains(&wanted)) {
                 continue;
             }
             let pair = measure(&scenario, &name, &policy);
