@@ -83,13 +83,14 @@ impl Table {
         for state in 0..self.rungs.len() {
             let bytes = self.rungs[state].bytes;
             reach = self.reach(bytes, 0.0, reach);
-            for rung in entered..reach.end.min(state) {
+            let enter = reach.end.min(state);
+            for rung in entered..enter {
                 while window.back().is_some_and(|back| self.scores[*back] > self.scores[rung]) {
                     window.pop_back();
                 }
                 window.push_back(rung);
-                entered = rung + 1;
             }
+            entered = enter.max(entered);
             while window.front().is_some_and(|front| *front < reach.start) {
                 window.pop_front();
             }
