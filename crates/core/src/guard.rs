@@ -77,7 +77,7 @@ pub fn rests(view: &View) -> Moment {
         return Moment::NEVER;
     }
     let before = |blackout: Duration| Moment(limit) - blackout - SHIP_MARGIN;
-    let Some(longest) = longest_blackout(view) else { return view.now };
+    let Some(longest) = longest_blackout(view) else { return before(Duration::ZERO) };
     // The guest's curve need not be known as long as there is time to send all of its memory.
     if before(longest) > view.now || !asked.may_break(Requirement::MaxStall) {
         return before(longest);

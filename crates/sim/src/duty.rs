@@ -38,7 +38,7 @@ impl Duty {
             return (0.0, elapsed);
         }
         // A moment a rounding error before a boundary is at it: events are planned for boundaries.
-        let cycles = (elapsed / cycle + 1e-9).floor();
+        let cycles = (elapsed / cycle + 1e-9) as u64 as f64;
         (cycles, (elapsed - cycles * cycle).max(0.0))
     }
 

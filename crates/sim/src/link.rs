@@ -121,8 +121,8 @@ impl Link {
         if self.jitter <= 0.0 {
             return (1.0, f64::INFINITY);
         }
-        let slot = ((t + TINY) / SLOT).floor();
-        (self.off_by(seed.part(slot as u64) * 2.0 - 1.0), (slot + 1.0) * SLOT)
+        let slot = ((t + TINY) / SLOT) as u64;
+        (self.off_by(seed.part(slot) * 2.0 - 1.0), (slot + 1) as f64 * SLOT)
     }
 
     /// The jitter is evenly spread over the square root of three standard deviations to either side:

@@ -323,9 +323,10 @@ impl<'a> Steering<'a> {
         self.act(&view, decision)
     }
 
-    /// Until when no look is needed. While the link is not known, or nothing moves on it, all are.
+    /// Until when no look is needed. At first, and while nothing moves on the link, all are.
     fn rest(&self, policy: &dyn Policy, view: &View) -> f64 {
-        let moves = view.link.is_some() && self.now - self.moved.1 < LOOK;
+        let known = view.link.is_some() || self.now > PEAK_SPAN;
+        let moves = known && self.now - self.moved.1 < LOOK;
         let rests = || Some(policy.rests(view)?.min(guard::rests(view)));
         moves.then(rests).flatten().map_or(0.0, Moment::as_secs_f64)
     }

@@ -110,9 +110,7 @@ impl Vcpus {
         let mut all = 0.0;
         for (vcpu, hold) in self.vcpus.iter_mut().zip(&self.holds) {
             if *hold == Hold::Free && !asleep {
-                let used = vcpu.run(to);
-                all += used;
-                self.lost += (wanted - used).max(0.0);
+                all += vcpu.run(to);
                 continue;
             }
             hindered = true;
@@ -122,7 +120,8 @@ impl Vcpus {
                 let until = to.min(at + (least - vcpu.hindered).max(LEAST_STEP));
                 let (wanted, used) = (self.appetite * (until - at), vcpu.run(until));
                 all += used;
-                self.lost += (wanted - used).max(0.0);
+                // What it makes up for after a sleep is not lost.
+                self.lost += wanted - used;
                 vcpu.hindered += until - at;
                 vcpu.got += used;
                 vcpu.wanted += wanted;

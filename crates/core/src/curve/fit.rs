@@ -144,6 +144,9 @@ struct Normal<'a> {
 /// Unit of the amounts while they are being solved for.
 const MB: f64 = 1e6;
 
+/// A sweep that moves no set by as much as this has arrived.
+const BYTE: f64 = 1.0 / MB;
+
 impl<'a> Normal<'a> {
     fn new(rungs: &'a [f64]) -> Self {
         Normal { rungs, gram: [[0.0; MOST_RUNGS]; MOST_RUNGS], right: [0.0; MOST_RUNGS] }
@@ -173,9 +176,10 @@ impl<'a> Normal<'a> {
         // as it is: nearly all of the work of a sweep is not done.
         let mut lacking = self.right;
         for _ in 0..SWEEPS {
+            let mut moved = 0.0f64;
             for i in 0..count {
                 let row = &self.gram[i];
-                if row[i] <= 0.0 {
+                if row[i] <= 0.0 || (sets[i] == 0.0 && lacking[i] <= 0.0) {
                     continue;
                 }
                 let set = (sets[i] + lacking[i] / row[i]).max(0.0);
@@ -184,9 +188,13 @@ impl<'a> Normal<'a> {
                     continue;
                 }
                 sets[i] = set;
+                moved = moved.max(more.abs());
                 for (lacking, entry) in lacking[..count].iter_mut().zip(row) {
                     *lacking -= entry * more;
                 }
+            }
+            if moved < BYTE {
+                break;
             }
         }
         sets.map(|set| set * MB)

@@ -133,7 +133,8 @@ impl DirtyCurve {
         // Newton from the left on an increasing concave function never overshoots.
         let mut cpu = 0.0;
         for _ in 0..60 {
-            let (short, slope) = (wanted - self.at(cpu), self.slope(cpu));
+            let (dirtied, slope) = self.with_slope(cpu);
+            let short = wanted - dirtied;
             if short <= 0.5 || slope <= 0.0 {
                 break;
             }
@@ -170,10 +171,39 @@ impl DirtyCurve {
         self.parts.iter().map(dirtied).sum()
     }
 
-    /// Bytes per second of CPU dirtied anew after `cpu` seconds.
-    fn slope(&self, cpu: f64) -> f64 {
-        let rate = |part: &Part| part.set.as_f64() / part.time.0 * (-cpu / part.time.0).exp();
-        self.parts.iter().map(rate).sum()
+    /// So many CPU times from `first` on, each `2^(1/per_octave)` times the one before, and the bytes
+    /// dirtied in each.
+    ///
+    /// In twice the time the part `d` of a set that is dirty becomes `d * (2 - d)`, so that only the
+    /// first octave takes exponentials.
+    pub(crate) fn along(&self, first: f64, per_octave: usize, count: usize) -> Vec<(f64, f64)> {
+        let mut along: Vec<(f64, f64)> = Vec::with_capacity(count);
+        for place in 0..count {
+            let cpu = match place.checked_sub(per_octave) {
+                Some(half) => 2.0 * along[half].0,
+                None => first * (place as f64 / per_octave as f64).exp2(),
+            };
+            along.push((cpu, 0.0));
+        }
+        let mut dirty = vec![0.0; count];
+        for part in &self.parts {
+            for (place, (cpu, bytes)) in along.iter_mut().enumerate() {
+                dirty[place] = match place.checked_sub(per_octave) {
+                    Some(half) => dirty[half] * (2.0 - dirty[half]),
+                    None => -(-*cpu / part.time.0).exp_m1(),
+                };
+                *bytes += part.set.as_f64() * dirty[place];
+            }
+        }
+        along
+    }
+
+    /// Bytes dirtied in `cpu` seconds, and bytes per second of CPU dirtied anew after them.
+    fn with_slope(&self, cpu: f64) -> (f64, f64) {
+        self.parts.iter().fold((0.0, 0.0), |(dirtied, slope), part| {
+            let (set, clean) = (part.set.as_f64(), (-cpu / part.time.0).exp());
+            (dirtied + set * (1.0 - clean), slope + set / part.time.0 * clean)
+        })
     }
 }
 
@@ -207,6 +237,18 @@ mod tests {
             let time = curve.time_to_dirty(bytes).unwrap();
             let back = curve.at(time.0);
             prop_assert!((back - bytes.as_f64()).abs() <= 2.0 + 1e-6 * bytes.as_f64(), "{back} {bytes:?}");
+        }
+    }
+
+    #[test]
+    fn along_a_ladder_it_is_what_it_is_at_each_rung() {
+        let parts = [(96, 0.1), (500, 30.0)];
+        let part = |(mib, time)| Part { set: Bytes::mib(mib), time: CpuTime(time) };
+        let curve = DirtyCurve::new(parts.map(part));
+        for (step, (cpu, bytes)) in curve.along(1e-4, 7, 150).into_iter().enumerate() {
+            let at = 1e-4 * 2f64.powf(step as f64 / 7.0);
+            assert!((cpu / at - 1.0).abs() < 1e-9, "{step}: {cpu} {at}");
+            assert!((bytes / curve.at(at) - 1.0).abs() < 1e-9, "{step}: {bytes}");
         }
     }
 

@@ -1,5 +1,8 @@
 //! The table of states, and the plans read from it.
 
+use std::collections::VecDeque;
+use std::ops::Range;
+
 use super::{Cost, Plan, Position, Terms};
 use crate::curve::{CpuTime, DirtyCurve};
 
@@ -20,6 +23,8 @@ pub struct Table {
     terms: Terms,
     curve: DirtyCurve,
     rungs: Vec<Rung>,
+    /// What going to each rung comes to but for what the way there costs in any case.
+    scores: Vec<f64>,
 }
 
 /// A state: the guest was given `cpu` in the last pass and left `bytes`.
@@ -54,10 +59,9 @@ impl Table {
     pub fn new(curve: DirtyCurve, terms: Terms, longest: f64, rungs: usize) -> Table {
         let most = terms.pace.0 * longest.max(curve.working_set().as_f64()) / terms.link.0;
         let exact = terms.shipment.and_then(|stall| cpu_for(&curve, terms.link.0 * stall));
-        let rungs = ladder(most.max(1e-6) * 1.01, exact, rungs)
-            .map(|cpu| Rung { cpu, bytes: curve.at(cpu), value: f64::INFINITY, way: Way::None })
-            .collect();
-        let mut table = Table { terms, curve, rungs };
+        let rung = |(cpu, bytes)| Rung { cpu, bytes, value: f64::INFINITY, way: Way::None };
+        let rungs = ladder(&curve, most.max(1e-6) * 1.01, exact, rungs).map(rung).collect();
+        let mut table = Table { terms, curve, rungs, scores: Vec::new() };
         table.fill();
         table
     }
@@ -68,43 +72,75 @@ impl Table {
     }
 
     /// Fills the states in the order of what they leave.
+    ///
+    /// What can be reached from a state lies between two rungs that only ever rise from one state to
+    /// the next, so the best of it is the least in a sliding window: kept are the rungs in it that are
+    /// better than all after them.
     fn fill(&mut self) {
+        self.scores.reserve(self.rungs.len());
+        let mut window: VecDeque<usize> = VecDeque::new();
+        let (mut entered, mut reach) = (0, 0..0);
         for state in 0..self.rungs.len() {
-            let Rung { bytes, .. } = self.rungs[state];
-            let (value, way) = self.best(bytes, 0.0, state, true);
-            self.rungs[state].value = value;
-            self.rungs[state].way = way;
+            let bytes = self.rungs[state].bytes;
+            reach = self.reach(bytes, 0.0, reach);
+            let enter = reach.end.min(state);
+            for rung in entered..enter {
+                while window.back().is_some_and(|back| self.scores[*back] > self.scores[rung]) {
+                    window.pop_back();
+                }
+                window.push_back(rung);
+            }
+            entered = enter.max(entered);
+            while window.front().is_some_and(|front| *front < reach.start) {
+                window.pop_front();
+            }
+            let shipped = self.terms.pace.0 * bytes / self.terms.link.0;
+            let on = self.best(bytes, 0.0, state, &reach, window.front().copied());
+            let ships = self.ships(bytes) && shipped <= on.0;
+            let rung = &mut self.rungs[state];
+            (rung.value, rung.way) = if ships { (shipped, Way::Ship) } else { on };
+            self.scores.push(rung.value - (1.0 - self.terms.weight) * rung.cpu);
         }
     }
 
-    /// The cheapest way on with so much to send, the guest having had `used` already, by rungs
-    /// below `below`.
-    fn best(&self, bytes: f64, used: f64, below: usize, may_ship: bool) -> (f64, Way) {
+    /// The rungs that a pass with so much to send can end on, the guest having had `used` already;
+    /// none of them, nor the one above the last, is below those in `no_less`.
+    fn reach(&self, bytes: f64, used: f64, no_less: Range<usize>) -> Range<usize> {
+        let Terms { pace, floor, link, .. } = self.terms;
+        let length = bytes / link.0;
+        let above = |cpu: f64, from: usize| {
+            let lower = |rung: &&Rung| rung.cpu < cpu * (1.0 - 1e-9);
+            from + self.rungs[from..].iter().take_while(lower).count()
+        };
+        let least = above(used + floor.0 * length, no_less.start);
+        least..above(used + pace.0 * length, no_less.end.max(least))
+    }
+
+    /// The cheapest way on from a state with so much to send, the guest having had `used` already, by
+    /// rungs below `below`. A pass can end on those in `reach`, of which `within` is the best.
+    fn best(
+        &self,
+        bytes: f64,
+        used: f64,
+        below: usize,
+        reach: &Range<usize>,
+        within: Option<usize>,
+    ) -> (f64, Way) {
         let Terms { pace, floor, link, weight, .. } = self.terms;
         let length = bytes / link.0;
         let full = pace.0 * length;
         let mut best = (f64::INFINITY, Way::None);
-        if may_ship && self.ships(bytes) {
-            best = (full, Way::Ship);
-        }
-        let (least, most) = (used + floor.0 * length, used + full);
         // At full speed, and under the tightest hold, a pass ends between rungs: it is taken to end
         // on the one above, which leaves a little more.
-        for cpu in [most, least] {
-            // What lies beyond the top leaves what the top leaves: all there is, or nearly.
-            let to = self.rung_above(cpu).min(self.rungs.len().saturating_sub(1));
-            if to < below {
-                let cost = full - (1.0 - weight) * (cpu - used) + self.rungs[to].value;
-                if cost < best.0 {
-                    best = (cost, Way::Pass { cpu, to });
-                }
-            }
-        }
-        let reach = self.rung_above(least)..self.rung_above(most).min(below);
-        for (to, rung) in self.rungs.iter().enumerate().take(reach.end).skip(reach.start) {
-            let cost = full - (1.0 - weight) * (rung.cpu - used) + rung.value;
+        // What lies beyond the top leaves what the top leaves: all there is, or nearly.
+        let top = self.rungs.len().saturating_sub(1);
+        let ends = [(used + full, reach.end), (used + floor.0 * length, reach.start)]
+            .map(|(cpu, to)| (cpu, to.min(top)));
+        let on_rung = within.map(|to| (self.rungs[to].cpu, to));
+        for (cpu, to) in ends.into_iter().chain(on_rung).filter(|(_, to)| *to < below) {
+            let cost = full - (1.0 - weight) * (cpu - used) + self.rungs[to].value;
             if cost < best.0 {
-                best = (cost, Way::Pass { cpu: rung.cpu, to });
+                best = (cost, Way::Pass { cpu, to });
             }
         }
         best
@@ -115,15 +151,14 @@ impl Table {
         self.terms.shipment.is_none_or(|stall| bytes <= self.terms.link.0 * stall * (1.0 + 1e-6))
     }
 
-    fn rung_above(&self, cpu: f64) -> usize {
-        self.rungs.partition_point(|rung| rung.cpu < cpu * (1.0 - 1e-9))
-    }
-
     /// The cheapest plan from a moment of a migration; `None` where nothing lands within the terms.
     pub fn plan(&self, from: Position) -> Option<Plan> {
         let (bytes, used) = (from.remaining.as_f64(), from.used.0);
         let all = self.curve.dirty_amid(bytes, used);
-        let (mut value, mut way) = self.best(bytes, used, self.rungs.len(), false);
+        let score = |a: &usize, b: &usize| self.scores[*a].total_cmp(&self.scores[*b]);
+        let reach = self.reach(bytes, used, 0..0);
+        let within = reach.clone().min_by(score);
+        let (mut value, mut way) = self.best(bytes, used, self.rungs.len(), &reach, within);
         if from.may_ship {
             let now = self.terms.pace.0 * all / self.terms.link.0;
             if now <= value {
@@ -158,8 +193,8 @@ impl Table {
                 cost.least_share = cost.least_share.min(given / (pace.0 * length).max(1e-12));
             }
             cost.passes += 1;
-            let rung = self.rungs[to];
-            (bytes, used, to_ship, way) = (self.curve.at(cpu), 0.0, self.curve.at(cpu), rung.way);
+            let left = self.curve.at(cpu);
+            (bytes, used, to_ship, way) = (left, 0.0, left, self.rungs[to].way);
         }
         cost.shipment = to_ship / link.0;
         cost.total += cost.shipment;
@@ -168,21 +203,25 @@ impl Table {
     }
 }
 
-/// CPU times from the least to the most, evenly on a logarithmic scale, `exact` among them.
-fn ladder(most: f64, exact: Option<f64>, count: usize) -> impl Iterator<Item = f64> {
+/// About so many CPU times from the least to the most, evenly on a logarithmic scale, `exact` among
+/// them, and what is dirtied in each.
+fn ladder(
+    curve: &DirtyCurve,
+    most: f64,
+    exact: Option<f64>,
+    count: usize,
+) -> impl Iterator<Item = (f64, f64)> {
     let exact = exact.filter(|exact| *exact < most);
     let depth = exact.map_or(DEPTH, |exact| (exact / most * 0.5).max(DEPTH * 1e-2)).min(0.5);
-    let steps = (count - 1) as f64;
-    let ratio = depth.powf(-1.0 / steps);
+    let octaves = -depth.log2();
+    let per_octave = (count as f64 / octaves).round().max(1.0);
+    let count = (octaves * per_octave).ceil() as usize + 1;
     // Shifted so that a rung falls on the exact time.
-    let shift = exact.map_or(0.0, |exact| {
-        let place = (most / exact).ln() / ratio.ln();
-        place - place.floor()
-    });
-    let top = most * ratio.powf(-shift);
-    let lower = (0..count).rev().map(move |step| top * ratio.powf(-(step as f64)));
+    let shift = exact.map_or(0.0, |exact| ((most / exact).log2() * per_octave).fract());
+    let first = most * (-(shift + (count - 1) as f64) / per_octave).exp2();
     // What lies above the shifted top is a rung of its own.
-    lower.chain((shift > 1e-9).then_some(most))
+    let top = (shift > 1e-9).then(|| (most, curve.at(most)));
+    curve.along(first, per_octave as usize, count).into_iter().chain(top)
 }
 
 /// CPU time in which so much is dirtied.

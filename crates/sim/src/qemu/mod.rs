@@ -383,7 +383,7 @@ impl<'a> Precopy<'a> {
     /// Goes on step by step from where a stretch has come to.
     fn leave_stretch(&mut self) {
         let Doing::Stretch(stretch) = self.doing else { return };
-        let windows = ((self.at - stretch.began) / WINDOW + TINY).floor();
+        let windows = ((self.at - stretch.began) / WINDOW + TINY) as u64 as f64;
         let window = stretch.began + windows * WINDOW;
         if windows > 0.0 {
             // The last whole window has set the threshold.
@@ -404,7 +404,7 @@ impl<'a> Precopy<'a> {
             return self.link.carried(from, to, self.seed);
         };
         let by = |t: f64| {
-            let windows = ((t - stretch.began) / WINDOW + TINY).floor();
+            let windows = ((t - stretch.began) / WINDOW + TINY) as u64 as f64;
             let within = (t - stretch.began - windows * WINDOW).max(0.0);
             windows * budget + (within * rate).min(budget)
         };
