@@ -1,8 +1,9 @@
 //! The forecast: a handful of simulated migrations of what is known, by the very policy that will steer.
 //!
-//! Guest and link are known with an uncertainty each. The middle of the forecast is the migration of
-//! the likeliest guest over the likeliest link; its range is that of migrations at one and a half
-//! standard errors to either side of both, at several moments of QEMU's windows.
+//! Guest and link are known with an uncertainty each. The migration is simulated at several steps up to
+//! one and a half standard errors to either side of both, and at several moments of QEMU's windows. The
+//! middle of the forecast is the median of all, for a policy that decides by steps can go either way on
+//! the likeliest guest of all; its range is theirs.
 
 use landfall_core::curve::{DirtyCurve, Estimator};
 use landfall_core::observer::Observer;
@@ -72,7 +73,7 @@ pub fn forecast(question: &Question, policy: &dyn Fn() -> Box<dyn Policy>) -> Op
     };
     let middle = simulate(estimate.curve.clone(), ByteRate(link.0 * ROOM), 0)?;
     let mut runs = Vec::new();
-    for off in [-REACH, 0.0, REACH] {
+    for off in [-REACH, -REACH / 2.0, 0.0, REACH / 2.0, REACH] {
         for seed in 0..MOMENTS {
             let curve = estimate.curve.scaled((1.0 + off * estimate.error).max(0.0));
             let rate = link.0 * if off > 0.0 { 1.0 - off * LINK_ERROR } else { ROOM };
@@ -80,7 +81,8 @@ pub fn forecast(question: &Question, policy: &dyn Fn() -> Box<dyn Policy>) -> Op
         }
     }
     let landed: Vec<&Run> = runs.iter().filter(|run| run.outcome == Outcome::Landed).collect();
-    let forecast = (middle.outcome == Outcome::Landed).then(|| figures(&middle, &landed));
+    let likely = middle.outcome == Outcome::Landed && !landed.is_empty();
+    let forecast = likely.then(|| figures(&landed));
     Some(Expected {
         outcome: middle.outcome,
         reason: middle.reason,
@@ -118,11 +120,12 @@ fn class(question: &Question) -> Option<Class> {
     plan::class_in(&observer.before(prior.contents?, *vcpus as usize))
 }
 
-fn figures(middle: &Run, landed: &[&Run]) -> Forecast {
+fn figures(landed: &[&Run]) -> Forecast {
     let range = |figure: &dyn Fn(&Run) -> f64| {
-        let values = || landed.iter().map(|run| figure(run));
-        let mid = figure(middle);
-        Range { low: values().fold(mid, f64::min), mid, high: values().fold(mid, f64::max) }
+        let mut values: Vec<f64> = landed.iter().map(|run| figure(run)).collect();
+        values.sort_by(f64::total_cmp);
+        let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
+        Range { low: at(0), mid: at(values.len() / 2), high: at(values.len().saturating_sub(1)) }
     };
     let lost = |run: &Run| run.measured.losses.guest_cpu.unwrap_or_default().as_secs_f64();
     Forecast {
