@@ -12,7 +12,7 @@ use landfall_core::view::Levers;
 use landfall_qemu::cgroup::least_honest_quota;
 use landfall_qemu::machine::Machine;
 use landfall_qemu::probe;
-use landfall_qemu::qmp::Address;
+use landfall_qemu::qmp::{Address, QmpError};
 use landfall_sim::{Expected, Question, forecast};
 
 /// What is known before the start.
@@ -25,23 +25,29 @@ pub struct Foresight {
 }
 
 impl Foresight {
-    /// Probes the guest for about `budget`. What cannot be found out is missing: where something is
-    /// wrong with the source, the migration itself says so.
-    pub async fn gain(source: &Address, asked: &Requirements, budget: Duration) -> Foresight {
-        let Ok((mut machine, _events)) = Machine::connect(source).await else {
-            return Foresight::default();
-        };
+    /// Probes the guest for about `budget`; without one, nobody is asked anything. What cannot be found
+    /// out is missing.
+    ///
+    /// # Errors
+    /// There is no monitor to ask.
+    pub async fn gain(
+        source: &Address,
+        asked: &Requirements,
+        budget: Duration,
+    ) -> Result<Foresight, QmpError> {
+        if budget.is_zero() {
+            let prior = Prior { link: asked.max_bandwidth, ..Prior::default() };
+            return Ok(Foresight { prior, vcpus: 0 });
+        }
+        let (mut machine, _events) = Machine::connect(source).await?;
         let link = match asked.max_bandwidth {
             Some(limit) => Some(limit),
             None => machine.settings().await.ok().and_then(|settings| settings.bandwidth_limit()),
         };
         let threads = machine.vcpu_threads().await.unwrap_or_default();
         let threads: BTreeSet<i32> = threads.into_iter().collect();
-        let found = match budget.is_zero() {
-            true => Prior::default(),
-            false => probe::probe(&mut machine, budget).await.prior,
-        };
-        Foresight { prior: Prior { link, ..found }, vcpus: threads.len() as u32 }
+        let found = probe::probe(&mut machine, budget).await.prior;
+        Ok(Foresight { prior: Prior { link, ..found }, vcpus: threads.len() as u32 })
     }
 
     /// What is to be expected of a migration by a policy; `None` while too little is known.

@@ -47,7 +47,14 @@ pub async fn run(options: Box<Migrate>) -> u8 {
     let mut stops = signals::listen();
     let foresight = tokio::select! {
         biased;
-        Some(reason) = stops.recv() => {
+        Some(reason) = stops.recv() => Err(reason),
+        found = Foresight::gain(&order.source, &asked, options.probe) => {
+            found.map_err(|error| error.to_string())
+        }
+    };
+    let foresight = match foresight {
+        Ok(foresight) => foresight,
+        Err(reason) => {
             let report = Report::refused(&options.policy, reason);
             if let Some(recorder) = recorder {
                 recorder.report(&report);
@@ -55,7 +62,6 @@ pub async fn run(options: Box<Migrate>) -> u8 {
             show(&report, &asked, options.json);
             return report.exit_status();
         }
-        foresight = Foresight::gain(&order.source, &asked, options.probe) => foresight,
     };
     let expected = foresight.expect(&options.policy, &asked, options.aggression);
     if let Some(expected) = &expected

@@ -120,6 +120,9 @@ pub enum TrialError {
     /// The guest did not start.
     #[error(transparent)]
     Vm(#[from] landfall_guest::VmError),
+    /// Its QEMU does not answer.
+    #[error(transparent)]
+    Qmp(#[from] landfall_qemu::qmp::QmpError),
     /// The guest is not heard of.
     #[error(transparent)]
     Guest(#[from] landfall_guest::GuestError),
@@ -147,7 +150,7 @@ impl Trial {
         let pair = Pair::boot(&self.spec, ByteRate(self.link.0 * ROOM))?;
         tokio::time::sleep(BASELINE).await;
         let source = Address::Unix(pair.source.qmp_socket());
-        let foresight = Foresight::gain(&source, &self.asked, probe::BUDGET).await;
+        let foresight = Foresight::gain(&source, &self.asked, probe::BUDGET).await?;
         let expected = foresight.expect(self.policy, &self.asked, self.aggression);
         let order = Order {
             source,
