@@ -1,6 +1,7 @@
 //! What is known of a guest and a link before the migration starts.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,22 @@ impl fmt::Display for Pace {
         write!(f, "{:.2} CPUs", self.0)
     }
 }
+
+/// How long a probe takes where nobody says otherwise. Most of what an operator waits for, and enough
+/// for a span of a second.
+pub const PROBE_BUDGET: Duration = Duration::from_secs(3);
+
+/// Spans that a probe measures over, in turn, as far as the time for it reaches. QEMU takes 50 ms to
+/// 60 s; each is about twice the one before, so that whether the curve bends shows in two.
+pub const PROBE_SPANS: [Duration; 7] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+];
 
 /// What was found out before the start; nothing, by default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

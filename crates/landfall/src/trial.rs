@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use landfall_core::policy;
+use landfall_core::prior::PROBE_BUDGET;
 use landfall_core::report::{Outcome, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::switch_over;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_guest::{Pair, Spec};
-use landfall_qemu::probe;
 use landfall_qemu::qmp::Address;
 use landfall_qemu::steer::{self, Look, Order, Stops};
 use landfall_sim::Expected;
@@ -150,7 +150,7 @@ impl Trial {
         let pair = Pair::boot(&self.spec, ByteRate(self.link.0 * ROOM))?;
         tokio::time::sleep(BASELINE).await;
         let source = Address::Unix(pair.source.qmp_socket());
-        let foresight = Foresight::gain(&source, &self.asked, probe::BUDGET).await?;
+        let foresight = Foresight::gain(&source, &self.asked, PROBE_BUDGET).await?;
         let expected = foresight.expect(self.policy, &self.asked, self.aggression);
         let order = Order {
             source,

@@ -5,10 +5,11 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use landfall_core::curve::Point;
+use landfall_core::prior::PROBE_BUDGET;
 use landfall_core::units::{Bytes, PAGE, Share};
 use landfall_guest::{Kind, PagesPerSecond, Spec, Vm, VmBuilder, VmError};
 use landfall_qemu::machine::Machine;
-use landfall_qemu::probe::{BUDGET, Found, probe};
+use landfall_qemu::probe::{Found, probe};
 use landfall_qemu::qmp::Address;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
@@ -64,7 +65,9 @@ fn guest(kind: Kind) -> VmBuilder {
 
 #[tokio::test]
 async fn a_sweeping_guest_saturates_at_its_working_set_and_is_not_probed_for_longer() {
-    let Some(Probed { vm, found, .. }) = probed(guest(Kind::Sweep), BUDGET).await else { return };
+    let Some(Probed { vm, found, .. }) = probed(guest(Kind::Sweep), PROBE_BUDGET).await else {
+        return;
+    };
     eprintln!("{found:?}");
     let set = vm.spec().working_set.as_f64();
     for point in &found.prior.points {
@@ -79,7 +82,8 @@ async fn a_sweeping_guest_saturates_at_its_working_set_and_is_not_probed_for_lon
 #[tokio::test]
 async fn the_points_of_a_randomly_writing_guest_lie_on_its_curve() {
     let kind = Kind::Random { rate: PagesPerSecond(20_000) };
-    let Some(Probed { vm, found, pages_per_cpu, .. }) = probed(guest(kind), BUDGET).await else {
+    let Some(Probed { vm, found, pages_per_cpu, .. }) = probed(guest(kind), PROBE_BUDGET).await
+    else {
         return;
     };
     eprintln!("{found:?}, {pages_per_cpu} pages per CPU second");
@@ -100,7 +104,7 @@ async fn the_points_of_a_randomly_writing_guest_lie_on_its_curve() {
 
 #[tokio::test]
 async fn an_idle_guest_is_near_zero() {
-    let Some(Probed { found, .. }) = probed(guest(Kind::Idle), BUDGET).await else { return };
+    let Some(Probed { found, .. }) = probed(guest(Kind::Idle), PROBE_BUDGET).await else { return };
     eprintln!("{found:?}");
     let last = found.prior.points.last().unwrap();
     assert!(last.dirtied < Bytes::mib(3), "{last:?}");
@@ -125,7 +129,7 @@ async fn a_measurement_of_somebody_else_is_left_alone() {
 async fn a_guest_too_small_to_be_sampled_has_no_points_and_a_word_why() {
     let spec =
         Spec { memory: Bytes::mib(64), working_set: Bytes::mib(16), ..Spec::new(Kind::Sweep) };
-    let Some(Probed { found, .. }) = probed(Vm::builder(&spec), BUDGET).await else { return };
+    let Some(Probed { found, .. }) = probed(Vm::builder(&spec), PROBE_BUDGET).await else { return };
     assert_eq!((found.prior.points.len(), found.covered), (0, Some(Share::NONE)));
     assert!(found.notes[0].contains("128 MiB"), "{found:?}");
     assert!(found.prior.pace.is_some() && found.prior.contents.is_some(), "{found:?}");
@@ -139,7 +143,7 @@ async fn the_oldest_supported_qemu_is_probed_in_whole_seconds() {
     };
     let arguments = env::var("LANDFALL_QEMU_72_ARGS").unwrap_or_default();
     let builder = guest(Kind::Sweep).qemu(qemu).arguments(arguments.split_whitespace());
-    let Some(Probed { vm, found, .. }) = probed(builder, BUDGET).await else { return };
+    let Some(Probed { vm, found, .. }) = probed(builder, PROBE_BUDGET).await else { return };
     eprintln!("{found:?}");
     let point = found.prior.points.first().unwrap();
     let off = point.dirtied.as_f64() / vm.spec().working_set.as_f64() - 1.0;

@@ -8,18 +8,12 @@
 use std::time::Duration;
 
 use landfall_core::curve::{CpuTime, Point};
-use landfall_core::prior::{Pace, Prior};
+use landfall_core::prior::{PROBE_SPANS, Pace, Prior};
 use landfall_core::units::{ByteRate, Bytes};
 
 use crate::chance::{Draws, Seed};
 use crate::guest::Guest;
 use crate::memory::Memory;
-
-/// How long a probe takes where nobody says otherwise.
-pub const BUDGET: Duration = Duration::from_secs(3);
-
-/// Spans it measures over, in turn, as far as the time for it reaches.
-const SPANS: [u64; 7] = [50, 100, 200, 500, 1000, 2000, 5000];
 
 /// Pages that are looked at; of each GiB no more than as many (`MAX_SAMPLE_PAGE_COUNT` in QEMU's
 /// `migration/dirtyrate.h`).
@@ -43,7 +37,7 @@ pub(crate) fn probe(guest: &Guest, limit: ByteRate, budget: Duration, seed: Seed
         None => false,
     };
     let draws = &mut Draws::of(seed);
-    let spans = SPANS.into_iter().map(Duration::from_millis).filter(|span| fits(span));
+    let spans = PROBE_SPANS.into_iter().filter(|span| fits(span));
     let seen = guest.memory >= LEAST_BLOCK;
     let points = spans.filter(|_| seen).map(|span| point(guest, span, seed, draws)).collect();
     Prior {
@@ -91,6 +85,7 @@ mod tests {
     use super::*;
     use crate::guest::{Order, Phase, Writer, Writes};
     use landfall_core::curve::{DirtyCurve, Part};
+    use landfall_core::prior::PROBE_BUDGET;
 
     const LIMIT: ByteRate = ByteRate::mb(100);
 
@@ -105,7 +100,7 @@ mod tests {
             Guest { pace: CpuTime(0.5), ..Guest::with_curve(Bytes::mib(1024), truth.clone()) };
         let (mut off, mut count) = (0.0, 0.0);
         for seed in 0..100 {
-            let prior = probe(&guest, LIMIT, BUDGET, Seed(seed));
+            let prior = probe(&guest, LIMIT, PROBE_BUDGET, Seed(seed));
             assert_eq!(prior.points.len(), 5, "2 s more are not left of 3 s");
             assert_eq!((prior.pace, prior.link), (Some(Pace(0.5)), Some(LIMIT)));
             for point in prior.points {
@@ -123,7 +118,7 @@ mod tests {
         let mut guest = Guest::with_curve(Bytes::mib(1024), DirtyCurve::IDLE);
         let quiet = Phase { lasts: CpuTime(0.6), curve: curve(10, 0.1) };
         guest.writes = Writes::Curve(vec![quiet, Phase::forever(curve(500, 0.1))]);
-        let found = probe(&guest, LIMIT, BUDGET, Seed(1)).points;
+        let found = probe(&guest, LIMIT, PROBE_BUDGET, Seed(1)).points;
         assert!(found[3].dirtied < Bytes::mib(15), "{found:?}");
         assert!(found[4].dirtied > Bytes::mib(300), "{found:?}");
     }
@@ -133,7 +128,7 @@ mod tests {
         let writer = |mib, order| Writer { set: Bytes::mib(mib), pages: 100_000.0, order };
         let writes = Writes::Pages(vec![writer(40, Order::Sweep), writer(40, Order::Random)]);
         let guest = Guest { writes, ..Guest::with_curve(Bytes::mib(256), DirtyCurve::IDLE) };
-        let found = probe(&guest, LIMIT, BUDGET, Seed(1)).points[4].dirtied;
+        let found = probe(&guest, LIMIT, PROBE_BUDGET, Seed(1)).points[4].dirtied;
         assert!((Bytes::mib(70)..Bytes::mib(90)).contains(&found), "{found:?}");
     }
 
@@ -147,7 +142,7 @@ mod tests {
     #[test]
     fn of_memory_in_small_blocks_nothing_is_sampled() {
         let guest = Guest::with_curve(Bytes::mib(64), curve(10, 1.0));
-        let found = probe(&guest, LIMIT, BUDGET, Seed(1));
+        let found = probe(&guest, LIMIT, PROBE_BUDGET, Seed(1));
         assert!(found.points.is_empty() && found.contents.is_some());
     }
 }

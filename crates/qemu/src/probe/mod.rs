@@ -20,7 +20,7 @@ mod sampling;
 use std::time::{Duration, Instant};
 
 use landfall_core::curve::{CpuTime, Point};
-use landfall_core::prior::{Pace, Prior};
+use landfall_core::prior::{PROBE_SPANS, Pace, Prior};
 use landfall_core::units::{Bytes, Share};
 use tokio::time::{sleep, timeout};
 
@@ -29,22 +29,6 @@ use crate::machine::{DirtyRate, Grain, Machine};
 use crate::qmp::QmpError;
 use crate::vcpus;
 use sampling::{Sampling, pooled};
-
-/// How long a probe takes where nobody says otherwise. Most of what an operator waits for, and
-/// enough for a span of a second.
-pub const BUDGET: Duration = Duration::from_secs(3);
-
-/// Spans to measure over. QEMU takes 50 ms to 60 s; each is about twice the one before, so that
-/// whether the curve bends shows in two.
-const SPANS: [Duration; 7] = [
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(200),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-];
 
 /// Spans up to this are measured a second time where the budget allows it. A guest that works in
 /// phases of fractions of a second shows a different point each time, and only the difference tells
@@ -127,7 +111,7 @@ impl Found {
                     .into(),
             );
             // The pace wants a while to be seen in.
-            sleep(SPANS[3].min(budget)).await;
+            sleep(PROBE_SPANS[3].min(budget)).await;
             return Ok(());
         };
         let grain = match machine.dirty_rate(Grain::Milliseconds).await {
@@ -139,7 +123,7 @@ impl Found {
             self.notes.push("somebody else has QEMU measure the dirty rate".to_owned());
             return Ok(());
         };
-        let growing = SPANS.into_iter().filter(|span| grain.takes(*span));
+        let growing = PROBE_SPANS.into_iter().filter(|span| grain.takes(*span));
         let again = growing.clone().rev().filter(|span| *span <= AGAIN);
         let mut spans = Vec::new();
         for asked in growing.chain(again) {

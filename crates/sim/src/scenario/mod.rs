@@ -27,6 +27,7 @@ mod value;
 use std::time::Duration;
 
 use landfall_core::curve::{self, CpuTime, DirtyCurve, Part, Point};
+use landfall_core::prior::PROBE_BUDGET;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::units::{ByteRate, Bytes, Moment, PAGE, Share};
 use landfall_core::view::Levers;
@@ -36,7 +37,7 @@ use crate::chance::{Draws, Seed};
 use crate::guest::{Guest, Order, Phase, Writer, Writes};
 use crate::link::{Change, Congestion, Link, SwitchOver};
 use crate::policies;
-use crate::probe::{self, probe};
+use crate::probe::probe;
 use crate::run::Setup;
 use value::Value;
 
@@ -192,7 +193,7 @@ fn default_draws() -> u32 {
 }
 
 fn default_probe() -> Value<Duration> {
-    Value::only(probe::BUDGET)
+    Value::only(PROBE_BUDGET)
 }
 
 fn one() -> u32 {
