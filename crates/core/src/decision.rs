@@ -161,7 +161,7 @@ impl Quota {
 
     /// The least quota asked for: a tick, and a little more, for at just a tick one gap in ten was
     /// seen to skip a period.
-    fn least(tick: Duration) -> Duration {
+    pub(crate) fn least(tick: Duration) -> Duration {
         tick + tick / 4
     }
 

@@ -2,7 +2,6 @@
 //! costs on the wire, so that compression and headers do not fool it.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -138,13 +137,6 @@ impl LinkMeter {
         }
         let length = now.time - first.time;
         (length >= LEAST_SPAN).then(|| ((now.bytes - first.bytes) / length, length))
-    }
-}
-
-impl LinkRate {
-    /// How long so much takes.
-    pub fn time_for(&self, bytes: Bytes) -> Option<Duration> {
-        bytes / self.rate
     }
 }
 

@@ -7,6 +7,7 @@ use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::units::{ByteRate, Bytes, Share, show_duration};
 use landfall_guest::{Kind, PagesPerSecond, Phase, Spec};
 use landfall_qemu::steer::Stops;
+use landfall_sim::Spread;
 use serde_json::json;
 use std::time::Duration;
 
@@ -213,14 +214,14 @@ fn table(ways: &[&Way], runs: &[Vec<Seen>]) -> Table {
     for (way, seen) in ways.iter().zip(runs) {
         let mut row = vec![way.name.to_owned()];
         for (_, figure) in FIGURES {
-            let (low, mid, high) = spread(seen, figure);
-            let (_, baseline, _) = spread(&runs[0], figure);
-            row.push(seconds(mid));
+            let Spread { low, median, high } = spread(seen, figure);
+            let baseline = spread(&runs[0], figure).median;
+            row.push(seconds(median));
             row.push(format!("{}..{}", seconds(low), seconds(high)));
-            row.push(format!("{:.3}", mid / baseline));
+            row.push(format!("{:.3}", median / baseline));
         }
-        let (_, sent, _) = spread(seen, |seen| seen.sent.as_f64());
-        let (_, throttled, _) = spread(seen, |seen| seen.report.throttled_s.unwrap_or(f64::NAN));
+        let sent = spread(seen, |seen| seen.sent.as_f64()).median;
+        let throttled = spread(seen, |seen| seen.report.throttled_s.unwrap_or(f64::NAN)).median;
         row.push(Bytes(sent as u64).to_string());
         row.push(seconds(throttled));
         let landed = seen.iter().filter(|seen| seen.landed()).count();
@@ -235,13 +236,10 @@ fn table(ways: &[&Way], runs: &[Vec<Seen>]) -> Table {
     table
 }
 
-/// Smallest, median and largest value of a figure.
-fn spread(seen: &[Seen], figure: impl Fn(&Seen) -> f64) -> (f64, f64, f64) {
-    let mut values: Vec<f64> = seen.iter().map(figure).collect();
-    values.sort_by(f64::total_cmp);
-    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-    let middle = (at((values.len().max(1) - 1) / 2) + at(values.len() / 2)) / 2.0;
-    (at(0), middle, at(values.len().saturating_sub(1)))
+/// A figure over all runs of a way, of which there is at least one.
+fn spread(seen: &[Seen], figure: impl Fn(&Seen) -> f64) -> Spread {
+    let none = Spread { low: f64::NAN, median: f64::NAN, high: f64::NAN };
+    Spread::of(seen.iter().map(figure)).unwrap_or(none)
 }
 
 fn seconds(value: f64) -> String {

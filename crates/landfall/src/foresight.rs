@@ -7,13 +7,15 @@ use landfall_core::policy;
 use landfall_core::prior::Prior;
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Aggression, Requirements};
-use landfall_core::units::{Bytes, Share, show_duration};
+use landfall_core::units::{Bytes, Share};
 use landfall_core::view::Levers;
 use landfall_qemu::cgroup::least_honest_quota;
 use landfall_qemu::machine::Machine;
 use landfall_qemu::probe;
 use landfall_qemu::qmp::{Address, QmpError};
 use landfall_sim::{Expected, Question, forecast};
+
+use crate::words::seconds;
 
 /// What is known before the start.
 #[derive(Debug, Clone, Default)]
@@ -84,9 +86,8 @@ pub fn in_words(expected: &Expected) -> String {
         };
         return format!("forecast: {outcome}");
     };
-    let time = |seconds: f64| show_duration(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
     let range = |range: &landfall_core::report::Range| {
-        format!("{} ({} to {})", time(range.mid), time(range.low), time(range.high))
+        format!("{} ({} to {})", seconds(range.mid), seconds(range.low), seconds(range.high))
     };
     format!(
         "forecast: lands in {}, stands still for {}, loses {} of work, keeps {} of its CPU, sends {}",

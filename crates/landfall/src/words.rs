@@ -88,6 +88,7 @@ fn kept(verdict: &Verdict, asked: &Requirements) -> String {
     )
 }
 
-fn seconds(value: f64) -> String {
+/// A time in seconds, for people.
+pub fn seconds(value: f64) -> String {
     show_duration(Duration::try_from_secs_f64(value).unwrap_or_default())
 }

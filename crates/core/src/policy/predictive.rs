@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Needs, Policy, Progressive};
-use crate::curve::{CpuTime, Estimate};
-use crate::decision::{Decision, Finish, Hold, Tuning};
+use crate::curve::{CpuTime, DirtyCurve, Estimate};
+use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
 use crate::plan::{Allowed, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for};
 use crate::prior::Pace;
 use crate::requirements::Requirement;
@@ -156,41 +156,35 @@ impl Predictive {
         }
         match plan.step {
             Step::Ship => self.ship(view, plan, allowed),
-            Step::Free if self.holds_on(view, terms) => self.hold(
-                view,
-                self.held.map_or(Share::FULL, |(_, share)| share),
-                "held to the end of this pass",
-            ),
-            Step::Free => {
-                self.drain(view, plan);
-                self.hold(view, Share::FULL, "at full speed: this pass costs no work")
-            }
+            Step::Free => match self.held_to_the_end(view, terms) {
+                Some(share) if share < Share::FULL => {
+                    self.hold(view, share, "held to the end of this pass")
+                }
+                _ => {
+                    self.drain(view, plan);
+                    self.hold(view, Share::FULL, "at full speed: this pass costs no work")
+                }
+            },
             Step::Hold(cpu) => self.give(view, plan, cpu, terms),
         }
     }
 
-    /// Whether the pass is nearly over, and the guest held in it. What is left of it costs no work any
-    /// more; but until that shows, the next one would begin with the guest let go, and dirty again what
-    /// the hold has kept clean.
-    fn holds_on(&self, view: &View, terms: &Terms) -> bool {
-        let left = to_send(view).as_f64() / terms.link.0;
-        let held = |(pass, share): (u64, Share)| pass == view.intervals && share < Share::FULL;
-        left < LAST_STRETCH && self.held.is_some_and(held)
+    /// The hold of a pass that is nearly over, which stays as it is to its end. What is left of the pass
+    /// may cost no work any more; but until that shows, the next one would begin with the guest let
+    /// go, and dirty again what the hold has kept clean.
+    fn held_to_the_end(&self, view: &View, terms: &Terms) -> Option<Share> {
+        let (_, share) = self.held.filter(|(pass, _)| *pass == view.intervals)?;
+        (time_to_send(view, terms) < LAST_STRETCH).then_some(share)
     }
 
     /// Gives the guest so much CPU time in this pass, evenly over what is left of it.
     fn give(&mut self, view: &View, plan: &Plan, cpu: CpuTime, terms: &Terms) -> Decision {
         self.explain(view, plan);
         self.drain(view, plan);
-        let left = to_send(view).as_f64() / terms.link.0;
-        let used = view.cpu_since_sync.unwrap_or_default();
-        let share = match self.held {
-            Some((pass, share)) if pass == view.intervals && left < LAST_STRETCH => share,
-            _ => {
-                let rate = Pace((cpu - used).0.max(0.0) / left.max(LAST_STRETCH));
-                share_for(view, rate)
-            }
-        };
+        let share = self.held_to_the_end(view, terms).unwrap_or_else(|| {
+            let left = (cpu - view.cpu_since_sync.unwrap_or_default()).0.max(0.0);
+            share_for(view, Pace(left / time_to_send(view, terms).max(LAST_STRETCH)))
+        });
         self.hold(view, share, "held to what lands it at the end of this pass")
     }
 
@@ -220,9 +214,7 @@ impl Predictive {
     }
 
     fn ship(&mut self, view: &View, plan: &Plan, allowed: &Allowed) -> Decision {
-        if self.account.is_none() {
-            self.explain(view, plan);
-        }
+        self.explain(view, plan);
         let tuning = Tuning {
             downtime_limit: allowed.max_stall.map(switch_over::drained),
             // QEMU's own idea of the rate is that of its last 100 ms.
@@ -238,16 +230,15 @@ impl Predictive {
     /// that it is to stop when it next runs.
     fn last_hold(&self, view: &View) -> Option<Hold> {
         let (_, held) = self.held.filter(|(_, share)| *share < Share::FULL)?;
-        let least = (view.levers.tick.mul_f64(1.25)).div_duration_f64(switch_over::LAST_PERIOD);
+        let least = Quota::least(view.levers.tick).div_duration_f64(switch_over::LAST_PERIOD);
         view.quota_for(held.max(Share::clamped(least))).map(Hold::Quota)
     }
 
     /// Says, once, how the choice between holding and pausing came out.
     fn explain(&mut self, view: &View, plan: &Plan) {
-        if self.account.is_some() {
-            return;
+        if self.account.is_none() {
+            self.account = explanation(view, plan);
         }
-        self.account = explanation(view, plan);
     }
 }
 
@@ -281,18 +272,24 @@ impl Tables {
     ) -> Option<Plan> {
         let longest = longest(&from, &terms);
         let plan = self.at(level, guest, terms, longest).plan(from)?;
-        if plan.cost.total <= time_left(allowed, view) {
-            return Some(plan);
-        }
-        let hurried = |weight| {
-            let terms = Terms { weight, ..terms };
-            Table::new(guest.curve.clone(), terms, longest, STEERING).plan(from)
-        };
-        HURRIES
-            .into_iter()
-            .filter_map(hurried)
-            .find(|plan| plan.cost.total <= time_left(allowed, view))
+        first_in_time(plan, &guest.curve, terms, from, time_left(allowed, view))
     }
+}
+
+/// A plan if it ends in time, or else the first that does of those in which time weighs more.
+fn first_in_time(
+    plan: Plan,
+    curve: &DirtyCurve,
+    terms: Terms,
+    from: Position,
+    left: f64,
+) -> Option<Plan> {
+    let hurried = |weight| {
+        let terms = Terms { weight, ..terms };
+        Table::new(curve.clone(), terms, longest(&from, &terms), STEERING).plan(from)
+    };
+    let mut plans = [Some(plan)].into_iter().chain(HURRIES.into_iter().map(hurried)).flatten();
+    plans.find(|plan| plan.cost.total <= left)
 }
 
 /// Weights of time to try where the aggression's does not end in time.
@@ -314,12 +311,8 @@ fn hopeful(
 ) -> Option<Plan> {
     let curve = guest.curve.scaled(1.0 / (1.0 + HOPE * guest.error));
     let terms = allowed.terms_for(view, &curve, 0.0).unwrap_or(terms);
-    let plan = |weight| {
-        let terms = Terms { weight, ..terms };
-        Table::new(curve.clone(), terms, longest(&from, &terms), STEERING).plan(from)
-    };
-    let mut plans = [terms.weight].into_iter().chain(HURRIES).filter_map(plan);
-    plans.find(|plan| plan.cost.total <= time_left(allowed, view))
+    let plan = Table::new(curve.clone(), terms, longest(&from, &terms), STEERING).plan(from)?;
+    first_in_time(plan, &curve, terms, from, time_left(allowed, view))
 }
 
 /// How many standard errors below the likeliest the most hopeful curve is.
@@ -356,6 +349,11 @@ fn to_send(view: &View) -> Bytes {
         }
         _ => view.remaining,
     }
+}
+
+/// How long that takes, in seconds.
+fn time_to_send(view: &View, terms: &Terms) -> f64 {
+    to_send(view).as_f64() / terms.link.0
 }
 
 fn position(view: &View) -> Option<Position> {

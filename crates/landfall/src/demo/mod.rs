@@ -10,12 +10,12 @@ use landfall_core::requirements::Aggression;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_guest::{Kind, PagesPerSecond, Spec};
 use serde_json::json;
-use std::time::Duration;
 
 use crate::cli::Demo;
 use crate::live::Live;
 use crate::signals;
 use crate::trial::{Seen, Trial, asked_of};
+use crate::words::seconds;
 use landfall_qemu::say::{say, tell};
 
 /// Runs the demo and gives the exit status.
@@ -121,7 +121,6 @@ fn table(rows: &[(Trial, Seen)]) -> Table {
 /// What was said before the start.
 fn forecast(seen: &Seen, figure: fn(&Forecast) -> Range) -> String {
     let forecast = seen.expected.as_ref().and_then(|expected| expected.forecast.as_ref());
-    let seconds = |value: f64| show_duration(Duration::from_secs_f64(value.clamp(0.0, 1e9)));
     forecast.map_or("not landing".to_owned(), |forecast| {
         let Range { low, mid, high } = figure(forecast);
         if seconds(low) == seconds(high) {

@@ -425,20 +425,7 @@ impl Steering {
             }
             Some(Finish::Ship) if self.shipped.is_none() => {
                 self.shipped = Some(view.intervals);
-                let tuning = Tuning {
-                    downtime_limit: decision.tuning.downtime_limit.or(Some(self.longest(view))),
-                    ..decision.tuning
-                };
-                // What is held stays held until the guest stands still, unless it is said how
-                // else: a guest let go now would dirty again what was just sent.
-                let held = match decision.holds.is_empty() {
-                    true => Ok(()),
-                    false => self.hands.hold(&mut self.source, &decision).await,
-                };
-                match held {
-                    Ok(()) => self.hands.tune(&mut self.source, tuning).await,
-                    Err(problem) => Err(problem),
-                }
+                self.ship(view, &decision).await
             }
             _ if self.shipped.is_some() => Ok(()),
             // What stands still needs no hold, and what was stopped has to arrive stopped.
@@ -449,6 +436,17 @@ impl Steering {
         if let Err(problem) = outcome {
             self.give_up(Outcome::Failed, problem).await;
         }
+    }
+
+    /// Has QEMU switch over. What is held stays held until the guest stands still, unless it is said
+    /// how else: a guest let go now would dirty again what was just sent.
+    async fn ship(&mut self, view: &View, decision: &Decision) -> Result<(), String> {
+        if !decision.holds.is_empty() {
+            self.hands.hold(&mut self.source, decision).await?;
+        }
+        let limit = decision.tuning.downtime_limit.unwrap_or_else(|| self.longest(view));
+        let tuning = Tuning { downtime_limit: Some(limit), ..decision.tuning };
+        self.hands.tune(&mut self.source, tuning).await
     }
 
     /// Longest shipment that the operator allows.
