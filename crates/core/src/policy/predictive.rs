@@ -23,7 +23,7 @@ use crate::curve::{CpuTime, DirtyCurve, Estimate};
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
 use crate::plan::{Allowed, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for};
 use crate::prior::Pace;
-use crate::requirements::Requirement;
+use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::switch_over;
 use crate::units::{ByteRate, Bytes, Share, show_duration};
 use crate::view::{Phase, View};
@@ -44,6 +44,7 @@ const SURE: u64 = 3;
 #[derive(Debug, Default)]
 pub struct Predictive {
     tables: Tables,
+    aim: Option<Aim>,
     /// Used where the kernel does not say how much CPU the guest had.
     blind: Progressive,
     held: Option<(u64, Share)>,
@@ -79,7 +80,7 @@ impl Policy for Predictive {
         if !matches!(view.phase, Phase::FirstPass | Phase::Iterating) {
             return Decision::leave_alone("nothing to decide in this phase");
         }
-        let best = match self.best(view) {
+        let best = match self.aim_or_best(view) {
             Some(best) => best,
             None if view.intervals > 1 => return self.blind.decide(view),
             None => return Decision::leave_alone("learning how the guest writes"),
@@ -103,6 +104,28 @@ impl Policy for Predictive {
     }
 }
 
+/// What was resolved at the begin of a pass, and on what grounds.
+#[derive(Debug)]
+struct Aim {
+    pass: (Phase, u64),
+    guest: Arc<Estimate>,
+    asked: (Requirements, Aggression),
+    plan: Plan,
+    terms: Terms,
+    allowed: Allowed,
+}
+
+impl Aim {
+    /// Whether its grounds still hold: plans that are made anew at every look turn with the noise.
+    fn stands(&self, view: &View) -> bool {
+        let asked = self.asked.0 == view.requirements && self.asked.1 == view.aggression;
+        self.pass == (view.phase, view.intervals)
+            && asked
+            && view.guest().is_some_and(|guest| Arc::ptr_eq(guest, &self.guest))
+            && self.allowed.terms(view).is_some_and(|terms| much_alike(&self.terms, &terms))
+    }
+}
+
 /// The best there is.
 enum Best {
     /// A plan, its terms, and what of the requirements it keeps.
@@ -112,6 +135,29 @@ enum Best {
 }
 
 impl Predictive {
+    /// What was resolved for this pass, while its grounds hold and nothing can be shipped; or else
+    /// the best there is now.
+    fn aim_or_best(&mut self, view: &View) -> Option<Best> {
+        let aim = self.aim.take().filter(|aim| aim.stands(view));
+        if let Some(aim) = aim {
+            let kept = Best::Plan(aim.plan, aim.terms, aim.allowed);
+            let ships = ships_now(view, &aim.allowed)
+                .then(|| self.best(view))
+                .flatten()
+                .filter(|best| matches!(best, Best::Plan(plan, ..) if plan.step == Step::Ship));
+            self.aim = Some(aim);
+            return Some(ships.unwrap_or(kept));
+        }
+        let best = self.best(view)?;
+        if let Best::Plan(plan, terms, allowed) = best {
+            let guest = Arc::clone(view.guest()?);
+            let pass = (view.phase, view.intervals);
+            let asked = (view.requirements.clone(), view.aggression);
+            self.aim = Some(Aim { pass, guest, asked, plan, terms, allowed });
+        }
+        Some(best)
+    }
+
     /// The cheapest plan that keeps all requirements; or else all but the first that may give way,
     /// and so on. `None` while too little is known.
     fn best(&mut self, view: &View) -> Option<Best> {
@@ -148,7 +194,7 @@ impl Predictive {
 
     fn follow(&mut self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> Decision {
         if plan.is_free() && !self.steering && lands_by_itself(view, terms) {
-            return by_itself(view, terms);
+            return self.by_itself(view, terms);
         }
         if view.phase == Phase::Iterating || !plan.is_free() {
             self.steering = true;
@@ -161,7 +207,7 @@ impl Predictive {
                     self.hold(view, share, "held to the end of this pass")
                 }
                 _ => {
-                    self.drain(view, plan);
+                    self.drain_at_the_end(view, plan);
                     self.hold(view, Share::FULL, "at full speed: this pass costs no work")
                 }
             },
@@ -180,7 +226,7 @@ impl Predictive {
     /// Gives the guest so much CPU time in this pass, evenly over what is left of it.
     fn give(&mut self, view: &View, plan: &Plan, cpu: CpuTime, terms: &Terms) -> Decision {
         self.explain(view, plan);
-        self.drain(view, plan);
+        self.drain_at_the_end(view, plan);
         let share = self.held_to_the_end(view, terms).unwrap_or_else(|| {
             let left = (cpu - view.cpu_since_sync.unwrap_or_default()).0.max(0.0);
             share_for(view, Pace(left / time_to_send(view, terms).max(LAST_STRETCH)))
@@ -188,16 +234,41 @@ impl Predictive {
         self.hold(view, share, "held to what lands it at the end of this pass")
     }
 
+    /// Leaves the guest alone, and has QEMU switch over no sooner than it must: it would stop the
+    /// guest as soon as what remains fits the limit, for all of the limit, where a pass or two more
+    /// would leave next to nothing.
+    fn by_itself(&mut self, view: &View, terms: &Terms) -> Decision {
+        let known = view.guest().zip(terms.shipment).filter(|_| view.link_error.is_some());
+        let Some((guest, most)) = known else {
+            return Decision::leave_alone("it lands by itself");
+        };
+        // What is dirtied in a window of the rate limit is always left.
+        let least = 0.02 + 1.5 * guest.curve.at(terms.pace.0 * WINDOW) / terms.link.0;
+        // Should that not do, it may soon take longer.
+        let patient = least * 2f64.powf(view.intervals as f64 / 4.0);
+        let limit = Duration::try_from_secs_f64(patient.min(most)).ok();
+        self.drain(view);
+        let tuning = Tuning {
+            downtime_limit: limit,
+            max_bandwidth: self.drained.map(|link| ByteRate(link.0 * switch_over::DRAIN)),
+            ..Tuning::default()
+        };
+        Decision { tuning, ..Decision::leave_alone("it lands by itself") }
+    }
+
     /// Towards the end of the last pass, sends a little less than the link carries, so that its
     /// buffers are empty when the guest stands still.
-    fn drain(&mut self, view: &View, plan: &Plan) {
-        let Some(link) = sure_of(view).filter(|_| self.drained.is_none() && plan.cost.passes == 1)
-        else {
-            return;
-        };
+    fn drain_at_the_end(&mut self, view: &View, plan: &Plan) {
+        if self.steering && plan.cost.passes == 1 {
+            self.drain(view);
+        }
+    }
+
+    /// Drains the link's buffers if what is left takes no longer than that.
+    fn drain(&mut self, view: &View) {
+        let Some(link) = sure_of(view).filter(|_| self.drained.is_none()) else { return };
         let left = (to_send(view) / link).unwrap_or_default();
-        let drain = switch_over::time_to_drain(link);
-        self.drained = (self.steering && left <= drain).then_some(link);
+        self.drained = (left <= switch_over::time_to_drain(link)).then_some(link);
     }
 
     fn hold(&mut self, view: &View, share: Share, why: &'static str) -> Decision {
@@ -334,6 +405,12 @@ fn alike(one: &Terms, other: &Terms) -> bool {
         && one.weight == other.weight
 }
 
+/// Whether two sets of terms are so much alike that a plan for one will do for the other.
+fn much_alike(one: &Terms, other: &Terms) -> bool {
+    let near = |a: f64, b: f64| (a - b).abs() <= 0.1 * a.abs().max(b.abs());
+    near(one.pace.0, other.pace.0) && near(one.floor.0, other.floor.0) && near(one.link.0, other.link.0)
+}
+
 fn near(held: Share, wanted: Share) -> bool {
     let (held, wanted) = (held.get(), wanted.get());
     (held - wanted).abs() <= WORTH_CHANGING * wanted && (held < 1.0) == (wanted < 1.0)
@@ -381,25 +458,12 @@ fn ships_now(view: &View, allowed: &Allowed) -> bool {
 fn lands_by_itself(view: &View, terms: &Terms) -> bool {
     let (Some(guest), Some(stall)) = (view.guest(), terms.shipment) else { return false };
     let fresh = guest.curve.at(terms.pace.0 * WINDOW) / WINDOW;
-    fresh < 0.9 * terms.link.0 || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
+    fresh < UNAIDED * terms.link.0 || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
 }
 
-/// Leaves the guest alone, and has QEMU switch over no sooner than it must: it would stop the guest as
-/// soon as what remains fits the limit, for all of the limit, where a pass or two more would leave next
-/// to nothing.
-fn by_itself(view: &View, terms: &Terms) -> Decision {
-    let known = view.guest().zip(terms.shipment).filter(|_| view.link_error.is_some());
-    let Some((guest, most)) = known else {
-        return Decision::leave_alone("it lands by itself");
-    };
-    // What is dirtied in a window of the rate limit is always left.
-    let least = 0.02 + 1.5 * guest.curve.at(terms.pace.0 * WINDOW) / terms.link.0;
-    // Should that not do, it may soon take longer.
-    let patient = least * 2f64.powf(view.intervals as f64 / 4.0);
-    let limit = Duration::try_from_secs_f64(patient.min(most)).ok();
-    let tuning = Tuning { downtime_limit: limit, ..Tuning::default() };
-    Decision { tuning, ..Decision::leave_alone("it lands by itself") }
-}
+/// Part of the link's rate that the fresh dirty rate of a guest must not exceed for that, with its
+/// buffers being drained.
+const UNAIDED: f64 = 0.9 * switch_over::DRAIN;
 
 /// A window of QEMU's rate limit, in seconds (`BUFFER_DELAY`).
 const WINDOW: f64 = 0.1;
