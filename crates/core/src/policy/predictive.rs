@@ -37,6 +37,13 @@ const WORTH_CHANGING: f64 = 0.1;
 /// In the last stretch of a pass the hold stays as it is: what is left to give is within the error.
 const LAST_STRETCH: f64 = 0.2;
 
+/// After each shipment that turned out not to fit, so much less is shipped: at the edge, what a held
+/// guest writes in one quota decides.
+const ONE_MORE_TRY: f64 = 0.85;
+
+/// Part of its former rate at which a link that is being drained is taken to be the same link.
+const STILL_THERE: f64 = 0.9 * switch_over::DRAIN;
+
 /// A guest that not even the most hopeful curve can land is given up after so many syncs.
 const SURE: u64 = 3;
 
@@ -51,6 +58,9 @@ pub struct Predictive {
     /// The link's rate when its buffers began to be drained.
     drained: Option<ByteRate>,
     steering: bool,
+    /// The pass in which shipping was last decided, and how often QEMU then found too much.
+    shipping: Option<u64>,
+    failed: u32,
     /// The syncs there will be when it was to land, as it was planned at first.
     due: Option<u64>,
     account: Option<String>,
@@ -79,6 +89,10 @@ impl Policy for Predictive {
     fn decide(&mut self, view: &View) -> Decision {
         if !matches!(view.phase, Phase::FirstPass | Phase::Iterating) {
             return Decision::leave_alone("nothing to decide in this phase");
+        }
+        if self.shipping.is_some_and(|pass| pass < view.intervals) {
+            self.shipping = None;
+            self.failed += 1;
         }
         let best = match self.aim_or_best(view) {
             Some(best) => best,
@@ -141,7 +155,7 @@ impl Predictive {
         let aim = self.aim.take().filter(|aim| aim.stands(view));
         if let Some(aim) = aim {
             let kept = Best::Plan(aim.plan, aim.terms, aim.allowed);
-            let ships = ships_now(view, &aim.allowed)
+            let ships = self.ships_now(view, &aim.allowed)
                 .then(|| self.best(view))
                 .flatten()
                 .filter(|best| matches!(best, Best::Plan(plan, ..) if plan.step == Step::Ship));
@@ -161,8 +175,8 @@ impl Predictive {
     /// The cheapest plan that keeps all requirements; or else all but the first that may give way,
     /// and so on. `None` while too little is known.
     fn best(&mut self, view: &View) -> Option<Best> {
-        let guest = Arc::clone(view.guest()?);
         let from = position(view)?;
+        let guest = Arc::clone(view.guest()?);
         let mut allowed = Allowed::all(&view.requirements);
         let mut terms = allowed.terms(view)?;
         for (level, given_up) in
@@ -173,7 +187,7 @@ impl Predictive {
                 terms = allowed.terms(view)?;
             }
             terms.weight = terms.weight.max(self.hurry(view));
-            let now = Position { may_ship: ships_now(view, &allowed), ..from };
+            let now = Position { may_ship: self.ships_now(view, &allowed), ..from };
             if let Some(plan) = self.tables.in_time(level, &guest, terms, now, &allowed, view) {
                 return Some(Best::Plan(plan, terms, allowed));
             }
@@ -267,8 +281,33 @@ impl Predictive {
     /// Drains the link's buffers if what is left takes no longer than that.
     fn drain(&mut self, view: &View) {
         let Some(link) = sure_of(view).filter(|_| self.drained.is_none()) else { return };
-        let left = (to_send(view) / link).unwrap_or_default();
+        let left = (view.to_send() / link).unwrap_or_default();
         self.drained = (left <= switch_over::time_to_drain(link)).then_some(link);
+    }
+
+    /// The rate at which the rest would be shipped: while the link is being drained, what leaves says
+    /// no more about it than that it is still there.
+    fn ships_at(&self, view: &View) -> Option<ByteRate> {
+        let now = sure_of(view)?;
+        let before = self.drained.filter(|link| now.0 >= STILL_THERE * link.0);
+        Some(before.map_or(now, |link| ByteRate(link.0.max(now.0))))
+    }
+
+    /// What is dirty when the guest stands still, if that is decided now: the last hold is a new quota,
+    /// which each vCPU may yet use.
+    fn dirty_at_the_end(&self, view: &View) -> Option<Bytes> {
+        let quota = self.last_hold(view).map_or(Duration::ZERO, |quota| quota.quota);
+        view.dirty_after(CpuTime(quota.as_secs_f64() * view.vcpus.len() as f64))
+    }
+
+    /// Whether what is dirty now may be shipped at once.
+    fn ships_now(&self, view: &View, allowed: &Allowed) -> bool {
+        let (Some(dirty), Some(link)) = (self.dirty_at_the_end(view), self.ships_at(view)) else {
+            return false;
+        };
+        let room = ONE_MORE_TRY.powi(self.failed.min(8) as i32);
+        let fits = |stall| dirty.as_f64() <= room * link.over(switch_over::drained(stall)).as_f64();
+        view.phase == Phase::Iterating && allowed.max_stall.is_none_or(fits)
     }
 
     fn hold(&mut self, view: &View, share: Share, why: &'static str) -> Decision {
@@ -286,23 +325,25 @@ impl Predictive {
 
     fn ship(&mut self, view: &View, plan: &Plan, allowed: &Allowed) -> Decision {
         self.explain(view, plan);
+        self.shipping = Some(view.intervals);
         let tuning = Tuning {
             downtime_limit: allowed.max_stall.map(switch_over::drained),
             // QEMU's own idea of the rate is that of its last 100 ms.
-            switchover_bandwidth: sure_of(view),
+            switchover_bandwidth: self.ships_at(view),
             ..Tuning::default()
         };
         let why = "what is dirty fits the pause: shipping it";
-        let holds = self.last_hold(view).map_or(Vec::new(), |hold| vec![hold; view.vcpus.len()]);
+        let holds = self.last_hold(view).map(Hold::Quota);
+        let holds = holds.map_or(Vec::new(), |hold| vec![hold; view.vcpus.len()]);
         Decision { tuning, holds, ..Decision::finish(Finish::Ship, why) }
     }
 
     /// The hold until the guest stands still: one of short periods, for a vCPU that is held notices
     /// that it is to stop when it next runs.
-    fn last_hold(&self, view: &View) -> Option<Hold> {
+    fn last_hold(&self, view: &View) -> Option<Quota> {
         let (_, held) = self.held.filter(|(_, share)| *share < Share::FULL)?;
         let least = Quota::least(view.levers.tick).div_duration_f64(switch_over::LAST_PERIOD);
-        view.quota_for(held.max(Share::clamped(least))).map(Hold::Quota)
+        view.quota_for(held.max(Share::clamped(least)))
     }
 
     /// Says, once, how the choice between holding and pausing came out.
@@ -416,21 +457,9 @@ fn near(held: Share, wanted: Share) -> bool {
     (held - wanted).abs() <= WORTH_CHANGING * wanted && (held < 1.0) == (wanted < 1.0)
 }
 
-/// What is left to send of the pass under way: zero pages cost nothing.
-fn to_send(view: &View) -> Bytes {
-    match (view.phase, view.contents) {
-        (Phase::Setup | Phase::FirstPass, Some(contents)) => {
-            // Where the zero pages lie is not known: they are taken to be spread evenly.
-            let part = contents.as_f64() / view.total.as_f64().max(1.0);
-            Bytes((view.remaining.as_f64() * part.min(1.0)) as u64)
-        }
-        _ => view.remaining,
-    }
-}
-
-/// How long that takes, in seconds.
+/// How long what is left of the pass takes, in seconds.
 fn time_to_send(view: &View, terms: &Terms) -> f64 {
-    to_send(view).as_f64() / terms.link.0
+    view.to_send().as_f64() / terms.link.0
 }
 
 fn position(view: &View) -> Option<Position> {
@@ -438,19 +467,12 @@ fn position(view: &View) -> Option<Position> {
         Phase::Setup => CpuTime::default(),
         _ => view.cpu_since_sync?,
     };
-    Some(Position { remaining: to_send(view), used, may_ship: false })
+    Some(Position { remaining: view.to_send(), used, may_ship: false })
 }
 
 /// The rate that can be relied on for the moment.
 fn sure_of(view: &View) -> Option<ByteRate> {
     Some(ByteRate(view.link?.0 * (1.0 - view.link_error.unwrap_or(0.0).min(0.5))))
-}
-
-/// Whether what is dirty now may be shipped at once.
-fn ships_now(view: &View, allowed: &Allowed) -> bool {
-    let (Some(dirty), Some(link)) = (view.dirty_now(), sure_of(view)) else { return false };
-    let fits = |stall| dirty <= link.over(switch_over::drained(stall));
-    view.phase == Phase::Iterating && allowed.max_stall.is_none_or(fits)
 }
 
 /// Whether QEMU's own rule lands the guest too: it looks anew as soon as what remains fits the limit,
