@@ -15,13 +15,16 @@
 //! (`--give-way`); where none may be, it says before the start, or as soon as it shows, why not and
 //! what would resolve it.
 
+mod congestion;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Needs, Policy, Progressive};
+use congestion::Congestion;
 use crate::curve::{CpuTime, DirtyCurve, Estimate};
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
-use crate::plan::{Allowed, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for};
+use crate::plan::{Allowed, Cost, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for};
 use crate::prior::Pace;
 use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::switch_over;
@@ -44,6 +47,9 @@ const ONE_MORE_TRY: f64 = 0.85;
 /// Part of its former rate at which a link that is being drained is taken to be the same link.
 const STILL_THERE: f64 = 0.9 * switch_over::DRAIN;
 
+/// A hold that is over so soon, in seconds, is not lifted for a congested link.
+const SOON: f64 = 0.5;
+
 /// A guest that not even the most hopeful curve can land is given up after so many syncs.
 const SURE: u64 = 3;
 
@@ -52,6 +58,7 @@ const SURE: u64 = 3;
 pub struct Predictive {
     tables: Tables,
     aim: Option<Aim>,
+    congestion: Congestion,
     /// Used where the kernel does not say how much CPU the guest had.
     blind: Progressive,
     held: Option<(u64, Share)>,
@@ -94,6 +101,7 @@ impl Policy for Predictive {
             self.shipping = None;
             self.failed += 1;
         }
+        self.congestion.look(view);
         let best = match self.aim_or_best(view) {
             Some(best) => best,
             None if view.intervals > 1 => return self.blind.decide(view),
@@ -102,6 +110,10 @@ impl Policy for Predictive {
         match best {
             Best::Plan(..) if view.phase == Phase::FirstPass && view.link_error.is_none() => {
                 Decision::leave_alone("the link is not known yet")
+            }
+            Best::Plan(plan, terms, allowed) if self.waits(view, &plan, &terms, &allowed) => {
+                self.steering = true;
+                self.hold(view, Share::FULL, "the link is slower than it was: waiting for it")
             }
             Best::Plan(plan, terms, allowed) => self.follow(view, &plan, &terms, &allowed),
             Best::Nothing if view.intervals >= SURE => {
@@ -125,11 +137,19 @@ struct Aim {
     guest: Arc<Estimate>,
     asked: (Requirements, Aggression),
     plan: Plan,
+    /// What comes after this pass, in seconds.
+    rest: f64,
     terms: Terms,
     allowed: Allowed,
 }
 
 impl Aim {
+    /// The plan, with the time that is left by now.
+    fn plan_now(&self, view: &View) -> Plan {
+        let total = self.rest + time_to_send(view, &self.terms);
+        Plan { cost: Cost { total, ..self.plan.cost }, ..self.plan }
+    }
+
     /// Whether its grounds still hold: plans that are made anew at every look turn with the noise.
     fn stands(&self, view: &View) -> bool {
         let asked = self.asked.0 == view.requirements && self.asked.1 == view.aggression;
@@ -154,7 +174,7 @@ impl Predictive {
     fn aim_or_best(&mut self, view: &View) -> Option<Best> {
         let aim = self.aim.take().filter(|aim| aim.stands(view));
         if let Some(aim) = aim {
-            let kept = Best::Plan(aim.plan, aim.terms, aim.allowed);
+            let kept = Best::Plan(aim.plan_now(view), aim.terms, aim.allowed);
             let ships = self.ships_now(view, &aim.allowed)
                 .then(|| self.best(view))
                 .flatten()
@@ -167,7 +187,8 @@ impl Predictive {
             let guest = Arc::clone(view.guest()?);
             let pass = (view.phase, view.intervals);
             let asked = (view.requirements.clone(), view.aggression);
-            self.aim = Some(Aim { pass, guest, asked, plan, terms, allowed });
+            let rest = plan.cost.total - time_to_send(view, &terms);
+            self.aim = Some(Aim { pass, guest, asked, plan, rest, terms, allowed });
         }
         Some(best)
     }
@@ -206,9 +227,21 @@ impl Predictive {
         (0.25 * (overdue / 2) as f64).min(1.0)
     }
 
+    /// Whether to leave the guest at full speed until the link is what it was: while there is time, and
+    /// where the wait costs less than the work that may be saved by it.
+    fn waits(&self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> bool {
+        let Some(wait) = self.congestion.wait(view.now).map(|most| most / 2.0) else { return false };
+        let held = self.held.is_some_and(|(_, share)| share < Share::FULL);
+        let soon = held && plan.cost.passes <= 1 && time_to_send(view, terms) < SOON;
+        let in_time = wait + 2.0 * plan.cost.total <= time_left(allowed, view);
+        let worth = terms.weight * terms.pace.0 * wait <= (1.0 - terms.weight) * plan.cost.lost.0;
+        in_time && worth && !soon
+    }
+
     fn follow(&mut self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> Decision {
-        if plan.is_free() && !self.steering && lands_by_itself(view, terms) {
-            return self.by_itself(view, terms);
+        let untouched = self.held.is_none_or(|(_, share)| share == Share::FULL);
+        if plan.is_free() && untouched && lands_by_itself(view, terms) {
+            return self.by_itself(view, plan, terms);
         }
         if view.phase == Phase::Iterating || !plan.is_free() {
             self.steering = true;
@@ -221,11 +254,11 @@ impl Predictive {
                     self.hold(view, share, "held to the end of this pass")
                 }
                 _ => {
-                    self.drain_at_the_end(view, plan);
+                    self.drain(view, plan);
                     self.hold(view, Share::FULL, "at full speed: this pass costs no work")
                 }
             },
-            Step::Hold(cpu) => self.give(view, plan, cpu, terms),
+            Step::Hold(cpu) => self.give(view, plan, cpu, terms, allowed.tightest(view)),
         }
     }
 
@@ -238,12 +271,19 @@ impl Predictive {
     }
 
     /// Gives the guest so much CPU time in this pass, evenly over what is left of it.
-    fn give(&mut self, view: &View, plan: &Plan, cpu: CpuTime, terms: &Terms) -> Decision {
+    fn give(
+        &mut self,
+        view: &View,
+        plan: &Plan,
+        cpu: CpuTime,
+        terms: &Terms,
+        tightest: Share,
+    ) -> Decision {
         self.explain(view, plan);
-        self.drain_at_the_end(view, plan);
+        self.drain(view, plan);
         let share = self.held_to_the_end(view, terms).unwrap_or_else(|| {
             let left = (cpu - view.cpu_since_sync.unwrap_or_default()).0.max(0.0);
-            share_for(view, Pace(left / time_to_send(view, terms).max(LAST_STRETCH)))
+            share_for(view, Pace(left / time_to_send(view, terms).max(LAST_STRETCH))).max(tightest)
         });
         self.hold(view, share, "held to what lands it at the end of this pass")
     }
@@ -251,7 +291,7 @@ impl Predictive {
     /// Leaves the guest alone, and has QEMU switch over no sooner than it must: it would stop the
     /// guest as soon as what remains fits the limit, for all of the limit, where a pass or two more
     /// would leave next to nothing.
-    fn by_itself(&mut self, view: &View, terms: &Terms) -> Decision {
+    fn by_itself(&mut self, view: &View, plan: &Plan, terms: &Terms) -> Decision {
         let known = view.guest().zip(terms.shipment).filter(|_| view.link_error.is_some());
         let Some((guest, most)) = known else {
             return Decision::leave_alone("it lands by itself");
@@ -260,8 +300,9 @@ impl Predictive {
         let least = 0.02 + 1.5 * guest.curve.at(terms.pace.0 * WINDOW) / terms.link.0;
         // Should that not do, it may soon take longer.
         let patient = least * 2f64.powf(view.intervals as f64 / 4.0);
-        let limit = Duration::try_from_secs_f64(patient.min(most)).ok();
-        self.drain(view);
+        let limit = patient.min(most);
+        self.drain(view, plan);
+        let limit = Duration::try_from_secs_f64(limit).ok();
         let tuning = Tuning {
             downtime_limit: limit,
             max_bandwidth: self.drained.map(|link| ByteRate(link.0 * switch_over::DRAIN)),
@@ -270,19 +311,15 @@ impl Predictive {
         Decision { tuning, ..Decision::leave_alone("it lands by itself") }
     }
 
-    /// Towards the end of the last pass, sends a little less than the link carries, so that its
-    /// buffers are empty when the guest stands still.
-    fn drain_at_the_end(&mut self, view: &View, plan: &Plan) {
-        if self.steering && plan.cost.passes == 1 {
-            self.drain(view);
-        }
-    }
-
-    /// Drains the link's buffers if what is left takes no longer than that.
-    fn drain(&mut self, view: &View) {
+    /// Towards the end, sends a little less than the link carries, so that its buffers are empty when
+    /// the guest stands still.
+    fn drain(&mut self, view: &View, plan: &Plan) {
         let Some(link) = sure_of(view).filter(|_| self.drained.is_none()) else { return };
-        let left = (view.to_send() / link).unwrap_or_default();
-        self.drained = (left <= switch_over::time_to_drain(link)).then_some(link);
+        // What the drain costs in time costs a guest that is held work: not before its last pass.
+        let last = plan.is_free() || plan.cost.passes <= 1;
+        let left = plan.cost.total - plan.cost.shipment;
+        let ends = last && left <= switch_over::time_to_drain(link).as_secs_f64();
+        self.drained = ends.then_some(link);
     }
 
     /// The rate at which the rest would be shipped: while the link is being drained, what leaves says
@@ -483,9 +520,9 @@ fn lands_by_itself(view: &View, terms: &Terms) -> bool {
     fresh < UNAIDED * terms.link.0 || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
 }
 
-/// Part of the link's rate that the fresh dirty rate of a guest must not exceed for that, with its
-/// buffers being drained.
-const UNAIDED: f64 = 0.9 * switch_over::DRAIN;
+/// Part of the link's rate that the fresh dirty rate of a guest must not exceed for that. A faster one
+/// that lands unaided too lands with less to ship if its passes run to their ends.
+const UNAIDED: f64 = 0.5;
 
 /// A window of QEMU's rate limit, in seconds (`BUFFER_DELAY`).
 const WINDOW: f64 = 0.1;
