@@ -21,6 +21,7 @@ pub mod decision;
 pub mod guard;
 pub mod link;
 pub mod observer;
+pub mod peak;
 pub mod plan;
 pub mod policy;
 pub mod prior;

@@ -213,7 +213,7 @@ impl Steering {
             stalls_known,
             transferred: ram.map(|ram| ram.transferred),
             passes: ram.map(|ram| ram.syncs),
-            peak_rate: self.peak_rate,
+            peak_rate: self.peak.peak(),
         };
         let mut report =
             Report::of(outcome, self.policy.name(), reason, &self.requirements, &measured);
