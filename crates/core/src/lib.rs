@@ -18,6 +18,7 @@
 pub mod account;
 pub mod curve;
 pub mod decision;
+pub mod demands;
 pub mod guard;
 pub mod link;
 pub mod observer;

@@ -35,6 +35,11 @@ impl PeakMeter {
         }
     }
 
+    /// From now on another limit counts: what was before is not held against it.
+    pub fn restart(&mut self) {
+        *self = PeakMeter::default();
+    }
+
     /// The highest rate so far; over what there is while that is less than a whole span.
     pub fn peak(&self) -> Option<PeakRate> {
         self.peak
