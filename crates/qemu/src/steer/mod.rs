@@ -3,6 +3,7 @@
 //! - [`prepare`] looks at everything before anything is changed, and refuses with the reason.
 //! - This file runs the migration: it polls, asks the policy, and hands its decision to the hands.
 //! - [`hands`] carries decisions out and knows the way back of each.
+//! - [`demands`] takes up what the operator demands otherwise on the way.
 //! - [`giving_up`] ends a migration early, and does what can be done where a monitor does not answer.
 //! - [`link`] notices a link on which nothing moves.
 //! - [`ending`] finds out where the guest is, puts everything back and writes the report.
@@ -11,6 +12,7 @@
 //! oftener; the kernel's counters, which cost a hundredth of that, are read every 10 ms while the
 //! guest is hindered, so that each gap of a quota is seen by itself.
 
+mod demands;
 mod ending;
 mod giving_up;
 mod hands;
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::account::Account;
 use landfall_core::decision::{Decision, Finish, Hold, Tuning};
+use landfall_core::demands::{Change, Demands};
 use landfall_core::guard::guard;
 use landfall_core::observer::Observer;
 use landfall_core::peak::PeakMeter;
@@ -39,8 +42,11 @@ use landfall_core::view::{Levers, Phase, View};
 
 use tokio::sync::mpsc;
 
+use crate::control::Steered;
+use crate::control::server::Control;
 use crate::machine::{Machine, RunState, read_migration};
 use crate::qmp::{Address, Event, Events, Pending, QmpError};
+use demands::{Waiting, next_ask};
 use giving_up::GivingUp;
 use hands::Hands;
 use link::{LinkWatch, Minded};
@@ -81,6 +87,8 @@ pub struct Look<'a> {
     pub sample: &'a Sample,
     /// The levers there are.
     pub levers: Levers,
+    /// All that is demanded, where that has changed since the look before.
+    pub changed: Option<&'a Demands>,
     /// What was made of them; `None` for a look at the kernel's counters alone.
     pub decided: Option<Decided<'a>>,
 }
@@ -145,7 +153,9 @@ struct Steering {
     destination: Option<(Machine, Events)>,
     hands: Hands,
     policy: Box<dyn Policy>,
-    requirements: Requirements,
+    control: Option<Control>,
+    waiting: Vec<Waiting>,
+    changes: Vec<Change>,
     observer: Observer,
     class: Class,
     forecast: Option<Forecast>,
@@ -172,11 +182,17 @@ struct Steering {
 impl Steering {
     fn begin(ready: prepare::Ready) -> Self {
         let now = Instant::now();
-        let observer = Observer::new(
-            ready.requirements.clone(),
-            ready.aggression,
-            ready.hands.levers(),
-            &ready.prior,
+        let observer =
+            Observer::new(ready.requirements, ready.aggression, ready.hands.levers(), &ready.prior);
+        let control = demands::open(
+            &ready.hands,
+            Steered {
+                guest: ready.guest,
+                destination: ready.uri,
+                policy: ready.policy.name().to_owned(),
+                demands: observer.demands().clone(),
+                glance: None,
+            },
         );
         Steering {
             started: ready.began,
@@ -185,7 +201,9 @@ impl Steering {
             destination: ready.destination,
             hands: ready.hands,
             policy: ready.policy,
-            requirements: ready.requirements,
+            control,
+            waiting: Vec::new(),
+            changes: Vec::new(),
             observer,
             class: Class::Unknown,
             forecast: ready.forecast,
@@ -238,6 +256,7 @@ impl Steering {
                     }
                 }
                 () = tokio::time::sleep_until(next_tick.into()) => self.tick(watch).await,
+                ask = next_ask(&mut self.control) => { self.hear(ask).await; Ok(()) }
             };
             if let Err(end) = turn {
                 return end;
@@ -275,7 +294,12 @@ impl Steering {
             let sample = Sample { at: self.now(), migration: None, vcpus: self.hands.counters() };
             self.account.take(&sample);
             self.observer.observe(&sample);
-            watch(&Look { sample: &sample, levers: self.observer.levers(), decided: None });
+            watch(&Look {
+                sample: &sample,
+                levers: self.observer.levers(),
+                changed: None,
+                decided: None,
+            });
         }
         self.mind_a_hang().await
     }
@@ -293,6 +317,7 @@ impl Steering {
         }
         self.hindered_by_qemu |= migration.own_throttle.is_some_and(|share| share > Share::NONE);
         self.post_copied |= matches!(migration.status, Status::PostCopy | Status::PostCopyPaused);
+        let changed = self.heed(migration.status).await;
         let sample =
             Sample { at: self.now(), migration: Some(migration), vcpus: self.hands.counters() };
         self.account.take(&sample);
@@ -316,7 +341,9 @@ impl Steering {
             let holds = self.observer.holds();
             let decided = Decided { view: &view, holds, decision: &decision, done, time_left };
             let levers = self.observer.levers();
-            watch(&Look { sample: &sample, levers, decided: Some(decided) });
+            self.tell(&decided);
+            let changed = changed.as_ref();
+            watch(&Look { sample: &sample, levers, changed, decided: Some(decided) });
             self.expected_blackout = view.blackout_if_shipped().unwrap_or_default();
             if !migration.status.is_over() && self.giving_up.is_none() {
                 self.act(&view, decision).await;
@@ -401,7 +428,7 @@ impl Steering {
 
     /// Longest shipment that the operator allows.
     fn longest(&self, view: &View) -> Duration {
-        if self.requirements.may_break(Requirement::MaxStall) {
+        if view.requirements.may_break(Requirement::MaxStall) {
             return Duration::MAX;
         }
         switch_over::limit(view.requirements.max_stall, view.link)
