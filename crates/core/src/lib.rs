@@ -16,6 +16,7 @@
 //! ```
 
 pub mod account;
+pub mod changes;
 pub mod curve;
 pub mod decision;
 pub mod demands;
@@ -32,5 +33,6 @@ pub mod report;
 pub mod requirements;
 pub mod sample;
 pub mod switch_over;
+pub mod typed;
 pub mod units;
 pub mod view;

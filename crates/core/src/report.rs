@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::account::Losses;
-use crate::demands::Change;
+use crate::changes::Change;
 use crate::requirements::{Requirement, Requirements};
 use crate::units::{ByteRate, Bytes};
 

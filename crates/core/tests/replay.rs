@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfall_core::curve::{CpuTime, Point};
-use landfall_core::demands::{Demand, Demands};
+use landfall_core::demands::Demands;
 use landfall_core::observer::Observer;
 use landfall_core::policy;
 use landfall_core::prior::{Pace, Prior};
@@ -92,7 +92,7 @@ fn recorded(policy: &str, samples: &[Sample]) -> (Head, Vec<Line>) {
             for (name, text) in
                 [("min-cpu", "10%"), ("max-bandwidth", "60MB/s"), ("aggression", "0.9")]
             {
-                demands.set(Demand::parse(name, text).unwrap());
+                demands.set(name, text).unwrap();
             }
             observer.demand(demands.clone());
             let Demands { requirements, aggression } = demands;

@@ -1,11 +1,11 @@
 //! `landfall set`: shows or changes what is demanded of a migration under way.
 
 use comfy_table::{Table, presets};
-use landfall_core::demands::{Demand, Demands};
-use landfall_core::units::{ByteRate, Share, show_duration};
+use landfall_core::demands::Demands;
+use landfall_core::units::{Share, show_duration};
 use landfall_qemu::control::{Answer, Guest, Request, Steered, client};
 use landfall_qemu::say::{say, tell};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::cli::Set;
 use crate::live;
@@ -64,14 +64,14 @@ fn cancelling(guest: &Guest, json: bool) -> String {
 fn in_words(steered: &Steered, was: Option<&Demands>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    let now = steered.demands.in_words();
+    let now = steered.demands.all();
     match was {
-        None => now.iter().for_each(|(name, now)| _ = table.add_row([*name, now])),
+        None => now.iter().for_each(|now| _ = table.add_row([now.name(), &now.text()])),
         Some(was) => {
             table.set_header(["", "was", "now"]);
-            for ((name, was), (_, now)) in was.in_words().iter().zip(&now) {
-                let now = if was == now { "" } else { now };
-                table.add_row([*name, was, now]);
+            for (was, now) in was.all().iter().zip(&now) {
+                let changed = if was == now { String::new() } else { now.text() };
+                table.add_row([now.name(), &was.text(), &changed]);
             }
         }
     }
@@ -108,27 +108,12 @@ fn as_json(steered: &Steered, was: Option<&Demands>) -> Value {
         "guest": guest_as_json(&steered.guest),
         "destination": steered.destination,
         "policy": steered.policy,
-        "was": was.map(demands_as_json),
-        "now": demands_as_json(&steered.demands),
+        "was": was,
+        "now": steered.demands,
         "progress": progress,
     })
 }
 
 fn guest_as_json(guest: &Guest) -> Value {
     json!({ "pid": guest.pid, "name": guest.name, "source": guest.source.to_string() })
-}
-
-/// Seconds, shares of a CPU and bytes per second, as in the report.
-fn demands_as_json(demands: &Demands) -> Value {
-    let asked = &demands.requirements;
-    let values = [
-        json!(asked.max_bandwidth.map(|ByteRate(rate)| rate)),
-        json!(asked.min_cpu.get()),
-        json!(asked.max_stall.as_secs_f64()),
-        json!(asked.max_time.map(|time| time.as_secs_f64())),
-        json!(asked.give_way),
-        json!(demands.aggression.get()),
-    ];
-    let named = Demand::NAMES.into_iter().map(str::to_owned).zip(values);
-    Value::Object(named.collect::<Map<_, _>>())
 }

@@ -67,7 +67,7 @@ impl Set {
 
 /// Lets through what the running landfall reads the same way.
 fn named(name: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone {
-    move |text| Demand::parse(name, text).map(|_| text.to_owned())
+    move |text| Demand::read(name, text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 const EXAMPLES: &str = "\

@@ -10,8 +10,8 @@ use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use landfall_core::changes::{self as demanded, Change};
 use landfall_core::decision::Decision;
-use landfall_core::demands::Change;
 use landfall_core::policy;
 use landfall_core::progress::{Glance, Progress, time_left};
 use landfall_core::recording::{Line, Views, decide, look_ahead};
@@ -104,7 +104,7 @@ fn steps(recording: &Recording) -> Vec<Step> {
     let mut before = views.demands().clone();
     for (number, line) in &recording.lines {
         let Some(view) = views.take(line) else { continue };
-        let demanded = views.demands().since(&before, view.now.as_secs_f64());
+        let demanded = demanded::between(&before, views.demands(), view.now.as_secs_f64());
         before = views.demands().clone();
         let Line::Look(look) = line else { continue };
         let again = policy.as_mut().map(|policy| decide(&mut **policy, &view));

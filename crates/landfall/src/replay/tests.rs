@@ -130,7 +130,7 @@ fn what_was_demanded_on_the_way_is_told_where_it_came_into_force() {
     let changes = changes::changes(&steps(&recording));
     let change = changes.iter().find(|change| change.at == Moment::ms(5000)).unwrap();
     assert!(change.decided);
-    for told in ["--max-stall 1.00 s (was 300 ms)", "--aggression 0.9 (was 0.5)"] {
+    for told in ["--max-stall 1s (was 300ms)", "--aggression 0.9 (was 0.5)"] {
         assert!(change.what.contains(told), "{}", change.what);
     }
 }

@@ -4,8 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -94,7 +95,7 @@ fn a_bandwidth_lowered_on_the_way_is_what_leaves_from_then_on_and_is_put_back() 
     let told = set_well(&source(&scene), &["--max-bandwidth", "10MB/s"]);
     assert_eq!(
         (&told["was"]["max-bandwidth"], &told["now"]["max-bandwidth"]),
-        (&40e6.into(), &10e6.into())
+        (&"40MB/s".into(), &"10MB/s".into())
     );
     sleep(Duration::from_millis(300));
     let after = rate(&scene, Duration::from_millis(1500));
@@ -103,7 +104,7 @@ fn a_bandwidth_lowered_on_the_way_is_what_leaves_from_then_on_and_is_put_back() 
 
     // By its process as well as by its monitor; and back to what it was before landfall.
     let own = set_well(&scene.pid().to_string(), &["--max-bandwidth", "none"]);
-    assert_eq!(own["now"]["max-bandwidth"], Value::Null);
+    assert_eq!(own["now"]["max-bandwidth"], "none");
     let parameters = scene.pair.source.probe().unwrap().run("query-migrate-parameters").unwrap();
     assert_eq!(parameters["max-bandwidth"], scene.before.parameters["max-bandwidth"]);
     set_well(&source(&scene), &["--max-bandwidth", "10MB/s"]);
@@ -115,7 +116,31 @@ fn a_bandwidth_lowered_on_the_way_is_what_leaves_from_then_on_and_is_put_back() 
     assert_eq!(ended.report["changes"].as_array().unwrap().len(), 3, "{:#}", ended.report);
     scene.assert_unharmed_at_source();
     assert_eq!(sockets(&scene), Vec::<PathBuf>::new());
-    assert_replayed(&file, &["--max-bandwidth 10.0 MB/s (was 40.0 MB/s)"]);
+    assert_replayed(&file, &["--max-bandwidth 10MB/s (was 40MB/s)"]);
+}
+
+#[test]
+fn what_left_before_a_bandwidth_was_lowered_is_not_held_against_it() {
+    let Some(scene) = Scene::boot(&random(64, 100), ByteRate::mb(60)) else { return };
+    let run = scene.landfall(&["--policy", "plain", "--max-bandwidth", "40MB/s"]);
+    under_way(&scene);
+    sleep(Duration::from_millis(500));
+    set_well(&source(&scene), &["--max-bandwidth", "10MB/s"]);
+    let ended = run.ended();
+    ended.assert(0, "landed", &[]);
+    scene.assert_landed();
+    let kept = &ended.report["requirements"][0];
+    assert_eq!((&kept["asked"], &kept["kept"]), (&10e6.into(), &true.into()), "{kept}");
+    println!("{kept}");
+}
+
+#[test]
+fn a_change_that_cannot_be_kept_gives_the_guest_back_unharmed() {
+    let Some((scene, run, _)) = endless() else { return };
+    sleep(Duration::from_secs(1));
+    set_well(&source(&scene), &["--max-time", "500ms"]);
+    run.ended().assert(5, "cancelled", &["--max-time 500 ms is over"]);
+    scene.assert_unharmed_at_source();
 }
 
 #[test]
@@ -139,7 +164,7 @@ fn a_floor_raised_on_the_way_gives_the_guest_its_cpu_within_a_second() {
         run.signal(Signal::INT);
         run.ended().assert(5, "cancelled", &["Ctrl-C"]);
         scene.assert_unharmed_at_source();
-        assert_replayed(&file, &["--min-cpu 60 % (was 0 %)", "--aggression 0.9 (was 0.6)"]);
+        assert_replayed(&file, &["--min-cpu 60% (was 0%)", "--aggression 0.9 (was 0.6)"]);
         println!("free {free:.2}, held {before:.2}, --min-cpu 60% {after:.2}, lifted {again:.2}");
         let figures = format!("free {free}, {before}, {after}, {again}");
         let floor = free.min(0.6);
@@ -162,7 +187,7 @@ fn a_stall_allowed_on_the_way_lands_a_guest_that_would_not_have() {
     });
     drop(probe);
     let shown = set_well(&source(&scene), &[]);
-    assert_eq!((&shown["was"], &shown["now"]["max-stall"]), (&Value::Null, &0.3.into()));
+    assert_eq!((&shown["was"], &shown["now"]["max-stall"]), (&Value::Null, &"300ms".into()));
     assert_eq!(shown["policy"], "predictive");
     let table = set("landfall-source", &["--max-stall", "6s", "--aggression", "1.0"]);
     println!("{}", String::from_utf8_lossy(&table.stdout));
@@ -180,7 +205,7 @@ fn a_stall_allowed_on_the_way_lands_a_guest_that_would_not_have() {
         .filter_map(|it| it["name"].as_str())
         .collect();
     assert_eq!(changes, ["max-stall", "aggression"]);
-    assert_replayed(&file, &["--max-stall 6.00 s (was 300 ms)", "--aggression 1 (was 0.5)"]);
+    assert_replayed(&file, &["--max-stall 6s (was 300ms)", "--aggression 1 (was 0.5)"]);
 }
 
 #[test]
@@ -240,6 +265,15 @@ fn what_is_refused_changes_nothing_and_says_what_to_do() {
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         assert!(stderr.contains(says), "{stderr}");
     }
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = directory.path().join("landfall");
+    fs::copy(env!("CARGO_BIN_EXE_landfall"), &program).unwrap();
+    let mut somebody = Command::new(program);
+    somebody.uid(65534).gid(65534).env_remove("XDG_RUNTIME_DIR").arg("set").arg(source(&scene));
+    let output = somebody.args(["--max-stall", "1s"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("run it as root"), "{output:?}");
     assert_eq!(set_well(&source(&scene), &[])["now"], before);
     run.signal(Signal::INT);
     let ended = run.ended();

@@ -114,7 +114,7 @@ impl Request {
 /// In words: the first that is wrong.
 pub fn read_demands(named: &BTreeMap<String, String>) -> Result<Vec<Demand>, String> {
     let read = |(name, text): (&String, &String)| {
-        Demand::parse(name, text).map_err(|problem| format!("{name}: {problem}"))
+        Demand::read(name, text).map_err(|error| error.to_string())
     };
     named.iter().map(read).collect()
 }

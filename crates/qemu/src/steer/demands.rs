@@ -3,6 +3,7 @@
 use std::io;
 use std::mem;
 
+use landfall_core::changes;
 use landfall_core::demands::{Demand, Demands};
 use landfall_core::progress::Glance;
 use landfall_core::report::Outcome;
@@ -68,7 +69,7 @@ impl Steering {
             }
             let was = self.observer.demands().clone();
             let mut now = was.clone();
-            demands.into_iter().for_each(|demand| now.set(demand));
+            demands.into_iter().for_each(|demand| now.apply(demand));
             let outcome = self.put_in_force(&was, &now, status).await;
             changed |= outcome.is_ok() && was != now;
             let _ = answer.send(match outcome {
@@ -96,7 +97,7 @@ impl Steering {
         if asked.max_stall != before.max_stall {
             self.shipped = None;
         }
-        let tighter = |requirement| asked.is_tighter(before, requirement);
+        let tighter = |requirement| changes::is_tighter(before, asked, requirement);
         if tighter(Requirement::MaxBandwidth) {
             self.peak.restart();
         }
@@ -106,7 +107,7 @@ impl Steering {
         if tighter(Requirement::MinCpu) {
             self.account.judge_shares_anew();
         }
-        self.changes.extend(now.since(was, self.now().as_secs_f64()));
+        self.changes.extend(changes::between(was, now, self.now().as_secs_f64()));
         self.observer.demand(now.clone());
         Ok(())
     }

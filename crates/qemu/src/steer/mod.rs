@@ -24,8 +24,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use landfall_core::account::Account;
+use landfall_core::changes::Change;
 use landfall_core::decision::{Decision, Finish, Hold, Tuning};
-use landfall_core::demands::{Change, Demands};
+use landfall_core::demands::Demands;
 use landfall_core::guard::guard;
 use landfall_core::observer::Observer;
 use landfall_core::peak::PeakMeter;
