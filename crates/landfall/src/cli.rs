@@ -1,5 +1,7 @@
 //! The command line. One table, clap's, drives options, help, completions and the manual page.
 
+mod set;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use landfall_core::requirements::{Aggression, Requirement};
 use landfall_core::units::{ByteRate, Share, parse_duration};
 use landfall_qemu::machine;
 use landfall_qemu::qmp::Address;
+
+pub use set::Set;
 
 /// Makes live migrations of QEMU/KVM guests land inside limits that you state, and takes as little
 /// work from the guest as can be taken.
@@ -25,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Steer one migration to its end
     Migrate(Box<Migrate>),
+    /// See or change what is demanded of a migration that is under way
+    Set(Set),
     /// Boot guests and show what steering is worth against QEMU's own auto-converge
     Demo(Demo),
     /// Show a recorded migration again, and check that it would be decided the same
