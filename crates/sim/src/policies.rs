@@ -29,6 +29,9 @@ impl Policy for AutoConverge2013 {
     }
 }
 
+/// How the name of a policy begins that is a script in a file.
+pub const SCRIPT: &str = "script:";
+
 /// A policy, and the QEMU it is for.
 pub struct Choice {
     /// The law.

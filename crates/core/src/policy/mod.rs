@@ -28,7 +28,7 @@ pub use rfc2011::Rfc2011;
 /// A law of steering.
 pub trait Policy: Send {
     /// Its name on the command line.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// What has to be set up before the migration starts.
     fn needs(&self) -> Needs {
@@ -45,6 +45,12 @@ pub trait Policy: Send {
 
     /// What there is to say in the report of how it decided.
     fn account(&self) -> Option<String> {
+        None
+    }
+
+    /// What broke in it and who steers since, where something did: said in every report, whatever
+    /// became of the migration.
+    fn fell_back(&self) -> Option<&str> {
         None
     }
 

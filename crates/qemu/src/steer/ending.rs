@@ -229,6 +229,12 @@ impl Steering {
         if outcome == Outcome::Landed && report.reason.is_none() {
             report.reason = self.policy.account();
         }
+        if let Some(how) = self.policy.fell_back()
+            && !report.reason.as_ref().is_some_and(|reason| reason.contains(how))
+        {
+            let reason = report.reason.take();
+            report.reason = Some(reason.map_or(how.to_owned(), |reason| format!("{reason}. {how}")));
+        }
         if self.post_copied {
             report.guest_cpu_lost_s = None;
         }

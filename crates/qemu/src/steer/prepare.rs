@@ -99,7 +99,7 @@ pub(super) async fn check(mut order: Order) -> Result<Checked, Refusal> {
     };
     look_ahead(&mut order, levers, tids.len()).map_err(Refusal)?;
     let found = source.settings().await?;
-    let vcpus = Vcpus { process, tids, lever, _lock: lock };
+    let vcpus = Vcpus { process, tids, lever, lock };
     let account = watch_appetite(&vcpus).await;
     Ok(Checked { order, source, events, destination, vcpus, levers, found, account })
 }
