@@ -1,12 +1,15 @@
 //! The live line: how far it is, for a person at a terminal. Nothing where there is none.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use landfall_core::decision::Hold;
 use landfall_core::units::{Share, show_duration};
 use landfall_core::view::{Phase, View};
+use landfall_qemu::say::say;
 use landfall_qemu::steer::{Decided, Look};
+use landfall_script::Tell;
 
 /// A line on standard error that is written over; silent if that is not a terminal.
 pub struct Live {
@@ -34,6 +37,12 @@ impl Live {
     pub fn show(&self, view: &View, done: f64, time_left: Option<Duration>) {
         self.bar.set_message(line(view, time_left));
         self.bar.set_position((done * 100.0) as u64);
+    }
+
+    /// Says something at once, above the line.
+    pub fn teller(&self) -> Tell {
+        let bar = self.bar.clone();
+        Arc::new(move |what| bar.suspend(|| say(&format!("landfall: {what}"))))
     }
 
     pub fn clear(self) {

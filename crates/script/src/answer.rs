@@ -50,8 +50,9 @@ pub fn register(engine: &mut Engine) {
         [("ship", Finish::Ship), ("cancel", Finish::Cancel), ("post_copy", Finish::PostCopy)]
     {
         let end = finish.clone();
-        engine.register_fn(name, move |why: &str| {
-            Answer { finish: Some(end.clone()), ..Answer::new(Holds::Unsaid, why) }
+        engine.register_fn(name, move |why: &str| Answer {
+            finish: Some(end.clone()),
+            ..Answer::new(Holds::Unsaid, why)
         });
         engine.register_fn(name, move |answer: Answer| Answer {
             finish: Some(finish.clone()),
@@ -125,7 +126,8 @@ fn tuning(settings: &Map) -> Made<Tuning> {
 /// At least a byte per second: to QEMU, zero means no limit at all.
 fn rate(name: &str, value: &Dynamic) -> Made<ByteRate> {
     let known = number(value).filter(|rate| rate.is_finite() && *rate >= 1.0).map(ByteRate);
-    known.ok_or_else(|| wrong(format!("tune: {name} {value} is not a rate; write bytes per second")))
+    known
+        .ok_or_else(|| wrong(format!("tune: {name} {value} is not a rate; write bytes per second")))
 }
 
 fn time(name: &str, value: &Dynamic) -> Made<Duration> {

@@ -24,7 +24,9 @@ pub enum ScriptError {
         problem: String,
     },
     /// It says too little of what it decides.
-    #[error("it has no fn decide(view): write one that answers with hold(...), leave_alone(...) or another decision")]
+    #[error(
+        "it has no fn decide(view): write one that answers with hold(...), leave_alone(...) or another decision"
+    )]
     NoDecide,
     /// Its preparations fail.
     #[error("{function}: {problem}; {remedy}")]
@@ -174,15 +176,14 @@ impl Parts {
 
     /// What it remembers at first.
     fn read_start(&self) -> Result<Map, ScriptError> {
-        self.map_of("start", "give a map of what the script is to remember at first: #{ grip: 1.0 }")
+        self.map_of(
+            "start",
+            "give a map of what the script is to remember at first: #{ grip: 1.0 }",
+        )
     }
 
     /// The map that a function gives; an empty one where there is no such function.
-    fn map_of(
-        &self,
-        function: &'static str,
-        remedy: &'static str,
-    ) -> Result<Map, ScriptError> {
+    fn map_of(&self, function: &'static str, remedy: &'static str) -> Result<Map, ScriptError> {
         if !self.has(function, 0) {
             return Ok(Map::new());
         }

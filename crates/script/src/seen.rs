@@ -77,7 +77,8 @@ pub fn register(engine: &mut Engine) {
         engine.register_fn(name, move |seen: &mut Seen, index: i64| {
             let vcpu = usize::try_from(index).ok().and_then(|index| seen.0.vcpus.get(index));
             let count = seen.0.vcpus.len();
-            vcpu.map(of).ok_or_else(|| wrong(format!("{name}({index}): there are {count} vCPUs, from 0")))
+            vcpu.map(of)
+                .ok_or_else(|| wrong(format!("{name}({index}): there are {count} vCPUs, from 0")))
         });
     }
     engine.register_fn("may_break", |seen: &mut Seen, name: &str| {

@@ -103,8 +103,9 @@ fn a_script_that_calls_itself_for_ever_falls_back_on_a_small_stack_too() {
 
 #[test]
 fn memory_that_nests_from_look_to_look_is_bounded() {
-    let (mut policy, told) =
-        script("fn start() { #{ m: () } } fn decide(view) { this.m = [this.m]; leave_alone(\"\") }");
+    let (mut policy, told) = script(
+        "fn start() { #{ m: () } } fn decide(view) { this.m = [this.m]; leave_alone(\"\") }",
+    );
     let looks = (0..5000).take_while(|_| {
         policy.decide(&view(1));
         told.lock().unwrap().is_empty()
@@ -200,7 +201,10 @@ fn a_script_builds_each_decision_there_is() {
     assert_eq!(decide("hold(0.5, \"so\")", &view), Decision::hold_all(2, half, "so"));
     let one = Decision { holds: vec![half, Hold::Free], ..Decision::leave_alone("so") };
     assert_eq!(decide("hold([0.5, 1], \"so\")", &view), one);
-    let tuned = decide("hold(0.5, \"so\").ship().tune(#{ downtime_limit: 0.2, max_bandwidth: 1e6 })", &view);
+    let tuned = decide(
+        "hold(0.5, \"so\").ship().tune(#{ downtime_limit: 0.2, max_bandwidth: 1e6 })",
+        &view,
+    );
     assert_eq!((tuned.finish, tuned.holds), (Some(Finish::Ship), vec![half; 2]));
     assert_eq!(tuned.tuning.downtime_limit, Some(Duration::from_millis(200)));
     assert_eq!(tuned.tuning.max_bandwidth, Some(ByteRate::mb(1)));

@@ -67,6 +67,15 @@ pub trait Policy: Send {
     }
 }
 
+/// The reason of a report, with how the policy broke, where it did and the reason does not say so.
+pub fn with_fall_back(policy: &dyn Policy, reason: Option<String>) -> Option<String> {
+    match (policy.fell_back(), reason) {
+        (Some(how), Some(reason)) if !reason.contains(how) => Some(format!("{reason}. {how}")),
+        (Some(how), None) => Some(how.to_owned()),
+        (_, reason) => reason,
+    }
+}
+
 /// What a policy needs to be set up before the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -79,6 +88,7 @@ pub struct Needs {
 }
 
 /// What there is to choose from: name, one line of help, how to make one.
+#[derive(Debug, Clone, Copy)]
 pub struct Entry {
     /// Its name on the command line.
     pub name: &'static str,

@@ -17,6 +17,7 @@ use serde::Serialize;
 #[derive(Debug, Clone)]
 pub struct Begun {
     pub policy: String,
+    pub script: Option<String>,
     pub aggression: Aggression,
     pub requirements: Requirements,
     pub prior: Prior,
@@ -104,6 +105,7 @@ impl Begun {
             version: VERSION,
             landfall: env!("CARGO_PKG_VERSION").to_owned(),
             policy: self.policy,
+            script: self.script,
             aggression: self.aggression,
             requirements: self.requirements,
             levers: look.levers,

@@ -3,10 +3,12 @@
 
 mod dangers;
 mod failures;
+mod hooks;
 mod landings;
 mod laws;
 mod predictions;
 mod recordings;
 mod refusals;
 mod scene;
+mod scripts;
 mod sudden_death;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use landfall_core::policy::with_fall_back;
 use landfall_core::report::{Class, Measured, Outcome, Report};
 use landfall_core::sample::Status;
 use landfall_core::units::Moment;
@@ -229,12 +230,7 @@ impl Steering {
         if outcome == Outcome::Landed && report.reason.is_none() {
             report.reason = self.policy.account();
         }
-        if let Some(how) = self.policy.fell_back()
-            && !report.reason.as_ref().is_some_and(|reason| reason.contains(how))
-        {
-            let reason = report.reason.take();
-            report.reason = Some(reason.map_or(how.to_owned(), |reason| format!("{reason}. {how}")));
-        }
+        report.reason = with_fall_back(&*self.policy, report.reason);
         if self.post_copied {
             report.guest_cpu_lost_s = None;
         }
