@@ -14,7 +14,7 @@ fn program(folder: &Path, name: &str, then: &str) -> String {
     let (path, folder) = (folder.join(name), folder.display());
     let text = format!(
         "#!/bin/sh\ncat > {folder}/{name}.json\necho $LANDFALL_POINT >> {folder}/order\n\
-         readlink /proc/$$/fd/* >> {folder}/open\n{then}\n"
+         readlink /proc/$$/fd/* >> {folder}/open\n{then}\nexit 0\n"
     );
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -69,7 +69,7 @@ fn programs_run_in_their_order_with_the_facts_and_nothing_of_landfalls_open() {
     assert!(near["now"]["why"].as_str().unwrap().contains("ship the rest"), "{near}");
     assert_eq!(facts(folder.path(), "landed")["report"], ended.report);
     let open = fs::read_to_string(folder.path().join("open")).unwrap();
-    for of_landfall in ["socket:", ".lock", "cgroup", "eventpoll"] {
+    for of_landfall in ["socket:", "/run/landfall/", "cgroup", "eventpoll"] {
         assert!(!open.contains(of_landfall), "{open}");
     }
 }
@@ -91,7 +91,7 @@ fn a_program_that_says_no_before_the_start_refuses_the_migration_with_its_last_w
 fn a_program_that_fails_or_says_a_lot_afterwards_changes_nothing() {
     let Some(scene) = scene() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let loud = "yes 'too much' | head -c 3000000 >&2; echo 'no more' >&2; exit 1";
+    let loud = "yes 'too much' | head -n 300000 >&2; echo 'no more' >&2; exit 1";
     let ended = moved(&scene, folder.path(), "landed", loud);
     assert_eq!(ended.report["outcome"], "landed", "{ended:?}");
     assert!(ended.stderr.contains("landed=") && ended.stderr.contains(": no more"), "{ended:?}");
