@@ -78,7 +78,7 @@ pub async fn run(program: &Path, point: Point, facts: &str) -> Result<(), Proble
         let _ = timeout(LIMIT, child.wait()).await;
         return Err(Problem::Silent);
     };
-    group.is_over();
+    group.has_ended();
     let status = ended.map_err(Problem::Lost)?;
     if let Some(mut listening) = listening
         && timeout(LAST_WORDS, &mut listening).await.is_err()
@@ -137,7 +137,7 @@ impl Group {
     }
 
     /// It has ended by itself. What it left running is its own business, and its number is free.
-    fn is_over(mut self) {
+    fn has_ended(mut self) {
         self.0 = None;
     }
 }
