@@ -42,8 +42,8 @@ pub fn run(options: &Simulate) -> u8 {
                 return 2;
             }
         };
-        let tell = say_once(SIMULATED);
-        let find = |name: &str| chosen.law(name).map(|law| law.choice(&tell));
+        let once = say_once(SIMULATED);
+        let find = |name: &str| chosen.law(name).map(|law| law.choice(&once));
         let runs = compare_of(&find, &scenario, &chosen.names(), chosen.seed, chosen.draws);
         let judged = judge(&scenario, &runs, chosen.seed);
         if options.json {
@@ -302,8 +302,8 @@ fn draw(
     chosen: &Chosen,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut runs = Vec::new();
-    let tell = say_once(SIMULATED);
-    let find = |name: &str| chosen.law(name).map(|law| law.choice(&tell));
+    let once = say_once(SIMULATED);
+    let find = |name: &str| chosen.law(name).map(|law| law.choice(&once));
     for law in &chosen.policies {
         let name = law.name();
         runs.extend(trace(&find, scenario, name, chosen.seed).map(|run| (name, run)));
