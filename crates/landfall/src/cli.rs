@@ -14,6 +14,8 @@ use landfall_core::units::{ByteRate, Share, parse_duration};
 use landfall_qemu::machine;
 use landfall_qemu::qmp::Address;
 
+use crate::hooks::Hook;
+use crate::law::{Law, LawParser};
 pub use set::Set;
 
 /// Makes live migrations of QEMU/KVM guests land inside limits that you state, and takes as little
@@ -95,8 +97,8 @@ pub struct Migrate {
 
     /// What to do about a guest that dirties its memory faster than the link carries it
     #[arg(long, value_name = "NAME", default_value = policy::DEFAULT,
-          value_parser = PossibleValuesParser::new(policies()))]
-    pub policy: String,
+          value_parser = LawParser { simulated: false })]
+    pub policy: Law,
 
     /// Requirements that may be broken where all cannot be kept, the first one first: min-cpu,
     /// max-stall, max-time, max-bandwidth [default: none; rather than break one, the migration is
@@ -117,6 +119,12 @@ pub struct Migrate {
     /// Write every observation and decision to this file, a line of JSON each, for landfall replay
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+
+    /// Run a program at a point of the migration (before-start, before-switch-over, landed, failed),
+    /// with the facts as JSON on its standard input; again for another. A before-start that fails
+    /// refuses the migration
+    #[arg(long, value_name = "POINT=PROGRAM")]
+    pub hook: Vec<Hook>,
 
     /// Print the report as one JSON object on standard output, and nothing else
     #[arg(long)]
@@ -139,8 +147,8 @@ pub struct Replay {
     /// Simulate the same guest over the same link by these policies as well, and by the recorded one
     /// to compare with
     #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "check",
-          value_parser = PossibleValuesParser::new(policies()))]
-    pub policy: Vec<String>,
+          value_parser = LawParser { simulated: false })]
+    pub policy: Vec<Law>,
 
     /// Draw what was left, the dirty rate, the link and the guest's CPU over time into this file (SVG)
     #[arg(long, value_name = "FILE")]
@@ -189,8 +197,8 @@ pub struct Simulate {
 
     /// A policy to move the guest by; again for another [default: those of the scenario]
     #[arg(long, value_name = "NAME",
-          value_parser = PossibleValuesParser::new(landfall_sim::policies::names()))]
-    pub policy: Vec<String>,
+          value_parser = LawParser { simulated: true })]
+    pub policy: Vec<Law>,
 
     /// The gentlest way that keeps the requirements at 0.0, the fastest end at 1.0 [default: the
     /// scenario's, or 0.5]
@@ -480,7 +488,8 @@ mod tests {
         else {
             panic!()
         };
-        assert_eq!(options.policy, ["plain", "auto-converge-2013"]);
+        let names: Vec<&str> = options.policy.iter().map(Law::name).collect();
+        assert_eq!(names, ["plain", "auto-converge-2013"]);
         let error = parse(&[&["landfall", "migrate", "unix:/s", "tcp:h:1"][..], &old].concat());
         assert!(error.unwrap_err().to_string().contains("auto-converge-2013"));
         assert!(parse(&["landfall", "simulate"]).is_err(), "there is no scenario");

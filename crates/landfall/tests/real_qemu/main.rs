@@ -4,10 +4,12 @@
 mod dangers;
 mod demands;
 mod failures;
+mod hooks;
 mod landings;
 mod laws;
 mod predictions;
 mod recordings;
 mod refusals;
 mod scene;
+mod scripts;
 mod sudden_death;
