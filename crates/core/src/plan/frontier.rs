@@ -87,9 +87,8 @@ fn undominated(mut all: Vec<FrontierPoint>) -> Vec<FrontierPoint> {
             kept.push(*point);
         }
     }
-    let beaten = |point: &FrontierPoint| {
-        kept.iter().any(|other| other != point && beats(other, point, 1.0))
-    };
+    let beaten =
+        |point: &FrontierPoint| kept.iter().any(|other| other != point && beats(other, point, 1.0));
     let beaten: Vec<bool> = kept.iter().map(beaten).collect();
     kept.into_iter().zip(beaten).filter(|(_, beaten)| !beaten).map(|(point, _)| point).collect()
 }
