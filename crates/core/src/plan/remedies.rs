@@ -243,27 +243,32 @@ fn give_way(view: &View) -> Option<Demand> {
     LISTS.into_iter().map(with).find(|change| resolves(view, change))
 }
 
-impl fmt::Display for Conflict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Conflict {
+    /// What is in conflict, in words.
+    pub fn problem(&self) -> String {
         let held = match self.tightest {
             None => "its vCPUs cannot be held".to_owned(),
             Some(share) => format!("even held to {:.1} %", share.get() * 100.0),
         };
         let asked: Vec<String> = self.between.iter().map(Demand::to_string).collect();
-        let ways: Vec<String> = self.remedies.iter().map(Remedy::to_string).collect();
         let cannot = if self.certain { "cannot" } else { "is not likely to" };
-        let ways = match ways.is_empty() {
-            true => "no change to one of them resolves it".to_owned(),
-            false => ways.join(", or "),
-        };
-        write!(
-            f,
-            "the guest writes {} of memory again and again; {held}, it {cannot} land within {} over \
-             {}: {ways}",
+        format!(
+            "the guest writes {} of memory again and again; {held}, it {cannot} land within {} over {}",
             self.working_set,
             and(&asked),
             self.link
         )
+    }
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ways: Vec<String> = self.remedies.iter().map(Remedy::to_string).collect();
+        let ways = match ways.is_empty() {
+            true => "no change to one of them resolves it".to_owned(),
+            false => ways.join(", or "),
+        };
+        write!(f, "{}: {ways}", self.problem())
     }
 }
 

@@ -36,10 +36,10 @@ pub struct Plan {
 
 fn above_zero(text: &str) -> Result<ByteRate, String> {
     match text.parse::<ByteRate>() {
-        Ok(rate) if rate.per_second() == 0 => {
-            Err("nothing can be sent at that rate; write what the link carries, for example 1Gbit/s"
-                .to_owned())
-        }
+        Ok(rate) if rate.per_second() == 0 => Err(
+            "nothing can be sent at that rate; write what the link carries, for example 1Gbit/s"
+                .to_owned(),
+        ),
         Ok(rate) => Ok(rate),
         Err(error) => Err(error.to_string()),
     }

@@ -1,16 +1,17 @@
 //! All that can be said before a migration: what was measured, what each setting implies, what conflicts.
 //!
 //! For whoever shows it, `landfall plan` or a page. There are two grades of answer: the planner's, in
-//! well under a millisecond, for somebody who moves a slider; and the policy's own, simulated, in some
-//! milliseconds for each setting.
+//! well under a millisecond, for somebody who moves a slider
+//! ([`implication`](landfall_core::plan::implications::implication) of [`Forecaster::view`]); and the
+//! policy's own, simulated, in some milliseconds for each setting ([`Forecaster::thorough`]).
 
 use landfall_core::curve::Point;
 use landfall_core::demands::Demands;
 use landfall_core::observer::Observer;
+use landfall_core::plan::class_in;
 use landfall_core::plan::frontier::{FrontierPoint, frontier};
-use landfall_core::plan::implications::{self, Implication, Verdict, Ways, ways};
+use landfall_core::plan::implications::{Implication, Verdict, Ways, dial, ways};
 use landfall_core::plan::remedies::{Conflict, resolve};
-use landfall_core::plan::{class_in, implications::dial};
 use landfall_core::prior::{Pace, Prior};
 use landfall_core::report::{Class, Outcome};
 use landfall_core::requirements::Aggression;
@@ -78,6 +79,19 @@ pub struct Measured {
     pub notes: Vec<String>,
 }
 
+impl Measured {
+    /// What the curve was made of.
+    pub fn prior(&self) -> Prior {
+        Prior {
+            points: self.points.clone(),
+            contents: self.contents_bytes,
+            memory: self.memory_bytes,
+            pace: self.pace,
+            link: self.link_bytes_per_second,
+        }
+    }
+}
+
 impl Forecaster {
     /// Everything, by the thorough grade.
     pub fn prospects(&self) -> Prospects {
@@ -102,11 +116,6 @@ impl Forecaster {
         let asked = self.demands.requirements.clone();
         let memory = prior.memory.or(prior.contents).unwrap_or_default();
         Observer::new(asked, aggression, levers(), prior).before(memory, *vcpus as usize)
-    }
-
-    /// What a setting implies, by the planner alone: in no time.
-    pub fn quick(&self, aggression: Aggression) -> Implication {
-        implications::implication(&self.view(aggression))
     }
 
     /// What a setting implies, simulated by the policy.

@@ -18,20 +18,22 @@ const ALIKE: (f64, f64) = (1.1, 0.05);
 
 /// The setting that takes the least work from the guest, of those that are surest to keep all; of those
 /// that take about as little, the one that ends soonest. `None` where none lands.
-///
-/// What ends no sooner than a gentler one is not taken, whatever the tenth of a second.
 pub fn recommend(all: &[Implication], asked: &Requirements) -> Option<Recommended> {
     let landing = || all.iter().filter(|one| one.verdict == Verdict::Lands);
     let sure = || landing().filter(|one| one.keeps_all());
     let likely = || landing().filter(|one| one.broken.is_empty());
     let (chosen, how) = None
-        .or_else(|| Some((gentlest(sure())?, "all requirements are kept, even at the far end of the range")))
+        .or_else(|| {
+            Some((gentlest(sure())?, "all requirements are kept, even at the far end of the range"))
+        })
         .or_else(|| Some((gentlest(likely())?, "all requirements are likely to be kept")))
         .or_else(|| Some((gentlest(landing())?, "something has to give way at every setting")))?;
     let why = match (chosen, asked.max_time) {
         (Chosen::Only(_), _) => format!("every setting comes to the same; {how}"),
         (Chosen::Of(_), None) => {
-            format!("it takes the least work from the guest, and of those that do it ends soonest; {how}")
+            format!(
+                "it takes the least work from the guest, and of those that do it ends soonest; {how}"
+            )
         }
         (Chosen::Of(_), Some(_)) => format!(
             "of the settings in time it takes the least work from the guest, and of those that do it \
@@ -68,7 +70,8 @@ fn gentlest<'a>(all: impl Iterator<Item = &'a Implication> + Clone) -> Option<Ch
     let soonest = few.clone().map(|(_, _, total)| total).min_by(f64::total_cmp)?;
     let same = |total: f64| total <= soonest * 1.02;
     // The middle of the dial where it is as good as any: it is what everybody has without asking.
-    let good: Vec<Aggression> = few.filter(|(.., total)| same(*total)).map(|(dial, ..)| dial).collect();
+    let good: Vec<Aggression> =
+        few.filter(|(.., total)| same(*total)).map(|(dial, ..)| dial).collect();
     let chosen = good.iter().find(|dial| **dial == Aggression::DEFAULT).or(good.first())?;
     let all_the_same = figures.clone().all(|(_, lost, total)| alike(lost) && same(total));
     Some(if all_the_same { Chosen::Only(*chosen) } else { Chosen::Of(*chosen) })
