@@ -252,11 +252,12 @@ impl Conflict {
         };
         let asked: Vec<String> = self.between.iter().map(Demand::to_string).collect();
         let cannot = if self.certain { "cannot" } else { "is not likely to" };
+        let limited = self.between.iter().any(|demand| matches!(demand, Demand::MaxBandwidth(_)));
+        let over = if limited { String::new() } else { format!(" over {}", self.link) };
         format!(
-            "the guest writes {} of memory again and again; {held}, it {cannot} land within {} over {}",
+            "the guest writes {} of memory again and again; {held}, it {cannot} land within {}{over}",
             self.working_set,
-            and(&asked),
-            self.link
+            and(&asked)
         )
     }
 }

@@ -5,6 +5,7 @@ mod dangers;
 mod failures;
 mod landings;
 mod laws;
+mod plans;
 mod predictions;
 mod recordings;
 mod refusals;
