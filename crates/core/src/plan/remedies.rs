@@ -67,6 +67,11 @@ pub fn resolve(view: &View) -> Option<Conflict> {
     (!lands).then(|| Conflict::of(view, &hard)).flatten()
 }
 
+/// The same for a guest that a plan lands, but not for sure; `None` where too little is known.
+pub fn doubt(view: &View) -> Option<Conflict> {
+    Conflict::of(view, &hard(&view.requirements))
+}
+
 /// Why a guest cannot be landed within what was asked, in words, and what would resolve it.
 pub fn conflict(view: &View) -> String {
     match Conflict::of(view, &hard(&view.requirements)) {

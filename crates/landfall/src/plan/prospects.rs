@@ -11,7 +11,7 @@ use landfall_core::observer::Observer;
 use landfall_core::plan::class_in;
 use landfall_core::plan::frontier::{FrontierPoint, frontier};
 use landfall_core::plan::implications::{Implication, Verdict, Ways, dial, ways};
-use landfall_core::plan::remedies::{Conflict, Remedy, further, resolve};
+use landfall_core::plan::remedies::{Conflict, Remedy, doubt, further, resolve};
 use landfall_core::prior::{Pace, Prior};
 use landfall_core::report::{Class, Outcome};
 use landfall_core::requirements::{Aggression, Requirement};
@@ -106,7 +106,7 @@ impl Forecaster {
             measured: self.measured(&view),
             class: class_in(&view).unwrap_or(Class::Unknown),
             recommended: recommend(&implications, &self.demands.requirements),
-            conflict: self.conflict(),
+            conflict: self.conflict(&implications),
             implications,
             ways: ways(&view),
             frontier: frontier(&view),
@@ -136,11 +136,15 @@ impl Forecaster {
 
     /// What cannot all be kept, even if something may give way. Each remedy is simulated by the policy as
     /// well, and made greater until that keeps the rest; what never does is left out.
-    pub fn conflict(&self) -> Option<Conflict> {
+    ///
+    /// Where the planner lands the guest but no setting does when it is simulated, that is a conflict too.
+    pub fn conflict(&self, implications: &[Implication]) -> Option<Conflict> {
         let mut strict = self.clone();
         strict.demands.requirements.give_way.clear();
         let view = strict.view(strict.demands.aggression);
-        let mut conflict = resolve(&view)?;
+        let keeps = |one: &Implication| one.verdict == Verdict::Lands && one.broken.is_empty();
+        let none_keeps = || !implications.iter().any(keeps);
+        let mut conflict = resolve(&view).or_else(|| doubt(&view).filter(|_| none_keeps()))?;
         let confirmed = |remedy: &Remedy| strict.confirmed(&view, remedy.change.clone());
         conflict.remedies = conflict.remedies.iter().filter_map(confirmed).collect();
         Some(conflict)

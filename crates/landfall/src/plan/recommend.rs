@@ -19,7 +19,8 @@ const ALIKE: (f64, f64) = (1.1, 0.05);
 /// The setting that takes the least work from the guest, of those that are surest to keep all; of those
 /// that take about as little, the one that ends soonest. `None` where none lands.
 pub fn recommend(all: &[Implication], asked: &Requirements) -> Option<Recommended> {
-    let landing = || all.iter().filter(|one| one.verdict == Verdict::Lands);
+    let may_be = |one: &&Implication| one.broken.iter().all(|name| asked.may_break(*name));
+    let landing = || all.iter().filter(|one| one.verdict == Verdict::Lands).filter(may_be);
     let sure = || landing().filter(|one| one.keeps_all());
     let likely = || landing().filter(|one| one.broken.is_empty());
     let (aggression, how) = None

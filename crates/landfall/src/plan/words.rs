@@ -152,7 +152,7 @@ fn recommended(options: &Plan, plan: &Prospects) -> String {
         None => {
             let style = BOLD.fg_color(Some(AnsiColor::Red.into()));
             let why = match plan.measured.working_set_bytes {
-                Some(_) => "no setting lands it",
+                Some(_) => "no setting is likely to land it with what may not give way kept",
                 None => "too little is known of the guest, or of the link",
             };
             format!("{style}nothing to recommend{style:#}: {why}")

