@@ -157,9 +157,12 @@ fn each_remedy_lands(kind: Kind, mib: u64, asked: &[(&str, &str)], named: &[&str
             };
             let plan = scene.plan(&options);
             let conflict = &plan.report["conflict"];
-            let remedies = conflict["remedies"].as_array().unwrap_or_else(|| panic!("{plan:?}"));
-            let remedy = remedies.iter().find(|remedy| remedy["change"].get(named[turn]).is_some());
-            let remedy = remedy.unwrap_or_else(|| panic!("no {}: {conflict:#}", named[turn]));
+            let names = |remedy: &&Value| remedy["change"].get(named[turn]).is_some();
+            let remedies = conflict["remedies"].as_array();
+            let Some(remedy) = remedies.and_then(|all| all.iter().find(names)) else {
+                // A guest that gets less CPU than its rates were made for writes less.
+                return Some(claim(false, format!("no {}: {plan:?}", named[turn])));
+            };
             let line = with_change(asked, &remedy["change"]);
             let line: Vec<&str> = line.iter().map(String::as_str).collect();
             let ended = scene.migrate(&[&line[..], &["--probe", "1500ms"]].concat());
