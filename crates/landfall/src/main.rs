@@ -17,6 +17,7 @@ mod picture;
 mod plan;
 mod recording;
 mod replay;
+mod set;
 mod signals;
 mod simulate;
 mod theory;
@@ -69,6 +70,7 @@ async fn run(command: Command) -> ExitCode {
             }),
             Command::Simulate(options) => ExitCode::from(simulate::run(&options)),
             Command::Replay(options) => ExitCode::from(replay::run(options).await),
+            Command::Set(options) => ExitCode::from(set::run(options).await),
             Command::Guardian => {
                 signals::ignore();
                 landfall_qemu::guardian::watch().await;

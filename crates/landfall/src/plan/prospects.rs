@@ -167,7 +167,7 @@ impl Forecaster {
     /// What asking that instead implies, simulated by the policy.
     fn simulated(&self, change: Demand) -> Remedy {
         let mut changed = self.clone();
-        changed.demands.ask(change.clone());
+        changed.demands.apply(change.clone());
         changed.foresight.prior.link =
             changed.demands.requirements.max_bandwidth.or(self.foresight.prior.link);
         Remedy { implies: changed.thorough(self.demands.aggression), change }

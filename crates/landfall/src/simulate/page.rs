@@ -123,7 +123,7 @@ mod tests {
         let text = include_str!("../../../../scenarios/pathological.toml");
         let scenario = Scenario::parse(text).unwrap();
         let mut runs = compare(&scenario, &POLICIES.map(str::to_owned), scenario.seed, 2);
-        runs.insert(0, super::gentlest(&scenario, scenario.seed, 2).unwrap());
+        runs.insert(0, crate::simulate::gentlest(&scenario, scenario.seed, 2).unwrap());
         let judged = judge(&scenario, &runs, scenario.seed);
         let page = figures(&[Judgement::of("sweep".to_owned(), &scenario, &runs, &judged)]);
         for policy in [GENTLEST].into_iter().chain(POLICIES) {
