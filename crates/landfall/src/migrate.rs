@@ -3,8 +3,9 @@
 use std::env;
 use std::io::{self, Write};
 
+use landfall_core::demands::Demands;
 use landfall_core::report::Report;
-use landfall_core::requirements::Requirements;
+use landfall_core::requirements::{Aggression, Requirements};
 use landfall_qemu::say::say;
 use landfall_qemu::steer::{self, Order};
 use landfall_script::Tell;
@@ -19,15 +20,13 @@ use crate::{USAGE, signals, words};
 
 /// Runs it and gives the exit status.
 pub async fn run(options: Box<Migrate>) -> u8 {
-    let asked = Requirements {
-        max_bandwidth: options.max_bandwidth,
-        min_cpu: options.min_cpu,
-        max_stall: options.max_stall,
-        max_time: options.max_time,
-        give_way: options.give_way.clone(),
+    let Demands { requirements: asked, aggression } = match options.asked.demands() {
+        Ok(demands) => demands,
+        Err(problem) => return usage(&problem),
     };
+    let policy = &options.asked.policy;
     let live = Live::new();
-    let mut order = match order(&options, &asked, &live.teller()) {
+    let mut order = match order(&options, &asked, aggression, &live.teller()) {
         Ok(order) => order,
         Err(problem) => return usage(&problem),
     };
@@ -35,9 +34,9 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         None => None,
         Some(path) => {
             let begun = Begun {
-                policy: options.policy.name().to_owned(),
-                script: options.policy.script(),
-                aggression: options.aggression,
+                policy: policy.name().to_owned(),
+                script: policy.script(),
+                aggression,
                 requirements: asked.clone(),
                 prior: order.prior.clone(),
             };
@@ -48,22 +47,22 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         }
     };
     let mut stops = signals::listen();
-    let mut hooks = Hooks::new(options.hook.clone(), Facts::of(&options, &asked));
+    let mut hooks = Hooks::new(options.hook.clone(), Facts::of(&options, &asked, aggression));
     let foresight = tokio::select! {
         biased;
         Some(reason) = stops.recv() => Err(reason),
-        found = Foresight::gain(&order.source, &asked, options.probe) => {
+        found = Foresight::gain(&order.source, &asked, options.asked.probe) => {
             found.map_err(|error| error.to_string())
         }
     };
     let foresight = match foresight {
         Ok(foresight) => foresight,
         Err(reason) => {
-            let report = Report::refused(options.policy.name(), reason);
+            let report = Report::refused(policy.name(), reason);
             return end(report, recorder, hooks, &asked, options.json).await;
         }
     };
-    let expected = foresight.expect(&options.policy, &asked, options.aggression);
+    let expected = foresight.expect(policy, &asked, aggression);
     if let Some(expected) = &expected
         && !options.json
     {
@@ -81,7 +80,7 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         leave = hooks.before_start() => leave,
     };
     if let Err(reason) = leave {
-        let report = Report::refused(options.policy.name(), reason);
+        let report = Report::refused(policy.name(), reason);
         return end(report, recorder, hooks, &asked, options.json).await;
     }
     let mut asked = asked;
@@ -116,14 +115,19 @@ async fn end(
     report.exit_status()
 }
 
-fn order(options: &Migrate, asked: &Requirements, tell: &Tell) -> Result<Order, String> {
+fn order(
+    options: &Migrate,
+    asked: &Requirements,
+    aggression: Aggression,
+    tell: &Tell,
+) -> Result<Order, String> {
     Ok(Order {
         source: options.source.clone(),
         destination: options.destination.clone(),
         destination_qmp: options.destination_qmp.clone(),
         requirements: asked.clone(),
-        aggression: options.aggression,
-        policy: options.policy.policy(tell),
+        aggression,
+        policy: options.asked.policy.policy(tell),
         post_copy: options.post_copy == PostCopy::Allow,
         prior: landfall_core::prior::Prior::default(),
         forecast: None,

@@ -24,13 +24,13 @@ pub struct Facts {
 
 impl Facts {
     /// What was asked for.
-    pub fn of(options: &Migrate, asked: &Requirements) -> Facts {
+    pub fn of(options: &Migrate, asked: &Requirements, aggression: Aggression) -> Facts {
         Facts {
             source: options.source.to_string(),
             destination: options.destination.clone(),
             destination_qmp: options.destination_qmp.as_ref().map(ToString::to_string),
-            policy: options.policy.name().to_owned(),
-            aggression: options.aggression,
+            policy: options.asked.policy.name().to_owned(),
+            aggression,
             requirements: asked.clone(),
             guest: Value::Null,
             forecast: None,

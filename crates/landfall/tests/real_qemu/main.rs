@@ -7,6 +7,7 @@ mod failures;
 mod hooks;
 mod landings;
 mod laws;
+mod plans;
 mod predictions;
 mod recordings;
 mod refusals;
