@@ -293,14 +293,13 @@ impl<'a> Steering<'a> {
 
     /// When to look, or to note a point of the trace, for the first time after `t`.
     fn look_after(&self, t: f64) -> f64 {
-        if self.soon < LOOK && !self.rests_at(t + self.soon) {
-            return t + self.soon;
-        }
+        // Close looks fall on the grid of the others, so that it does not matter which were left out.
+        let step = if self.rests_at(t + self.soon) { LOOK } else { self.soon };
         let begin = self.seed.part(0) * LOOK;
-        let number = |t: f64| ((t - begin) / LOOK - TINY).ceil();
+        let number = |t: f64| ((t - begin) / step - TINY).ceil();
         let next = number(t + 2.0 * TINY).max(0.0);
         let rested = if self.trace.is_none() { number(self.rests.min(1e9)) } else { next };
-        begin + next.max(rested) * LOOK
+        begin + next.max(rested) * step
     }
 
     /// QEMU has looked at its bitmap while no look was taken. The observer is shown how things stood

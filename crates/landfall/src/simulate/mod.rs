@@ -6,10 +6,14 @@ use std::fs;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
+use landfall_core::policy;
 use landfall_core::report::Outcome;
+use landfall_core::requirements::Aggression;
 use landfall_core::units::{Bytes, Share};
 use landfall_qemu::say::{say, tell};
-use landfall_sim::{Compared, Judged, Run, Scenario, Seed, Spread, compare_of, judge, trace};
+use landfall_sim::{
+    Compared, Judged, Run, Scenario, Seed, Spread, compare, compare_of, judge, trace,
+};
 use serde_json::{Value, json};
 
 use crate::cli::Simulate;
@@ -35,6 +39,7 @@ pub fn run(options: &Simulate) -> u8 {
                 return 2;
             }
         };
+        let scenario = options.aggression.map_or(scenario.clone(), |dial| scenario.at(dial));
         let chosen = match Chosen::of(&scenario, options, path) {
             Ok(chosen) => chosen,
             Err(problem) => {
@@ -44,7 +49,12 @@ pub fn run(options: &Simulate) -> u8 {
         };
         let once = say_once(SIMULATED);
         let find = |name: &str| chosen.law(name).map(|law| law.choice(&once));
-        let runs = compare_of(&find, &scenario, &chosen.names(), chosen.seed, chosen.draws);
+        let mut runs = compare_of(&find, &scenario, &chosen.names(), chosen.seed, chosen.draws);
+        if options.docs.is_some()
+            && let Some(gentlest) = gentlest(&scenario, chosen.seed, chosen.draws)
+        {
+            runs.insert(0, gentlest);
+        }
         let judged = judge(&scenario, &runs, chosen.seed);
         if options.json {
             all.push(as_json(path, &scenario, &chosen, &runs, &judged));
@@ -76,6 +86,13 @@ pub fn run(options: &Simulate) -> u8 {
         return 2;
     }
     0
+}
+
+/// The default policy at the gentle end of its dial.
+fn gentlest(scenario: &Scenario, seed: Seed, draws: u32) -> Option<Compared> {
+    let at = scenario.at(Aggression::new(0.0)?);
+    let runs = compare(&at, &[policy::DEFAULT.to_owned()], seed, draws).pop()?.runs;
+    Some(Compared { policy: page::GENTLEST.to_owned(), runs })
 }
 
 fn read(path: &Path) -> Result<Scenario, String> {
@@ -356,7 +373,6 @@ fn panel(policy: &str, run: &Run) -> Panel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use landfall_sim::compare;
 
     fn judged(text: &str, policy: &str) -> (Vec<Compared>, Vec<Judged>) {
         let scenario = Scenario::parse(text).unwrap();
