@@ -16,11 +16,14 @@
 //! ```
 
 pub mod account;
+pub mod changes;
 pub mod curve;
 pub mod decision;
+pub mod demands;
 pub mod guard;
 pub mod link;
 pub mod observer;
+pub mod peak;
 pub mod plan;
 pub mod policy;
 pub mod prior;
@@ -30,5 +33,6 @@ pub mod report;
 pub mod requirements;
 pub mod sample;
 pub mod switch_over;
+pub mod typed;
 pub mod units;
 pub mod view;

@@ -1,5 +1,7 @@
 //! The command line. One table, clap's, drives options, help, completions and the manual page.
 
+mod set;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use landfall_qemu::qmp::Address;
 use crate::hooks::Hook;
 use crate::law::{Law, LawParser};
 
+pub use set::Set;
+
 /// Makes live migrations of QEMU/KVM guests land inside limits that you state, and takes as little
 /// work from the guest as can be taken.
 #[derive(Debug, Parser)]
@@ -28,6 +32,8 @@ pub struct Cli {
 pub enum Command {
     /// Steer one migration to its end
     Migrate(Box<Migrate>),
+    /// See or change what is demanded of a migration that is under way
+    Set(Set),
     /// Boot guests and show what steering is worth against QEMU's own auto-converge
     Demo(Demo),
     /// Show a recorded migration again, and check that it would be decided the same

@@ -17,6 +17,7 @@ mod page;
 mod picture;
 mod recording;
 mod replay;
+mod set;
 mod signals;
 mod simulate;
 mod theory;
@@ -68,6 +69,7 @@ async fn run(command: Command) -> ExitCode {
             }),
             Command::Simulate(options) => ExitCode::from(simulate::run(&options)),
             Command::Replay(options) => ExitCode::from(replay::run(options).await),
+            Command::Set(options) => ExitCode::from(set::run(options).await),
             Command::Guardian => {
                 signals::ignore();
                 landfall_qemu::guardian::watch().await;

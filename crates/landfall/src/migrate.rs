@@ -84,9 +84,13 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         let report = Report::refused(options.policy.name(), reason);
         return end(report, recorder, hooks, &asked, options.json).await;
     }
+    let mut asked = asked;
     let report = steer::migrate(order, &mut stops, &mut |look| {
         live.look(look);
         hooks.look(look);
+        if let Some(changed) = look.changed {
+            asked = changed.requirements.clone();
+        }
         if let Some(recorder) = &mut recorder {
             recorder.look(look);
         }

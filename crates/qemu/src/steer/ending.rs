@@ -24,6 +24,8 @@ impl Steering {
     /// Whatever the end was: lets go, finds the guest, puts the settings back, reports.
     pub(super) async fn settle(mut self, end: End) -> Report {
         let ended = self.now();
+        // Nothing can be demanded any more.
+        self.control = None;
         self.let_go();
         if matches!(end, End::Over(..)) {
             // From here on a migration of this guest is somebody else's. A guardian that is gone
@@ -175,7 +177,7 @@ impl Steering {
             // The guardian is told nothing, and goes the way back when this process ends.
             return reason;
         }
-        if let Err(error) = self.source.apply(&self.hands.way_back.settings.clone()).await
+        if let Err(error) = self.source.apply_settings(&self.hands.way_back.settings.clone()).await
             && self.hands.process.is_alive()
         {
             problems.push(format!("QEMU's settings could not be put back: {error}"));
@@ -211,13 +213,15 @@ impl Steering {
             total: self.arrived.unwrap_or(ended).0,
             downtime: downtime.filter(|_| outcome == Outcome::Landed),
             losses,
+            judged: self.account.judged(),
             stalls_known,
             transferred: ram.map(|ram| ram.transferred),
             passes: ram.map(|ram| ram.syncs),
-            peak_rate: self.peak_rate,
+            peak_rate: self.peak.peak(),
         };
-        let mut report =
-            Report::of(outcome, self.policy.name(), reason, &self.requirements, &measured);
+        let asked = &self.observer.demands().requirements;
+        let mut report = Report::of(outcome, self.policy.name(), reason, asked, &measured);
+        report.changes = self.changes;
         let hindered = losses.throttled > Duration::ZERO;
         report.class = match outcome {
             Outcome::Landed if !hindered && self.shipped.is_none() && !self.post_copied => {

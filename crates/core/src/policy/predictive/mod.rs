@@ -23,16 +23,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Needs, Policy, Progressive};
-use congestion::Congestion;
-use tables::{Tables, hopeful, longest, time_left};
 use crate::curve::{CpuTime, Estimate};
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
-use crate::plan::{Allowed, Cost, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for};
+use crate::plan::{
+    Allowed, Cost, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for,
+};
 use crate::prior::Pace;
 use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::switch_over;
 use crate::units::{ByteRate, Bytes, Share, show_duration};
 use crate::view::{Phase, View};
+use congestion::Congestion;
+use tables::{Tables, hopeful, longest, time_left};
 
 /// The downtime limit under which QEMU lets every pass run to its end.
 const WHOLE_PASSES: Duration = Duration::from_millis(1);
@@ -103,6 +105,10 @@ impl Policy for Predictive {
         if self.shipping.is_some_and(|pass| pass < view.intervals) {
             self.shipping = None;
             self.failed += 1;
+        }
+        let limit = view.requirements.max_bandwidth;
+        if self.aim.as_ref().is_some_and(|aim| aim.asked.0.max_bandwidth != limit) {
+            self.drained = None;
         }
         self.congestion.look(view);
         let best = match self.aim_or_best(view) {
@@ -178,7 +184,8 @@ impl Predictive {
         let aim = self.aim.take().filter(|aim| aim.stands(view));
         if let Some(aim) = aim {
             let kept = Best::Plan(aim.plan_now(view), aim.terms, aim.allowed);
-            let ships = self.ships_now(view, &aim.allowed)
+            let ships = self
+                .ships_now(view, &aim.allowed)
                 .then(|| self.best(view))
                 .flatten()
                 .filter(|best| matches!(best, Best::Plan(plan, ..) if plan.step == Step::Ship));
@@ -233,7 +240,9 @@ impl Predictive {
     /// Whether to leave the guest at full speed until the link is what it was: while there is time, and
     /// where the wait costs less than the work that may be saved by it.
     fn waits(&self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> bool {
-        let Some(wait) = self.congestion.wait(view.now).map(|most| most / 2.0) else { return false };
+        let Some(wait) = self.congestion.wait(view.now).map(|most| most / 2.0) else {
+            return false;
+        };
         let held = self.held.is_some_and(|(_, share)| share < Share::FULL);
         let soon = held && plan.cost.passes <= 1 && time_to_send(view, terms) < SOON;
         let in_time = wait + 2.0 * plan.cost.total <= time_left(allowed, view);
@@ -397,7 +406,9 @@ impl Predictive {
 /// Whether two sets of terms are so much alike that a plan for one will do for the other.
 fn much_alike(one: &Terms, other: &Terms) -> bool {
     let near = |a: f64, b: f64| (a - b).abs() <= 0.1 * a.abs().max(b.abs());
-    near(one.pace.0, other.pace.0) && near(one.floor.0, other.floor.0) && near(one.link.0, other.link.0)
+    near(one.pace.0, other.pace.0)
+        && near(one.floor.0, other.floor.0)
+        && near(one.link.0, other.link.0)
 }
 
 fn near(held: Share, wanted: Share) -> bool {
@@ -428,7 +439,8 @@ fn sure_of(view: &View) -> Option<ByteRate> {
 fn lands_by_itself(view: &View, terms: &Terms) -> bool {
     let (Some(guest), Some(stall)) = (view.guest(), terms.shipment) else { return false };
     let fresh = guest.curve.at(terms.pace.0 * WINDOW) / WINDOW;
-    fresh < UNAIDED * terms.link.0 || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
+    fresh < UNAIDED * terms.link.0
+        || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
 }
 
 /// Part of the link's rate that the fresh dirty rate of a guest must not exceed for that. A faster one
