@@ -80,6 +80,9 @@ fn agrees(quick: Range, thorough: impl Iterator<Item = Range> + Clone, slack: f6
     (low / 1.35 - slack..=high * 1.35 + slack).contains(&quick.mid)
 }
 
+/// A figure of a forecast.
+type Figure = fn(&Forecast) -> Range;
+
 #[test]
 fn the_planner_answers_nearly_what_the_simulated_policy_does() {
     for (name, parts) in GUESTS {
@@ -88,7 +91,7 @@ fn the_planner_answers_nearly_what_the_simulated_policy_does() {
             .collect();
         for (notch, aggression) in dial().enumerate() {
             let quick = quick(&question(parts, aggression)).forecast.unwrap();
-            let figures: [(&str, fn(&Forecast) -> Range, f64); 3] = [
+            let figures: [(&str, Figure, f64); 3] = [
                 ("total", |forecast| forecast.total_s, 0.2),
                 ("longest stall", |forecast| forecast.longest_stall_s, 0.1),
                 ("work lost", |forecast| forecast.guest_cpu_lost_s, 0.1),

@@ -100,11 +100,11 @@ impl Plan {
 }
 
 /// The weight of time at an aggression. At 0 just enough to end: passes at full speed cost nothing,
-/// and without it there would be no end of them. At 1 nothing but time counts; in
-/// the middle of the dial a second of work still weighs as much as six of time.
+/// and without it there would be no end of them. At 1 time counts, and work only between plans that
+/// take as long; in the middle of the dial a second of work still weighs as much as six of time.
 pub fn weight(aggression: Aggression) -> f64 {
     let dial = aggression.get();
-    0.02 + 0.98 * dial.powi(3)
+    0.02 + 0.97 * dial.powi(3)
 }
 
 /// The class of the guest in a view, within all that was asked; `None` while too little is known.

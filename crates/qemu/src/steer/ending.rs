@@ -1,6 +1,6 @@
 //! The end: finds out where the guest is, puts everything back, writes the report.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use landfall_core::policy::with_fall_back;
 use landfall_core::report::{Class, Measured, Outcome, Report};
@@ -19,6 +19,9 @@ async fn has_everything(destination: &mut Machine) -> bool {
 
 /// How long a guest may take to run again, here after a cancellation or there after landing.
 const RUNS: Duration = Duration::from_secs(10);
+
+/// How long a process may take to die: the kernel closes its monitor before it takes its memory apart.
+const DYING: Duration = Duration::from_secs(2);
 
 impl Steering {
     /// Whatever the end was: lets go, finds the guest, puts the settings back, reports.
@@ -135,9 +138,21 @@ impl Steering {
         )
     }
 
+    /// Whether the source's process is there, and still is after a while.
+    async fn still_alive_after(&self, most: Duration) -> bool {
+        let deadline = Instant::now() + most;
+        while self.hands.process.is_alive() {
+            if Instant::now() >= deadline {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
+    }
+
     async fn source_lost(&mut self, how: String) -> (Outcome, Option<String>) {
         let pid = self.hands.process.pid;
-        let source = if self.hands.process.is_alive() {
+        let source = if self.still_alive_after(DYING).await {
             format!("QEMU process {pid} still exists, so the guest may run there")
         } else {
             format!("QEMU process {pid} has ended, and the guest with it")
