@@ -15,6 +15,7 @@ mod page;
 mod picture;
 mod recording;
 mod replay;
+mod serve;
 mod signals;
 mod simulate;
 mod theory;
@@ -66,6 +67,7 @@ async fn run(command: Command) -> ExitCode {
             }),
             Command::Simulate(options) => ExitCode::from(simulate::run(&options)),
             Command::Replay(options) => ExitCode::from(replay::run(options).await),
+            Command::Serve(options) => ExitCode::from(serve::run(options).await),
             Command::Guardian => {
                 signals::ignore();
                 landfall_qemu::guardian::watch().await;

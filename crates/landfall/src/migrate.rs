@@ -18,6 +18,10 @@ use crate::{USAGE, signals, words};
 
 /// Runs it and gives the exit status.
 pub async fn run(options: Box<Migrate>) -> u8 {
+    if options.own_session {
+        // Fails where it leads a session already, which is what is wanted.
+        let _ = rustix::process::setsid();
+    }
     let asked = Requirements {
         max_bandwidth: options.max_bandwidth,
         min_cpu: options.min_cpu,
