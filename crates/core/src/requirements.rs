@@ -112,6 +112,9 @@ impl FromStr for Requirement {
 pub struct Aggression(f64);
 
 impl Aggression {
+    /// Where the guest is disturbed least.
+    pub const LEAST: Aggression = Aggression(0.0);
+
     /// The middle of the dial.
     pub const DEFAULT: Aggression = Aggression(0.5);
 

@@ -24,7 +24,7 @@ pub fn overhead(link: ByteRate) -> Duration {
 
 /// Longest shipment that keeps a stall over a link whose buffers were [drained](DRAIN) before.
 pub fn drained(max_stall: Duration) -> Duration {
-    max_stall.saturating_sub(FIXED + AFTER_DRAIN + NOTICE).max(max_stall / 2)
+    max_stall.saturating_sub(BEYOND).max(max_stall / 2)
 }
 
 /// What a drain leaves: a window of QEMU's rate limit is 100 ms, of which a tenth is in flight.
@@ -32,6 +32,9 @@ const AFTER_DRAIN: Duration = Duration::from_millis(10);
 
 /// A vCPU that is held answers late: it sees that it is to stop when it next runs.
 const NOTICE: Duration = Duration::from_millis(30);
+
+/// Time the guest stands still beyond the shipment, over a drained link.
+pub const BEYOND: Duration = FIXED.saturating_add(AFTER_DRAIN).saturating_add(NOTICE);
 
 /// The longest period of a quota at the switch-over, for that reason.
 pub const LAST_PERIOD: Duration = Duration::from_millis(40);

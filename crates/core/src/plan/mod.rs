@@ -22,6 +22,9 @@
 //! - What is found is the best plan whose passes end on the ladder; the shipment that just keeps
 //!   the stall is a rung of it, so the last pass is exact.
 
+pub mod frontier;
+pub mod implications;
+mod prospect;
 pub mod remedies;
 mod table;
 mod terms;
