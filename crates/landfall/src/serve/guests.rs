@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use landfall_core::plan::FrontierPoint;
 use landfall_core::requirements::Requirements;
+use landfall_core::units::ByteRate;
 use landfall_qemu::mutex::lock;
 use landfall_qemu::qmp::Address;
 
@@ -43,7 +45,12 @@ pub struct Looked {
     pub foresight: Foresight,
     /// When.
     pub at: Instant,
+    /// The frontier over a link, once somebody wanted to see it.
+    pub frontier: Mutex<Option<Frontier>>,
 }
+
+/// A frontier, and the link it is for.
+pub type Frontier = (Option<ByteRate>, Arc<Vec<FrontierPoint>>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -135,7 +142,11 @@ impl Guests {
         let known = known.entry(guest.id.clone()).or_default();
         match found {
             Ok(foresight) => {
-                known.looked = Some(Arc::new(Looked { foresight, at: Instant::now() }));
+                known.looked = Some(Arc::new(Looked {
+                    foresight,
+                    at: Instant::now(),
+                    frontier: Mutex::default(),
+                }));
                 known.trouble = None;
             }
             Err(error) => known.trouble = Some(error.to_string()),

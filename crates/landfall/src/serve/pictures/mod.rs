@@ -4,6 +4,14 @@
 //! picture is light or dark as the page is. It reckons in whole pixels; so all is drawn [`FINE`] times as
 //! large as it is shown.
 
+mod course;
+mod curve;
+mod frontier;
+
+pub use course::course;
+pub use curve::curve;
+pub use frontier::frontier;
+
 use std::error::Error;
 use std::ops::Range;
 
