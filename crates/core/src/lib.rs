@@ -18,6 +18,7 @@
 pub mod account;
 pub mod curve;
 pub mod decision;
+pub mod demands;
 pub mod guard;
 pub mod link;
 pub mod observer;
@@ -30,5 +31,6 @@ pub mod report;
 pub mod requirements;
 pub mod sample;
 pub mod switch_over;
+pub mod typed;
 pub mod units;
 pub mod view;

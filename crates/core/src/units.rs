@@ -160,7 +160,7 @@ impl fmt::Display for ByteRate {
 
 impl FromStr for ByteRate {
     type Err = UnitError;
-    /// Reads `100MB/s`, `95.4 MiB/s`, `1Gbit/s`, `800Mbps`, `12500000B/s`.
+    /// Reads `100MB/s`, `95.4 MiB/s`, `1Gbit/s`, `800Mbps`, `100MBps`, `12500000B/s`.
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let refuse = || UnitError {
             text: text.to_owned(),
@@ -168,18 +168,12 @@ impl FromStr for ByteRate {
             remedy: "write a number with a unit, for example 100MB/s, 95MiB/s, 1Gbit/s or 800Mbps",
         };
         let (number, unit) = split_number(text).ok_or_else(refuse)?;
-        let (quantity, bits) = match unit.strip_suffix("bps") {
-            Some(prefix) => (prefix, true),
-            None => {
-                let quantity = unit.strip_suffix("/s").ok_or_else(refuse)?;
-                match quantity.strip_suffix("bit") {
-                    Some(prefix) => (prefix, true),
-                    None => match quantity.strip_suffix('B') {
-                        Some(prefix) => (prefix, false),
-                        None => (quantity.strip_suffix('b').ok_or_else(refuse)?, true),
-                    },
-                }
-            }
+        let quantity = unit.strip_suffix("/s").or_else(|| unit.strip_suffix("ps"));
+        let quantity = quantity.ok_or_else(refuse)?;
+        let (quantity, bits) = match (quantity.strip_suffix("bit"), quantity.strip_suffix('B')) {
+            (Some(prefix), _) => (prefix, true),
+            (_, Some(prefix)) => (prefix, false),
+            _ => (quantity.strip_suffix('b').ok_or_else(refuse)?, true),
         };
         let factor = match quantity {
             "" => 1.0,
@@ -300,7 +294,7 @@ impl Sub<Duration> for Moment {
     }
 }
 
-/// Reads a duration: `300ms`, `1.5s`, `2min`, `1h`. A bare number is refused.
+/// Reads a duration: `300ms`, `1.5s`, `2min`, `1h`, `1 min 30 s`. A bare number is refused.
 ///
 /// # Errors
 /// [`UnitError`] for anything else.
@@ -310,16 +304,29 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         what: "duration",
         remedy: "write a number with a unit, for example 300ms, 1.5s, 2min or 1h",
     };
-    let (number, unit) = split_number(text).ok_or_else(refuse)?;
-    let seconds = match unit {
+    let mut rest = text.trim();
+    let mut seconds = 0.0;
+    loop {
+        let (number, after) = split_number(rest).ok_or_else(refuse)?;
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, others) = after.split_at(end);
+        seconds += number * seconds_in(unit.trim_end()).ok_or_else(refuse)?;
+        rest = others;
+        if rest.is_empty() {
+            return Duration::try_from_secs_f64(seconds).map_err(|_| refuse());
+        }
+    }
+}
+
+fn seconds_in(unit: &str) -> Option<f64> {
+    Some(match unit {
         "us" | "µs" => 1e-6,
         "ms" => 1e-3,
         "s" | "sec" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        _ => return Err(refuse()),
-    };
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| refuse())
+        _ => return None,
+    })
 }
 
 /// Writes a duration as people read it: `0 ms`, `85 ms`, `1.52 s`, `31.0 s`, `2 min 05 s`.
@@ -410,6 +417,7 @@ mod tests {
         assert_eq!(read("100 MB/s"), Ok(1e8));
         assert_eq!(read("1Gbit/s"), Ok(1.25e8));
         assert_eq!(read("800Mbps"), Ok(1e8));
+        assert_eq!(read("100MBps"), Ok(1e8));
         assert_eq!(read("8Mb/s"), Ok(1e6));
         assert_eq!(read("1MiB/s"), Ok(1048576.0));
         assert_eq!(read("1kB/s"), Ok(1000.0));
@@ -425,7 +433,18 @@ mod tests {
         assert!("0.2".parse::<Share>().is_err());
         assert!("101%".parse::<Share>().is_err());
         assert!(parse_duration("300").is_err());
+        assert!(parse_duration("1min 30").is_err());
+        assert!(parse_duration("").is_err());
         assert!("96X".parse::<Bytes>().is_err());
+    }
+
+    #[test]
+    fn durations_are_read_as_people_type_and_as_they_are_shown() {
+        let read = |text: &str| parse_duration(text).map(|time| time.as_millis());
+        assert_eq!(read("0s"), Ok(0));
+        assert_eq!(read("1.5s"), Ok(1500));
+        assert_eq!(read("1h30m"), Ok(5_400_000));
+        assert_eq!(read(&show_duration(Duration::from_secs(125))), Ok(125_000));
     }
 
     #[test]
