@@ -11,7 +11,7 @@ pub mod cgroup;
 pub mod guardian;
 pub mod lock;
 pub mod machine;
-mod mutex;
+pub mod mutex;
 pub mod probe;
 pub mod qmp;
 pub mod say;

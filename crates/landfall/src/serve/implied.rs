@@ -4,17 +4,18 @@
 use std::sync::Arc;
 
 use landfall_core::observer::Observer;
-use landfall_core::plan::{
-    FrontierPoint, Implication, Ways, class_in, frontier, implication, implications, ways,
-};
+use landfall_core::demands::Demands;
+use landfall_core::plan::class_in;
+use landfall_core::plan::frontier::{FrontierPoint, frontier};
+use landfall_core::plan::implications::{Implication, Verdict, Ways, implication, implications, ways};
 use landfall_core::prior::Prior;
-use landfall_core::report::Class;
+use landfall_core::report::{Class, Outcome};
 use landfall_core::view::View;
 use landfall_qemu::mutex::lock;
 
 use super::guests::Looked;
 use super::settings::Settings;
-use crate::foresight::levers;
+use crate::foresight::{Foresight, levers};
 
 /// How an answer was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,20 +62,28 @@ pub fn implied(looked: &Looked, settings: &Settings, grade: Grade) -> Implied {
 fn view(looked: &Looked, settings: &Settings) -> View {
     let prior = prior(looked, settings);
     let contents = prior.contents.or(prior.memory).unwrap_or_default();
-    let asked = settings.requirements.clone();
-    let observer = Observer::new(asked, settings.aggression, levers(), &prior);
+    let asked = settings.demands.requirements.clone();
+    let observer = Observer::new(asked, settings.demands.aggression, levers(), &prior);
     observer.before(contents, looked.foresight.vcpus as usize)
 }
 
 /// What is known, with the link as it may be used.
 pub fn prior(looked: &Looked, settings: &Settings) -> Prior {
     let prior = looked.foresight.prior.clone();
-    Prior { link: settings.requirements.max_bandwidth.or(prior.link), ..prior }
+    Prior { link: settings.demands.requirements.max_bandwidth.or(prior.link), ..prior }
 }
 
+/// The same for the policy that was chosen, by simulation; `None` where too little is known for one.
 fn simulated(looked: &Looked, settings: &Settings) -> Option<Implication> {
-    let _ = (looked, settings);
-    None
+    let Demands { requirements: asked, aggression } = &settings.demands;
+    let vcpus = looked.foresight.vcpus;
+    let foresight = Foresight { prior: prior(looked, settings), vcpus };
+    let expected = foresight.expect(&settings.policy, asked, *aggression)?;
+    Some(match (expected.forecast, expected.outcome) {
+        (Some(forecast), _) => Implication::of(*aggression, Verdict::Lands, forecast, asked),
+        (None, Outcome::Refused) => Implication::without_figures(*aggression, Verdict::Refused),
+        (None, _) => Implication::without_figures(*aggression, Verdict::Uncertain),
+    })
 }
 
 /// The frontier does not depend on what is asked but for the link, and takes longest.
@@ -88,4 +97,9 @@ fn known_frontier(looked: &Looked, view: &View) -> Arc<Vec<FrontierPoint>> {
             points
         }
     }
+}
+
+/// The class of a guest that was looked at, with nothing demanded but what is demanded by default.
+pub fn class_by_default(looked: &Looked) -> Option<Class> {
+    class_in(&view(looked, &Settings::read(&[])))
 }

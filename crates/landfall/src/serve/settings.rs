@@ -1,8 +1,7 @@
 //! What somebody has set on the page: as it was typed, and what it means.
 
+use landfall_core::demands::Demands;
 use landfall_core::policy;
-use landfall_core::requirements::{Aggression, Requirement, Requirements};
-use landfall_core::units::{ByteRate, Share, parse_duration};
 
 /// The fields of the form, by the names that the options have on the command line.
 pub const FIELDS: [&str; 7] =
@@ -14,8 +13,7 @@ pub struct Settings {
     /// What was typed, field by field; several for the order in which to give way.
     typed: Vec<(String, String)>,
     /// What it means, where it means anything; the default elsewhere.
-    pub requirements: Requirements,
-    pub aggression: Aggression,
+    pub demands: Demands,
     pub policy: String,
     /// Fields that mean nothing, and the remedy.
     pub wrong: Vec<(String, String)>,
@@ -37,43 +35,34 @@ impl Settings {
         }
         let mut settings = Settings {
             typed: Vec::new(),
-            requirements: Requirements::default(),
-            aggression: Aggression::DEFAULT,
+            demands: Demands::default(),
             policy: policy::DEFAULT.to_owned(),
             wrong: Vec::new(),
         };
+        let mut order: Vec<&str> = Vec::new();
         for (name, text) in &typed {
-            if !text.trim().is_empty()
-                && let Err(problem) = settings.set(name, text.trim())
-            {
-                settings.wrong.push((name.clone(), problem));
+            let text = text.trim();
+            match name.as_str() {
+                _ if text.is_empty() => {}
+                "give-way" => order.push(text),
+                "policy" => match policy::by_name(text) {
+                    Ok(_) => settings.policy = text.to_owned(),
+                    Err(problem) => settings.wrong.push((name.clone(), problem.to_string())),
+                },
+                _ => settings.set(name, text),
             }
+        }
+        if !order.is_empty() {
+            settings.set("give-way", &order.join(","));
         }
         settings.typed = typed;
         settings
     }
 
-    fn set(&mut self, name: &str, text: &str) -> Result<(), String> {
-        let asked = &mut self.requirements;
-        match name {
-            "aggression" => self.aggression = text.parse().map_err(words)?,
-            "policy" => {
-                policy::by_name(text).map_err(words)?;
-                self.policy = text.to_owned();
-            }
-            "max-bandwidth" => asked.max_bandwidth = Some(text.parse::<ByteRate>().map_err(words)?),
-            "min-cpu" => asked.min_cpu = text.parse::<Share>().map_err(words)?,
-            "max-stall" => asked.max_stall = parse_duration(text).map_err(words)?,
-            "max-time" => asked.max_time = Some(parse_duration(text).map_err(words)?),
-            "give-way" => {
-                let which: Requirement = text.parse().map_err(words)?;
-                if !asked.give_way.contains(&which) {
-                    asked.give_way.push(which);
-                }
-            }
-            _ => {}
+    fn set(&mut self, name: &str, text: &str) {
+        if let Err(problem) = self.demands.set(name, text) {
+            self.wrong.push((name.to_owned(), problem.to_string()));
         }
-        Ok(())
     }
 
     /// What was typed into a field; the first where there are several.
@@ -87,35 +76,32 @@ impl Settings {
         self.wrong.iter().find(|(known, _)| known == name).map(|(_, problem)| problem.as_str())
     }
 
+    /// The n-th of the requirements that give way.
+    pub fn gives_way(&self, place: usize) -> &str {
+        self.demands.requirements.give_way.get(place).map_or("", |which| which.name())
+    }
+
     /// The options of `landfall migrate` for it.
     pub fn options(&self) -> Vec<String> {
-        let mut options = Vec::new();
-        let mut option = |name: &str, value: String| {
-            options.extend([format!("--{name}"), value]);
-        };
-        for name in ["aggression", "max-bandwidth", "min-cpu", "max-stall", "max-time", "policy"] {
-            let text = self.typed(name).trim();
-            if !text.is_empty() {
-                option(name, text.to_owned());
-            }
-        }
-        let order: Vec<&str> =
-            self.requirements.give_way.iter().map(|which| which.name()).collect();
-        if !order.is_empty() {
-            option("give-way", order.join(","));
+        let default = Demands::default();
+        let demands = self.demands.beyond(&default);
+        let mut options: Vec<String> = demands
+            .flat_map(|demand| [format!("--{}", demand.name()), demand.text()])
+            .collect();
+        if self.policy != policy::DEFAULT {
+            options.extend(["--policy".to_owned(), self.policy.clone()]);
         }
         options
     }
 }
 
-fn words(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::time::Duration;
+
+    use landfall_core::requirements::Requirement;
+
+    use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Settings {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
@@ -135,10 +121,10 @@ mod tests {
             ("to", "elsewhere"),
         ]);
         assert_eq!(settings.wrong, []);
-        assert_eq!(settings.requirements.max_stall, Duration::from_millis(500));
+        assert_eq!(settings.demands.requirements.max_stall, Duration::from_millis(500));
         let options = settings.options().join(" ");
-        let expected = "--aggression 0.7 --max-bandwidth 1Gbit/s --max-stall 500ms --give-way \
-                        max-stall,min-cpu";
+        let expected = "--max-bandwidth 125MB/s --max-stall 500ms --give-way max-stall,min-cpu \
+                        --aggression 0.7";
         assert_eq!(options, expected);
     }
 
@@ -149,7 +135,7 @@ mod tests {
         assert_eq!(remedied.typed("max-stall"), "1.1s");
         let order = read(&[&fields[..], &[("apply", "give-way=max-stall,min-cpu")]].concat());
         let expected = [Requirement::MaxStall, Requirement::MinCpu];
-        assert_eq!(order.requirements.give_way, expected);
+        assert_eq!(order.demands.requirements.give_way, expected);
         assert_eq!(read(&[("apply", "destination=tcp:evil:1")]).typed("destination"), "");
     }
 

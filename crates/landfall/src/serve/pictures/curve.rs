@@ -1,6 +1,6 @@
 //! The dirty curve of a guest, with how sure it is, against what the link carries.
 
-use landfall_core::curve::Estimator;
+use landfall_core::curve::{CpuTime, Estimator};
 use landfall_core::prior::Prior;
 use maud::{Markup, html};
 use plotters::prelude::*;
@@ -17,7 +17,7 @@ pub fn curve(prior: &Prior, width: u32) -> Option<Markup> {
     let times = || prior.points.iter().map(|point| point.cpu.0).filter(|cpu| *cpu > 0.0);
     let least = times().fold(f64::INFINITY, f64::min).clamp(1e-3, 1.0) * 0.5;
     let most = times().fold(0.1, f64::max) * 4.0;
-    let dirtied = |cpu: f64, by: f64| estimate.curve.at(cpu) * by / 1e6;
+    let dirtied = |cpu: f64, by: f64| estimate.curve.dirtied(CpuTime(cpu)).as_f64() * by / 1e6;
     let top = (dirtied(most, 1.0 + estimate.error)).max(1.0) * 1.1;
     let steps = || (0..=80).map(|step| least * (most / least).powf(f64::from(step) / 80.0));
     let along = |by: f64| steps().map(move |cpu| (cpu, dirtied(cpu, by).min(top)));
