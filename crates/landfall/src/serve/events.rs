@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::foreseen::{Foreseen, foreseen};
 use super::migration_page::{self, Shown};
 use super::migrations::Migration;
+use super::pictures::Room;
 use super::track::Track;
 
 /// How often the recording is looked at: as often as somebody can read.
@@ -31,14 +32,14 @@ struct Follower {
     foreseeing: bool,
     /// What the browser has seen.
     seen: Option<usize>,
-    width: u32,
+    room: Room,
     over: bool,
 }
 
 /// What a browser follows that has seen the event of number `last`.
 pub fn follow(
     migration: Migration,
-    width: u32,
+    room: Room,
     last: Option<usize>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
     let track = Some(Track::new(&migration.file));
@@ -48,7 +49,7 @@ pub fn follow(
         foreseen: None,
         foreseeing: false,
         seen: last,
-        width,
+        room,
         over: false,
     };
     let events = stream::unfold(follower, |mut follower| async move {
@@ -120,7 +121,7 @@ impl Follower {
         Some(maud::html! {
             div id="state" { (migration_page::state(&shown)) }
             (migration_page::now(&shown))
-            (migration_page::picture(&shown, self.width))
+            (migration_page::picture(&shown, self.room))
         })
     }
 }

@@ -9,10 +9,10 @@ use maud::{Markup, html};
 
 use super::guests::{Guest, Looked};
 use super::guests_page::{class_colour, look};
-use super::implied::{Implied, prior};
+use super::implied::Implied;
 use super::implied_page;
 use super::layout::{Place, ago, badge, class_in_words, class_name, page};
-use super::pictures;
+use super::pictures::Room;
 use super::settings::Settings;
 
 /// A destination on this host: its URI, its monitor, its name.
@@ -25,7 +25,7 @@ pub fn guest(
     implied: Option<&Implied>,
     nearby: &[Nearby],
     under_way: Option<&str>,
-    width: u32,
+    room: Room,
 ) -> Markup {
     let contents = html! {
         .title {
@@ -44,8 +44,8 @@ pub fn guest(
         }
         @match (&guest.looked, implied) {
             (Some(looked), Some(implied)) => {
-                (studio(guest, settings, implied, nearby, width))
-                (how_it_writes(looked, settings, implied.class, width))
+                (studio(guest, settings, implied, nearby, room))
+                (how_it_writes(looked, implied, room))
             }
             _ => (unseen(guest)),
         }
@@ -95,7 +95,7 @@ fn studio(
     settings: &Settings,
     implied: &Implied,
     nearby: &[Nearby],
-    width: u32,
+    room: Room,
 ) -> Markup {
     let here = format!("/guests/{}", guest.id);
     html! {
@@ -114,7 +114,7 @@ fn studio(
             p.unseen id="said" role="status" {}
             .two {
                 (requirements(settings, implied))
-                (implied_page::frontier(implied, settings, width / 2))
+                (implied_page::frontier(implied, settings, room))
             }
             (start(nearby))
         }
@@ -228,24 +228,17 @@ fn start(nearby: &[Nearby]) -> Markup {
     }
 }
 
-fn how_it_writes(looked: &Looked, settings: &Settings, class: Option<Class>, width: u32) -> Markup {
+fn how_it_writes(looked: &Looked, implied: &Implied, room: Room) -> Markup {
     let known = &looked.foresight.prior;
-    let prior = prior(looked, settings);
     let figure = |name: &str, value: Option<String>| {
         html! { div { dt { (name) } dd { (value.unwrap_or_else(|| "not known".to_owned())) } } }
     };
     html! {
         section.two {
-            figure.card.curve {
-                figcaption { h2 { "How it writes" } }
-                @match pictures::curve(&prior, width / 2) {
-                    Some(picture) => (picture),
-                    None => p { "QEMU could not measure it: it samples no block of memory below 128 MiB." },
-                }
-            }
+            (implied_page::curve(implied, room))
             .card {
                 h2 { "What was found" }
-                p { (class_in_words(class.unwrap_or(Class::Unknown))) }
+                p { (class_in_words(implied.class.unwrap_or(Class::Unknown))) }
                 dl.facts {
                     (figure("Memory", known.memory.map(|bytes| bytes.to_string())))
                     (figure("with contents", known.contents.map(|bytes| bytes.to_string())))

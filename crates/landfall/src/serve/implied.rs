@@ -30,6 +30,8 @@ pub enum Grade {
 #[derive(Debug, Clone)]
 pub struct Implied {
     pub grade: Grade,
+    /// What is known, with the link as it may be used.
+    pub prior: Prior,
     pub class: Option<Class>,
     /// Of the setting itself.
     pub chosen: Implication,
@@ -50,6 +52,7 @@ pub fn implied(looked: &Looked, settings: &Settings, grade: Grade) -> Implied {
     };
     Implied {
         grade,
+        prior: prior(looked, settings),
         class: class_in(&view),
         chosen,
         dial: implications(&view),
@@ -68,7 +71,7 @@ fn view(looked: &Looked, settings: &Settings) -> View {
 }
 
 /// What is known, with the link as it may be used.
-pub fn prior(looked: &Looked, settings: &Settings) -> Prior {
+fn prior(looked: &Looked, settings: &Settings) -> Prior {
     let prior = looked.foresight.prior.clone();
     Prior { link: settings.demands.requirements.max_bandwidth.or(prior.link), ..prior }
 }

@@ -8,15 +8,16 @@ use maud::{Markup, html};
 use super::guest_page::requirement_name;
 use super::implied::{Grade, Implied};
 use super::layout::{between, percent};
-use super::pictures;
+use super::pictures::{self, Room};
 use super::settings::Settings;
 use crate::words::seconds;
 
 /// All parts that change with a setting.
-pub fn parts(implied: &Implied, settings: &Settings, width: u32) -> Markup {
+pub fn parts(implied: &Implied, settings: &Settings, room: Room) -> Markup {
     html! {
         (figures(implied, settings))
-        (frontier(implied, settings, width))
+        (frontier(implied, settings, room))
+        (curve(implied, room))
         (wrong(settings))
     }
 }
@@ -140,12 +141,12 @@ fn either(ways: &Ways) -> String {
 }
 
 /// The frontier, and the table of the whole dial.
-pub fn frontier(implied: &Implied, settings: &Settings, width: u32) -> Markup {
+pub fn frontier(implied: &Implied, settings: &Settings, room: Room) -> Markup {
     let asked = &settings.demands.requirements;
     html! {
         section.card id="frontier" aria-label="What can be had for what" {
             h2 { "What can be had for what" }
-            (pictures::frontier(&implied.frontier, implied.chosen.forecast.as_ref(), asked, width))
+            (pictures::frontier(&implied.frontier, implied.chosen.forecast.as_ref(), asked, room.third()))
             details id="dial-table" {
                 summary data-key="dial-table" { "The whole dial, in figures" }
                 (dial(implied, settings))
@@ -178,6 +179,19 @@ fn dial(implied: &Implied, settings: &Settings) -> Markup {
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// How the guest writes, against the link as it may be used.
+pub fn curve(implied: &Implied, room: Room) -> Markup {
+    html! {
+        figure.card.curve id="curve" {
+            figcaption { h2 { "How it writes" } }
+            @match pictures::curve(&implied.prior, room.half()) {
+                Some(picture) => (picture),
+                None => p { "QEMU could not measure it: it samples no block of memory below 128 MiB." },
             }
         }
     }

@@ -11,7 +11,7 @@ use super::foreseen::Foreseen;
 use super::guest_page::requirement_name;
 use super::layout::{Place, badge, between, known, moment, outcome, page, percent};
 use super::migrations::Migration;
-use super::pictures;
+use super::pictures::{self, Room};
 use super::track::Track;
 use crate::words::seconds;
 
@@ -28,7 +28,7 @@ pub struct Shown<'a> {
 }
 
 /// The page.
-pub fn migration(shown: &Shown<'_>, width: u32) -> Markup {
+pub fn migration(shown: &Shown<'_>, room: Room) -> Markup {
     let name = &shown.migration.name;
     let title = title(shown.migration);
     let contents = html! {
@@ -39,7 +39,7 @@ pub fn migration(shown: &Shown<'_>, width: u32) -> Markup {
         }
         div id="live" data-events=[shown.under_way.then(|| format!("/migrations/{name}/events"))] {
             (now(shown))
-            (picture(shown, width))
+            (picture(shown, room))
         }
         p.unseen id="said" role="status" {}
         @if shown.under_way { (controls(shown)) }
@@ -130,13 +130,13 @@ fn between_or(range: &Range) -> String {
 }
 
 /// The curves.
-pub fn picture(shown: &Shown<'_>, width: u32) -> Markup {
+pub fn picture(shown: &Shown<'_>, room: Room) -> Markup {
     html! {
         section.card id="picture" aria-label="Its course" {
             @if shown.track.moments.is_empty() {
                 p.hint { "Nothing has been sent yet." }
             } @else {
-                (pictures::course(shown.track, shown.foreseen, width))
+                (pictures::course(shown.track, shown.foreseen, room.whole()))
                 @if !shown.track.why.is_empty() && shown.under_way { p.why { (shown.track.why) } }
             }
         }

@@ -27,10 +27,10 @@ use super::implied::{Grade, Implied, implied};
 use super::layout::{self, problem};
 use super::migration_page::Shown;
 use super::migrations::{Migration, Way};
+use super::pictures::Room;
 use super::settings::Settings;
 use super::track::Track;
-use super::{Site, access, events, guest_page, guests_page, history_page, implied_page, pictures};
-use super::{migration_page};
+use super::{Site, access, events, guest_page, guests_page, history_page, implied_page, migration_page};
 
 /// No form is larger.
 const BODY: usize = 16 * 1024;
@@ -122,7 +122,7 @@ async fn guest(
     let name = under_way.iter().find(|(source, _)| *source == monitor).map(|(_, name)| name);
     let nearby = nearby(&site.guests.list(), &guest);
     let name = name.map(String::as_str);
-    guest_page::guest(&guest, &settings, implied.as_ref(), &nearby, name, width(&fields))
+    guest_page::guest(&guest, &settings, implied.as_ref(), &nearby, name, room(&fields))
         .into_response()
 }
 
@@ -151,7 +151,7 @@ async fn what_is_implied(
         return problem(StatusCode::CONFLICT, "Nobody has looked at this guest yet.");
     };
     let planned = begun.elapsed();
-    let parts = implied_page::parts(&implied, &settings, width(&fields) / 2);
+    let parts = implied_page::parts(&implied, &settings, room(&fields));
     let (plan, draw) = (millis(planned), millis(begun.elapsed() - planned));
     let timing = format!("plan;dur={plan:.2}, draw;dur={draw:.2}");
     ([(HeaderName::from_static("server-timing"), timing)], parts).into_response()
@@ -240,7 +240,7 @@ async fn migration(
         report: report.as_ref(),
         changeable: false,
     };
-    migration_page::migration(&shown, width(&fields)).into_response()
+    migration_page::migration(&shown, room(&fields)).into_response()
 }
 
 async fn follow(
@@ -251,7 +251,7 @@ async fn follow(
 ) -> Response {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
     match site.migrations.get(&name) {
-        Some(migration) => events::follow(migration, width(&fields), last).into_response(),
+        Some(migration) => events::follow(migration, room(&fields), last).into_response(),
         None => no_migration(),
     }
 }
@@ -277,8 +277,8 @@ fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
 }
 
 /// How wide pictures shall be, as the browser says.
-fn width(fields: &Fields) -> u32 {
-    pictures::width(field(fields, "width").and_then(|text| text.parse().ok()))
+fn room(fields: &Fields) -> Room {
+    Room::of(field(fields, "width").and_then(|text| text.parse().ok()))
 }
 
 fn millis(time: Duration) -> f64 {

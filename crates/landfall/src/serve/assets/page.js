@@ -7,7 +7,7 @@ document.documentElement.classList.add("scripted");
 // How wide pictures shall be: steps, so that a little more or less is the same picture.
 function width() {
     const main = document.getElementById("main");
-    return Math.max(320, Math.round((main.clientWidth - 40) / 40) * 40);
+    return Math.max(320, Math.round(main.clientWidth / 40) * 40);
 }
 
 // Puts parts in the place of those with the same id. What had the focus keeps it.

@@ -39,12 +39,36 @@ const STYLES: [(&str, &str); 7] = [
     ("#010005", "var(--foreseen)"),
 ];
 
-/// Widths that are drawn for: a phone, and a desk.
+/// How wide the contents of a page are: on a phone, and at a desk.
 const WIDTHS: Range<u32> = 280..1400;
 
-/// A width that the browser asked for, as far as it makes sense.
-pub fn width(asked: Option<u32>) -> u32 {
-    asked.unwrap_or(680).clamp(WIDTHS.start, WIDTHS.end)
+/// Below this all is in one column.
+const NARROW: u32 = 620;
+
+/// Room for pictures, as the browser says how wide it shows a page.
+#[derive(Debug, Clone, Copy)]
+pub struct Room(u32);
+
+impl Room {
+    /// What was asked for, as far as it makes sense; a desk's where nothing was.
+    pub fn of(asked: Option<u32>) -> Room {
+        Room(asked.unwrap_or(1080).clamp(WIDTHS.start, WIDTHS.end))
+    }
+
+    /// A picture as wide as the page.
+    pub fn whole(self) -> u32 {
+        self.0 - 40
+    }
+
+    /// A picture in one of two columns.
+    pub fn half(self) -> u32 {
+        if self.0 < NARROW { self.whole() } else { self.0 / 2 - 60 }
+    }
+
+    /// One of two pictures side by side in the wider column.
+    pub fn third(self) -> u32 {
+        if self.0 < NARROW { self.whole() } else { self.0 * 7 / 24 - 40 }
+    }
 }
 
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
