@@ -70,6 +70,16 @@ pub enum DemandError {
     },
 }
 
+impl DemandError {
+    /// What is wrong, for whoever says the name himself.
+    pub fn problem(&self) -> String {
+        match self {
+            DemandError::Unknown(_) => self.to_string(),
+            DemandError::Text { problem, .. } => problem.clone(),
+        }
+    }
+}
+
 /// The shortest stall or time that can be kept.
 const SHORTEST: Duration = Duration::from_millis(10);
 

@@ -2,15 +2,15 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use landfall_core::policy;
-use landfall_core::requirements::{Aggression, Requirement};
-use landfall_core::units::{ByteRate, Share, parse_duration};
+use landfall_core::units::ByteRate;
 use landfall_qemu::machine;
 use landfall_qemu::qmp::Address;
+
+use crate::asked::{Asked, policies};
+use crate::plan::Plan;
 
 /// Makes live migrations of QEMU/KVM guests land inside limits that you state, and takes as little
 /// work from the guest as can be taken.
@@ -25,6 +25,8 @@ pub struct Cli {
 pub enum Command {
     /// Steer one migration to its end
     Migrate(Box<Migrate>),
+    /// Say before a migration what each setting implies, what conflicts, and what would resolve it
+    Plan(Box<Plan>),
     /// Boot guests and show what steering is worth against QEMU's own auto-converge
     Demo(Demo),
     /// Show a recorded migration again, and check that it would be decided the same
@@ -68,47 +70,13 @@ pub struct Migrate {
     #[arg(long, value_name = "ADDRESS")]
     pub destination_qmp: Option<Address>,
 
-    /// Most that may go over the link before the switch-over: 100MB/s, 1Gbit/s [default: what QEMU
-    /// is set to]
-    #[arg(long, value_name = "RATE", value_parser = some_bandwidth)]
-    pub max_bandwidth: Option<ByteRate>,
-
-    /// Least CPU that each vCPU keeps while the guest runs, for example 20%
-    #[arg(long, value_name = "PERCENT", default_value = "0%")]
-    pub min_cpu: Share,
-
-    /// Longest time the guest may stand still at a stretch, final downtime included: 300ms, 1.5s
-    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = some_time)]
-    pub max_stall: Duration,
-
-    /// Longest time for the whole migration: 90s, 10min [default: none]
-    #[arg(long, value_name = "DURATION", value_parser = some_time)]
-    pub max_time: Option<Duration>,
-
-    /// The gentlest way that keeps the requirements at 0.0, the fastest end at 1.0
-    #[arg(long, value_name = "0.0..1.0", default_value = "0.5", allow_negative_numbers = true)]
-    pub aggression: Aggression,
-
-    /// What to do about a guest that dirties its memory faster than the link carries it
-    #[arg(long, value_name = "NAME", default_value = policy::DEFAULT,
-          value_parser = PossibleValuesParser::new(policies()))]
-    pub policy: String,
-
-    /// Requirements that may be broken where all cannot be kept, the first one first: min-cpu,
-    /// max-stall, max-time, max-bandwidth [default: none; rather than break one, the migration is
-    /// refused or cancelled, with the guest unharmed]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub give_way: Vec<Requirement>,
+    #[command(flatten)]
+    pub asked: Asked,
 
     /// Whether the guest may run at the destination before all its memory is there. It is lost if
     /// the link fails then
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = PostCopy::Never)]
     pub post_copy: PostCopy,
-
-    /// How long to watch how the guest writes before the start, for the forecast and the first plan;
-    /// 0s starts at once and knows nothing
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
-    pub probe: Duration,
 
     /// Write every observation and decision to this file, a line of JSON each, for landfall replay
     #[arg(long, value_name = "FILE")]
@@ -297,30 +265,6 @@ fn uri(text: &str) -> Result<String, String> {
     machine::check_uri(text).map(|()| text.to_owned())
 }
 
-/// A bandwidth above zero: to QEMU, zero means no limit at all.
-fn some_bandwidth(text: &str) -> Result<ByteRate, String> {
-    match text.parse::<ByteRate>() {
-        Ok(rate) if rate.per_second() == 0 => {
-            Err("nothing can be sent at that rate; leave the option out for QEMU's own limit"
-                .into())
-        }
-        Ok(rate) => Ok(rate),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// A time long enough to be kept.
-fn some_time(text: &str) -> Result<Duration, String> {
-    const SHORTEST: Duration = Duration::from_millis(10);
-    match parse_duration(text) {
-        Ok(time) if time < SHORTEST => {
-            Err("no migration keeps that: a switch-over alone takes some tens of ms".into())
-        }
-        Ok(time) => Ok(time),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 /// A speed at which time can pass.
 fn speed(text: &str) -> Result<f64, String> {
     let speed = text.parse::<f64>().ok().filter(|speed| speed.is_finite() && *speed > 0.0);
@@ -361,10 +305,6 @@ Exit status:
   5  failed or cancelled; the guest runs at the source at full speed
   6  the guest's state is not known; all that is known was said";
 
-fn policies() -> impl Iterator<Item = clap::builder::PossibleValue> {
-    policy::ALL.iter().map(|entry| clap::builder::PossibleValue::new(entry.name).help(entry.help))
-}
-
 /// Writes the manual page.
 pub fn manual(out: &mut impl Write) -> io::Result<()> {
     let command = Cli::command();
@@ -379,6 +319,8 @@ pub fn manual(out: &mut impl Write) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use landfall_core::requirements::Requirement;
+    use std::time::Duration;
 
     #[test]
     fn the_command_line_is_sound() {
@@ -414,8 +356,9 @@ mod tests {
         let Command::Migrate(options) = Cli::try_parse_from(line).unwrap().command else {
             panic!()
         };
-        assert_eq!(options.give_way, [Requirement::MaxStall, Requirement::MinCpu]);
-        assert_eq!(options.max_time, Some(Duration::from_secs(90)));
+        let asked = options.asked.demands().unwrap().requirements;
+        assert_eq!(asked.give_way, [Requirement::MaxStall, Requirement::MinCpu]);
+        assert_eq!(asked.max_time, Some(Duration::from_secs(90)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use landfall_core::units::{Bytes, Share};
 use landfall_core::view::Levers;
 use landfall_qemu::cgroup::least_honest_quota;
 use landfall_qemu::machine::Machine;
-use landfall_qemu::probe;
+use landfall_qemu::probe::{self, Found};
 use landfall_qemu::qmp::{Address, QmpError};
 use landfall_sim::{Expected, Question, forecast};
 
@@ -24,6 +24,8 @@ pub struct Foresight {
     pub prior: Prior,
     /// How many vCPUs can be told apart.
     pub vcpus: u32,
+    /// Why something is missing, in words for the operator.
+    pub notes: Vec<String>,
 }
 
 impl Foresight {
@@ -39,7 +41,7 @@ impl Foresight {
     ) -> Result<Foresight, QmpError> {
         if budget.is_zero() {
             let prior = Prior { link: asked.max_bandwidth, ..Prior::default() };
-            return Ok(Foresight { prior, vcpus: 0 });
+            return Ok(Foresight { prior, vcpus: 0, notes: Vec::new() });
         }
         let (mut machine, _events) = Machine::connect(source).await?;
         let link = match asked.max_bandwidth {
@@ -48,8 +50,8 @@ impl Foresight {
         };
         let threads = machine.vcpu_threads().await.unwrap_or_default();
         let threads: BTreeSet<i32> = threads.into_iter().collect();
-        let found = probe::probe(&mut machine, budget).await.prior;
-        Ok(Foresight { prior: Prior { link, ..found }, vcpus: threads.len() as u32 })
+        let Found { prior, notes, .. } = probe::probe(&mut machine, budget).await;
+        Ok(Foresight { prior: Prior { link, ..prior }, vcpus: threads.len() as u32, notes })
     }
 
     /// What is to be expected of a migration by a policy; `None` while too little is known.

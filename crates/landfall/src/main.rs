@@ -5,6 +5,7 @@
 //! `landfall-qemu`, simulating in `landfall-sim`, guests to try things on in `landfall-guest`.
 
 mod accuracy;
+mod asked;
 mod bench;
 mod cli;
 mod demo;
@@ -13,6 +14,7 @@ mod live;
 mod migrate;
 mod page;
 mod picture;
+mod plan;
 mod recording;
 mod replay;
 mod serve;
@@ -59,6 +61,7 @@ async fn run(command: Command) -> ExitCode {
     {
         match command {
             Command::Migrate(options) => ExitCode::from(migrate::run(options).await),
+            Command::Plan(options) => ExitCode::from(plan::run(*options).await),
             Command::Demo(options) => ExitCode::from(demo::run(options).await),
             Command::Bench(options) => ExitCode::from(match options.experiment {
                 Some(Experiment::Theory(options)) => theory::run(options).await,

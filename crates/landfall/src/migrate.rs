@@ -3,9 +3,10 @@
 use std::env;
 use std::io::{self, Write};
 
+use landfall_core::demands::Demands;
 use landfall_core::policy;
 use landfall_core::report::Report;
-use landfall_core::requirements::Requirements;
+use landfall_core::requirements::{Aggression, Requirements};
 use landfall_qemu::say::say;
 use landfall_qemu::steer::{self, Order};
 
@@ -22,14 +23,12 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         // Fails where it leads a session already, which is what is wanted.
         let _ = rustix::process::setsid();
     }
-    let asked = Requirements {
-        max_bandwidth: options.max_bandwidth,
-        min_cpu: options.min_cpu,
-        max_stall: options.max_stall,
-        max_time: options.max_time,
-        give_way: options.give_way.clone(),
+    let Demands { requirements: asked, aggression } = match options.asked.demands() {
+        Ok(demands) => demands,
+        Err(problem) => return usage(&problem),
     };
-    let mut order = match order(&options, &asked) {
+    let policy = &options.asked.policy;
+    let mut order = match order(&options, &asked, aggression) {
         Ok(order) => order,
         Err(problem) => return usage(&problem),
     };
@@ -37,8 +36,8 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         None => None,
         Some(path) => {
             let begun = Begun {
-                policy: options.policy.clone(),
-                aggression: options.aggression,
+                policy: policy.clone(),
+                aggression,
                 requirements: asked.clone(),
                 prior: order.prior.clone(),
             };
@@ -52,14 +51,14 @@ pub async fn run(options: Box<Migrate>) -> u8 {
     let foresight = tokio::select! {
         biased;
         Some(reason) = stops.recv() => Err(reason),
-        found = Foresight::gain(&order.source, &asked, options.probe) => {
+        found = Foresight::gain(&order.source, &asked, options.asked.probe) => {
             found.map_err(|error| error.to_string())
         }
     };
     let foresight = match foresight {
         Ok(foresight) => foresight,
         Err(reason) => {
-            let report = Report::refused(&options.policy, reason);
+            let report = Report::refused(policy, reason);
             if let Some(recorder) = recorder {
                 recorder.report(&report);
             }
@@ -67,7 +66,7 @@ pub async fn run(options: Box<Migrate>) -> u8 {
             return report.exit_status();
         }
     };
-    let expected = foresight.expect(&options.policy, &asked, options.aggression);
+    let expected = foresight.expect(policy, &asked, aggression);
     if let Some(expected) = &expected
         && !options.json
     {
@@ -94,14 +93,14 @@ pub async fn run(options: Box<Migrate>) -> u8 {
     report.exit_status()
 }
 
-fn order(options: &Migrate, asked: &Requirements) -> Result<Order, String> {
+fn order(options: &Migrate, asked: &Requirements, aggression: Aggression) -> Result<Order, String> {
     Ok(Order {
         source: options.source.clone(),
         destination: options.destination.clone(),
         destination_qmp: options.destination_qmp.clone(),
         requirements: asked.clone(),
-        aggression: options.aggression,
-        policy: policy::by_name(&options.policy).map_err(|error| error.to_string())?,
+        aggression,
+        policy: policy::by_name(&options.asked.policy).map_err(|error| error.to_string())?,
         post_copy: options.post_copy == PostCopy::Allow,
         prior: landfall_core::prior::Prior::default(),
         forecast: None,

@@ -18,5 +18,10 @@ pub fn write(page: &Path, command: &str, figures: &str) -> io::Result<()> {
 /// Writes a picture that a page shows.
 pub fn picture(folder: &Path, name: &str, svg: &str) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    fs::write(folder.join(name), svg)
+    file(&folder.join(name), svg)
+}
+
+/// Writes a picture that somebody asked for.
+pub fn file(path: &Path, svg: &str) -> io::Result<()> {
+    fs::write(path, svg)
 }

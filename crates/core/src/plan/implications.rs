@@ -80,10 +80,12 @@ pub fn implication(view: &View) -> Implication {
     if !known || Allowed::all(asked).terms(view).is_none() {
         return Implication::without_figures(view.aggression, Verdict::Unknown);
     }
-    let Some((allowed, found, verdict)) = chosen(view) else {
+    let likely = landing(view, Case::LIKELIEST).map(|found| (found, Verdict::Lands));
+    let hopeful = || landing(view, Case::HOPEFUL).map(|found| (found, Verdict::Uncertain));
+    let Some((found, verdict)) = likely.or_else(hopeful) else {
         return Implication::without_figures(view.aggression, Verdict::Refused);
     };
-    let others = CASES.into_iter().filter_map(|case| prospect(view, &allowed, case));
+    let others = CASES.into_iter().filter_map(|case| landing(view, case));
     let all: Vec<Prospect> = others.chain([found]).collect();
     Implication::of(view.aggression, verdict, figures(view, &found, &all), asked)
 }
@@ -97,21 +99,17 @@ pub fn implications(view: &View) -> Vec<Implication> {
 /// Guests and links beside the likeliest that the range is made of.
 const CASES: [Case; 4] = [Case(-1.5), Case(-0.75), Case(0.75), Case(1.5)];
 
-/// What the default policy would start with: a plan that keeps all, or all but the first that may give
+/// How the default policy lands such a guest: by a plan that keeps all, or all but the first that may give
 /// way, and so on.
-fn chosen(view: &View) -> Option<(Allowed, Prospect, Verdict)> {
+fn landing(view: &View, case: Case) -> Option<Prospect> {
     let mut allowed = Allowed::all(&view.requirements);
-    let levels = [None].into_iter().chain(view.requirements.give_way.iter().copied().map(Some));
-    for given_up in levels {
-        allowed = given_up.map_or(allowed, |given_up| allowed.without(given_up));
-        if let Some(found) = prospect(view, &allowed, Case::LIKELIEST) {
-            return Some((allowed, found, Verdict::Lands));
-        }
-        if let Some(found) = prospect(view, &allowed, Case::HOPEFUL) {
-            return Some((allowed, found, Verdict::Uncertain));
-        }
-    }
-    None
+    let first = prospect(view, &allowed, case);
+    first.or_else(|| {
+        view.requirements.give_way.iter().find_map(|given_up| {
+            allowed = allowed.without(*given_up);
+            prospect(view, &allowed, case)
+        })
+    })
 }
 
 fn figures(view: &View, middle: &Prospect, all: &[Prospect]) -> Forecast {

@@ -45,8 +45,15 @@ pub(super) fn prospect(view: &View, allowed: &Allowed, case: Case) -> Option<Pro
     let problem = Problem::of(view, allowed, case)?;
     let left = allowed.max_time.map_or(f64::INFINITY, |limit| limit.as_secs_f64());
     let weights = [problem.terms.weight].into_iter().chain(HURRIES);
-    let mut plans = weights.filter_map(|weight| problem.solve(weight));
-    plans.find(|prospect| prospect.plan.cost.total <= left)
+    let mut late = None;
+    for found in weights.filter_map(|weight| problem.solve(weight)) {
+        if found.total() <= left {
+            return Some(found);
+        }
+        // The switch-over may make it late by a hair; it would be begun all the same.
+        late = late.or(Some(found).filter(|found| found.plan.cost.total <= left));
+    }
+    late
 }
 
 /// The plan that ends soonest of those that keep what is allowed. If that is not in time, none is.

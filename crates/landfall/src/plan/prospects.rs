@@ -1,0 +1,156 @@
+//! All that can be said before a migration: what was measured, what each setting implies, what conflicts.
+//!
+//! For whoever shows it, `landfall plan` or a page. There are two grades of answer: the planner's, in
+//! well under a millisecond, for somebody who moves a slider
+//! ([`implication`](landfall_core::plan::implications::implication) of [`Forecaster::view`]); and the
+//! policy's own, simulated, in some milliseconds for each setting ([`Forecaster::thorough`]).
+
+use landfall_core::curve::Point;
+use landfall_core::demands::Demands;
+use landfall_core::observer::Observer;
+use landfall_core::plan::class_in;
+use landfall_core::plan::frontier::{FrontierPoint, frontier};
+use landfall_core::plan::implications::{Implication, Verdict, Ways, dial, ways};
+use landfall_core::plan::remedies::{Conflict, resolve};
+use landfall_core::prior::{Pace, Prior};
+use landfall_core::report::{Class, Outcome};
+use landfall_core::requirements::Aggression;
+use landfall_core::units::{ByteRate, Bytes};
+use landfall_core::view::View;
+use serde::Serialize;
+
+use super::recommend::{Recommended, recommend};
+use crate::foresight::{Foresight, levers};
+
+/// Answers questions about a guest that was probed, under what is demanded.
+#[derive(Debug, Clone)]
+pub struct Forecaster {
+    /// What is known.
+    pub foresight: Foresight,
+    /// The policy that would steer.
+    pub policy: String,
+    /// What is demanded.
+    pub demands: Demands,
+}
+
+/// Everything there is to say.
+#[derive(Debug, Clone, Serialize)]
+pub struct Prospects {
+    /// The policy that would steer.
+    pub policy: String,
+    /// What was asked.
+    pub asked: Demands,
+    /// What was measured.
+    pub measured: Measured,
+    /// The guest's class over this link, within what was asked.
+    pub class: Class,
+    /// What each setting of the dial implies, simulated by the policy.
+    pub implications: Vec<Implication>,
+    /// The setting to take; `None` where none lands.
+    pub recommended: Option<Recommended>,
+    /// What cannot all be kept, and what would resolve it; `None` where all can.
+    pub conflict: Option<Conflict>,
+    /// Holding the guest, or pausing it; `None` while too little is known.
+    pub ways: Option<Ways>,
+    /// What can be had of stall, time and work lost for how much of the others, by the planner.
+    pub frontier: Vec<FrontierPoint>,
+}
+
+/// What the probe found; what it did not is `null`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    /// Points of the dirty curve.
+    pub points: Vec<Point>,
+    /// Relative standard error of the curve through them.
+    pub error: Option<f64>,
+    /// What the guest writes again and again.
+    pub working_set_bytes: Option<Bytes>,
+    /// All its memory.
+    pub memory_bytes: Option<Bytes>,
+    /// Memory with contents.
+    pub contents_bytes: Option<Bytes>,
+    /// CPUs it keeps busy.
+    pub pace: Option<Pace>,
+    /// How many it has.
+    pub vcpus: u32,
+    /// The rate at which its pages would leave.
+    pub link_bytes_per_second: Option<ByteRate>,
+    /// Why something is missing.
+    pub notes: Vec<String>,
+}
+
+impl Measured {
+    /// What the curve was made of.
+    pub fn prior(&self) -> Prior {
+        Prior {
+            points: self.points.clone(),
+            contents: self.contents_bytes,
+            memory: self.memory_bytes,
+            pace: self.pace,
+            link: self.link_bytes_per_second,
+        }
+    }
+}
+
+impl Forecaster {
+    /// Everything, by the thorough grade.
+    pub fn prospects(&self) -> Prospects {
+        let view = self.view(self.demands.aggression);
+        let implications: Vec<Implication> = dial().map(|dial| self.thorough(dial)).collect();
+        Prospects {
+            policy: self.policy.clone(),
+            asked: self.demands.clone(),
+            measured: self.measured(&view),
+            class: class_in(&view).unwrap_or(Class::Unknown),
+            recommended: recommend(&implications, &self.demands.requirements),
+            conflict: self.conflict(),
+            implications,
+            ways: ways(&view),
+            frontier: frontier(&view),
+        }
+    }
+
+    /// The view before the start, at a setting.
+    pub fn view(&self, aggression: Aggression) -> View {
+        let Foresight { prior, vcpus, .. } = &self.foresight;
+        let asked = self.demands.requirements.clone();
+        let memory = prior.memory.or(prior.contents).unwrap_or_default();
+        Observer::new(asked, aggression, levers(), prior).before(memory, *vcpus as usize)
+    }
+
+    /// What a setting implies, simulated by the policy.
+    pub fn thorough(&self, aggression: Aggression) -> Implication {
+        let asked = &self.demands.requirements;
+        let Some(expected) = self.foresight.expect(&self.policy, asked, aggression) else {
+            return Implication::without_figures(aggression, Verdict::Unknown);
+        };
+        match (expected.forecast, expected.outcome) {
+            (Some(forecast), _) => Implication::of(aggression, Verdict::Lands, forecast, asked),
+            (None, Outcome::Refused) => Implication::without_figures(aggression, Verdict::Refused),
+            (None, _) => Implication::without_figures(aggression, Verdict::Uncertain),
+        }
+    }
+
+    /// What cannot all be kept, even if something may give way.
+    pub fn conflict(&self) -> Option<Conflict> {
+        let mut view = self.view(self.demands.aggression);
+        view.requirements.give_way.clear();
+        resolve(&view)
+    }
+
+    fn measured(&self, view: &View) -> Measured {
+        let Foresight { prior, vcpus, notes } = &self.foresight;
+        let Prior { points, contents, memory, pace, link } = prior.clone();
+        Measured {
+            points,
+            error: view.guest().map(|guest| guest.error),
+            working_set_bytes: view.guest().map(|guest| guest.curve.working_set()),
+            memory_bytes: memory,
+            contents_bytes: contents,
+            pace,
+            vcpus: *vcpus,
+            link_bytes_per_second: link,
+            notes: notes.clone(),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Which setting of the dial to take.
+
+use landfall_core::plan::implications::{Implication, Verdict};
+use landfall_core::requirements::{Aggression, Requirements};
+use serde::Serialize;
+
+/// A setting, and why it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recommended {
+    /// The setting.
+    pub aggression: Aggression,
+    /// Why.
+    pub why: String,
+}
+
+/// Work that is lost less than this beyond the least is lost by chance: a tenth, and 50 ms.
+const ALIKE: (f64, f64) = (1.1, 0.05);
+
+/// The setting that takes the least work from the guest, of those that are surest to keep all; of those
+/// that take about as little, the one that ends soonest. `None` where none lands.
+pub fn recommend(all: &[Implication], asked: &Requirements) -> Option<Recommended> {
+    let landing = || all.iter().filter(|one| one.verdict == Verdict::Lands);
+    let sure = || landing().filter(|one| one.keeps_all());
+    let likely = || landing().filter(|one| one.broken.is_empty());
+    let (chosen, how) = None
+        .or_else(|| {
+            Some((gentlest(sure())?, "all requirements are kept, even at the far end of the range"))
+        })
+        .or_else(|| Some((gentlest(likely())?, "all requirements are likely to be kept")))
+        .or_else(|| Some((gentlest(landing())?, "something has to give way at every setting")))?;
+    let why = match (chosen, asked.max_time) {
+        (Chosen::Only(_), _) => format!("every setting comes to the same; {how}"),
+        (Chosen::Of(_), None) => {
+            format!(
+                "it takes the least work from the guest, and of those that do it ends soonest; {how}"
+            )
+        }
+        (Chosen::Of(_), Some(_)) => format!(
+            "of the settings in time it takes the least work from the guest, and of those that do it \
+             ends soonest; {how}"
+        ),
+    };
+    Some(Recommended { aggression: chosen.aggression(), why })
+}
+
+#[derive(Clone, Copy)]
+enum Chosen {
+    /// One of several that differ.
+    Of(Aggression),
+    /// The dial makes no difference.
+    Only(Aggression),
+}
+
+impl Chosen {
+    fn aggression(self) -> Aggression {
+        match self {
+            Chosen::Of(dial) | Chosen::Only(dial) => dial,
+        }
+    }
+}
+
+fn gentlest<'a>(all: impl Iterator<Item = &'a Implication> + Clone) -> Option<Chosen> {
+    let figures = all.filter_map(|one| {
+        let forecast = one.forecast?;
+        Some((one.aggression, forecast.guest_cpu_lost_s.mid, forecast.total_s.mid))
+    });
+    let least = figures.clone().map(|(_, lost, _)| lost).min_by(f64::total_cmp)?;
+    let alike = |lost: f64| lost <= least * ALIKE.0 + ALIKE.1;
+    let few = figures.clone().filter(|(_, lost, _)| alike(*lost));
+    let soonest = few.clone().map(|(_, _, total)| total).min_by(f64::total_cmp)?;
+    let same = |total: f64| total <= soonest * 1.02;
+    // The middle of the dial where it is as good as any: it is what everybody has without asking.
+    let good: Vec<Aggression> =
+        few.filter(|(.., total)| same(*total)).map(|(dial, ..)| dial).collect();
+    let chosen = good.iter().find(|dial| **dial == Aggression::DEFAULT).or(good.first())?;
+    let all_the_same = figures.clone().all(|(_, lost, total)| alike(lost) && same(total));
+    Some(if all_the_same { Chosen::Only(*chosen) } else { Chosen::Of(*chosen) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use landfall_core::plan::implications::dial;
+    use landfall_core::report::{Forecast, Range};
+
+    /// Settings with these losses and totals, all landing.
+    fn settings(figures: [(f64, f64); 11], asked: &Requirements) -> Vec<Implication> {
+        let range = |mid: f64| Range { low: mid * 0.9, mid, high: mid * 1.1 };
+        let one = |(dial, (lost, total)): (Aggression, (f64, f64))| {
+            let forecast = Forecast {
+                total_s: range(total),
+                longest_stall_s: range(0.2),
+                guest_cpu_lost_s: range(lost),
+                min_cpu_share: range(0.5),
+                transferred_bytes: range(1e9),
+            };
+            Implication::of(dial, Verdict::Lands, forecast, asked)
+        };
+        dial().zip(figures).map(one).collect()
+    }
+
+    fn falling() -> [(f64, f64); 11] {
+        std::array::from_fn(|notch| {
+            let notch = notch as f64;
+            (if notch < 4.0 { 1.0 } else { notch }, 10.0 - notch * 0.5)
+        })
+    }
+
+    #[test]
+    fn of_those_that_take_about_as_little_work_the_soonest_is_taken() {
+        let asked = Requirements::default();
+        let taken = recommend(&settings(falling(), &asked), &asked).unwrap();
+        assert_eq!(taken.aggression.get(), 0.3);
+    }
+
+    #[test]
+    fn a_time_that_a_gentle_setting_may_not_keep_takes_a_faster_one() {
+        let asked = Requirements {
+            max_time: Some(std::time::Duration::from_secs_f64(7.75)),
+            ..Requirements::default()
+        };
+        let taken = recommend(&settings(falling(), &asked), &asked).unwrap();
+        assert_eq!(taken.aggression.get(), 0.6, "{}", taken.why);
+    }
+
+    #[test]
+    fn where_the_dial_makes_no_difference_its_middle_is_taken() {
+        let asked = Requirements::default();
+        let taken = recommend(&settings([(0.1, 3.0); 11], &asked), &asked).unwrap();
+        assert_eq!(taken.aggression, Aggression::DEFAULT);
+        assert!(taken.why.contains("same"), "{}", taken.why);
+    }
+
+    #[test]
+    fn where_nothing_lands_nothing_is_recommended() {
+        let refused = |dial| Implication::without_figures(dial, Verdict::Refused);
+        let all: Vec<Implication> = dial().map(refused).collect();
+        assert_eq!(recommend(&all, &Requirements::default()), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! A plan in words and tables, for people.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{CellAlignment, Table, presets};
+use landfall_core::demands::Demands;
+use landfall_core::plan::implications::{Implication, Lever, Verdict, Way, Ways};
+use landfall_core::plan::remedies::Conflict;
+use landfall_core::report::{Class, Forecast, Range};
+use landfall_core::units::Share;
+
+use super::curve::{self, Chart};
+use super::prospects::{Measured, Prospects};
+use super::{Plan, recommend::Recommended};
+use crate::words::seconds;
+
+const BOLD: Style = Style::new().bold();
+
+/// All of it.
+pub fn all(options: &Plan, plan: &Prospects) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write!(text, "{}", measured(options, &plan.measured));
+    let _ = writeln!(text, "{BOLD}class{BOLD:#}      {}\n", class(plan.class));
+    let _ = writeln!(text, "{}\n", table(&plan.implications, plan.recommended.as_ref()));
+    let _ = writeln!(text, "{}", recommended(options, plan));
+    if let Some(ways) = &plan.ways {
+        let _ = writeln!(text, "{}", throttle_or_pause(ways));
+    }
+    if let Some(conflict) = &plan.conflict {
+        let _ = writeln!(text, "{}", in_conflict(conflict));
+    }
+    text
+}
+
+fn measured(options: &Plan, found: &Measured) -> String {
+    let not_known = || "not known".to_owned();
+    let mut text = String::new();
+    let cpus = found.pace.map_or_else(not_known, |pace| pace.to_string());
+    let _ = writeln!(
+        text,
+        "{BOLD}guest{BOLD:#}      {}: {} {}, busy: {cpus}",
+        options.source,
+        found.vcpus,
+        if found.vcpus == 1 { "vCPU" } else { "vCPUs" }
+    );
+    let contents = found.contents_bytes.map_or_else(not_known, |bytes| bytes.to_string());
+    let memory = found.memory_bytes.map_or_else(not_known, |bytes| bytes.to_string());
+    let _ = writeln!(text, "{BOLD}memory{BOLD:#}     {memory}, with contents: {contents}");
+    let link = found.link_bytes_per_second.map_or_else(not_known, |rate| rate.to_string());
+    let _ = writeln!(text, "{BOLD}link{BOLD:#}       {link}");
+    let writes = match (found.working_set_bytes, found.error) {
+        (Some(set), Some(error)) => format!(
+            "{set} again and again, known within {:.0} % (from {} points)",
+            error * 200.0,
+            found.points.len()
+        ),
+        _ => not_known(),
+    };
+    let _ = writeln!(text, "{BOLD}writes{BOLD:#}     {writes}");
+    for note in &found.notes {
+        let _ = writeln!(text, "           {note}");
+    }
+    if let Some(chart) = Chart::of(&found.prior()) {
+        let _ = writeln!(text, "{}", curve::in_text(&chart).trim_end_matches('\n'));
+    }
+    text
+}
+
+fn class(class: Class) -> &'static str {
+    match class {
+        Class::Unaided => "unaided: it lands without help",
+        Class::Middle => "the nebulous middle: it lands if it is held",
+        Class::Pathological => {
+            "pathological: within this stall it lands by no hold that is allowed"
+        }
+        Class::Unknown => "not known",
+    }
+}
+
+fn table(all: &[Implication], recommended: Option<&Recommended>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["aggression", "total", "longest stall", "work lost", "least CPU", ""]);
+    for one in all {
+        let chosen = recommended.is_some_and(|chosen| chosen.aggression == one.aggression);
+        let mut row = vec![format!("{:.1}", one.aggression.get())];
+        row.extend(one.forecast.map_or_else(|| [const { String::new() }; 4].to_vec(), figures));
+        row.push(remark(one, chosen));
+        table.add_row(row);
+    }
+    for index in 0..5 {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn figures(forecast: Forecast) -> Vec<String> {
+    let time = |range: Range| {
+        format!("{} ({}..{})", seconds(range.mid), seconds(range.low), seconds(range.high))
+    };
+    let Forecast { total_s, longest_stall_s, guest_cpu_lost_s, min_cpu_share, .. } = forecast;
+    let share = Share::clamped(min_cpu_share.mid).to_string();
+    vec![time(total_s), time(longest_stall_s), time(guest_cpu_lost_s), share]
+}
+
+fn remark(one: &Implication, chosen: bool) -> String {
+    let names =
+        |list: &[_]| list.iter().map(|name| format!("--{name}")).collect::<Vec<_>>().join(", ");
+    let mut remarks = Vec::new();
+    match one.verdict {
+        Verdict::Refused => remarks.push("would be refused".to_owned()),
+        Verdict::Uncertain => remarks.push("may be given up".to_owned()),
+        Verdict::Unknown => remarks.push("not known".to_owned()),
+        Verdict::Lands => {}
+    }
+    if !one.broken.is_empty() {
+        remarks.push(format!("breaks {}", names(&one.broken)));
+    }
+    if !one.doubtful.is_empty() {
+        remarks.push(format!("may break {}", names(&one.doubtful)));
+    }
+    if chosen {
+        remarks.push("<- recommended".to_owned());
+    }
+    remarks.join(", ")
+}
+
+fn recommended(options: &Plan, plan: &Prospects) -> String {
+    match &plan.recommended {
+        None => {
+            let style = BOLD.fg_color(Some(AnsiColor::Red.into()));
+            let why = match plan.measured.working_set_bytes {
+                Some(_) => "no setting lands it",
+                None => "too little is known of the guest, or of the link",
+            };
+            format!("{style}nothing to recommend{style:#}: {why}")
+        }
+        Some(chosen) => {
+            let style = BOLD.fg_color(Some(AnsiColor::Green.into()));
+            let dial = chosen.aggression.get();
+            let command = command(options, plan, chosen);
+            format!("{style}recommended{style:#} --aggression {dial}: {}\n  {command}", chosen.why)
+        }
+    }
+}
+
+/// What to type to follow the recommendation.
+fn command(options: &Plan, plan: &Prospects, chosen: &Recommended) -> String {
+    let asked = Demands { aggression: chosen.aggression, ..plan.asked.clone() };
+    let mut words = vec![format!("landfall migrate {} DESTINATION", options.source)];
+    words.extend(asked.beyond(&Demands::default()).map(|demand| demand.to_string()));
+    if plan.policy != landfall_core::policy::DEFAULT {
+        words.push(format!("--policy {}", plan.policy));
+    }
+    words.join(" ")
+}
+
+fn throttle_or_pause(ways: &Ways) -> String {
+    let way = |way: &Way| {
+        format!(
+            "loses {} of work, stalls it for {}, takes {}",
+            seconds(way.guest_cpu_lost_s),
+            seconds(way.longest_stall_s),
+            seconds(way.total_s)
+        )
+    };
+    let held = ways.throttle.as_ref().map_or_else(
+        || "does not land it within the stall".to_owned(),
+        |held| format!("{} (to {})", way(held), Share::clamped(held.min_cpu_share)),
+    );
+    let answer = match ways.loses_less {
+        Lever::Neither => "neither: it lands by itself",
+        Lever::Throttle => "throttle: that loses less",
+        Lever::Pause => "pause: that loses less",
+    };
+    format!(
+        "{BOLD}throttle or pause{BOLD:#} {answer}\n  holding it {held}\n  pausing it {}",
+        way(&ways.pause)
+    )
+}
+
+fn in_conflict(conflict: &Conflict) -> String {
+    let style = BOLD.fg_color(Some(AnsiColor::Yellow.into()));
+    let mut text = format!("{style}in conflict{style:#} {}\n", conflict.problem());
+    if conflict.remedies.is_empty() {
+        return text + "  no change to one of them resolves it";
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "one of these resolves it",
+        "total",
+        "longest stall",
+        "work lost",
+        "least CPU",
+    ]);
+    for remedy in &conflict.remedies {
+        let mut row = vec![remedy.to_string()];
+        row.extend(remedy.implies.forecast.map_or_else(Vec::new, figures));
+        table.add_row(row);
+    }
+    for index in 1..5 {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let _ = write!(text, "{table}");
+    text
+}
