@@ -54,6 +54,8 @@ pub struct Account {
     lost: Duration,
     throttled: Duration,
     min_share: Option<Share>,
+    /// The longest stall and the lowest share from before the requirements for them were tightened.
+    before: (Duration, Option<Share>),
     unreadable: bool,
 }
 
@@ -175,12 +177,39 @@ impl Account {
 
     /// The sums so far.
     pub fn losses(&self) -> Losses {
+        let (stall, share) = self.before;
+        let judged = self.judged();
+        Losses {
+            longest_stall: judged.longest_stall.max(stall),
+            min_share: judged.min_share.min(share.unwrap_or(Share::FULL)),
+            ..judged
+        }
+    }
+
+    /// The same, with no stall and no share from before the requirement for it was last tightened.
+    pub fn judged(&self) -> Losses {
         Losses {
             guest_cpu: (!self.unreadable).then_some(self.lost),
             longest_stall: self.longest_stall,
             throttled: self.throttled,
             min_share: self.min_share.unwrap_or(Share::FULL),
         }
+    }
+
+    /// A shorter stall is demanded from now on.
+    pub fn judge_stalls_anew(&mut self) {
+        self.before.0 = self.before.0.max(std::mem::take(&mut self.longest_stall));
+    }
+
+    /// A higher share is demanded from now on; a measurement under way is of the time before, and
+    /// ends here.
+    pub fn judge_shares_anew(&mut self) {
+        for index in 0..self.vcpus.len() {
+            self.measure_share(index, share_span(self.hold(index)) / LEAST_OF_SPAN);
+            self.vcpus[index].measure_anew();
+        }
+        let share = self.min_share.take();
+        self.before.1 = self.before.1.into_iter().chain(share).reduce(Share::min);
     }
 
     fn take_vcpu(&mut self, index: usize, now: VcpuCounters, at: Moment, span: Duration) {
@@ -382,6 +411,30 @@ mod tests {
         let losses = account.losses();
         assert_eq!(losses.longest_stall, Duration::from_millis(200));
         assert_eq!(losses.guest_cpu, Some(Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn what_was_before_a_requirement_was_tightened_is_lost_and_not_held_against_it() {
+        let mut account = Account::default();
+        account.take(&look(0, 0, 0, 0, 0.0));
+        account.held(&[quota()]);
+        (1..=20).for_each(|n| account.take(&look(50 * n, 5 * n, 45 * n, n, 0.0)));
+        account.judge_stalls_anew();
+        account.judge_shares_anew();
+        let half = Quota { quota: Duration::from_millis(25), period: Duration::from_millis(50) };
+        account.held(&[Hold::Quota(half)]);
+        for n in 1..=20 {
+            account.take(&look(1000 + 50 * n, 100 + 25 * n, 900 + 25 * n, 20 + n, 0.0));
+        }
+        let (all, judged) = (account.losses(), account.judged());
+        assert_eq!(judged.longest_stall, Duration::from_millis(25));
+        assert!((judged.min_share.get() - 0.5).abs() < 1e-9, "{judged:?}");
+        assert_eq!(all.longest_stall, Duration::from_millis(45));
+        assert!((all.min_share.get() - 0.1).abs() < 1e-9, "{all:?}");
+        assert_eq!(
+            (all.guest_cpu, judged.guest_cpu),
+            (Some(Duration::from_millis(1400)), all.guest_cpu)
+        );
     }
 
     #[test]

@@ -16,12 +16,14 @@
 //! ```
 
 pub mod account;
+pub mod changes;
 pub mod curve;
 pub mod decision;
 pub mod demands;
 pub mod guard;
 pub mod link;
 pub mod observer;
+pub mod peak;
 pub mod plan;
 pub mod policy;
 pub mod prior;

@@ -64,6 +64,16 @@ impl LinkMeter {
         self.rate
     }
 
+    /// From now on more or less than before may leave. What was seen counts no more, and until it is
+    /// seen anew the link is taken to carry what it did, but for the limit.
+    pub fn limited(&mut self, limit: Option<ByteRate>) {
+        if let (Some(known), Some(limit)) = (&mut self.rate, limit) {
+            known.rate = ByteRate(known.rate.0.min(limit.0));
+        }
+        self.looks.clear();
+        self.looks.extend(self.last.map(|_| Sent { time: 0.0, bytes: 0.0 }));
+    }
+
     /// Takes in the counters of a look.
     pub fn take(&mut self, at: Moment, ram: Ram) {
         let Some((then, before)) = self.last.replace((at, ram)) else {
@@ -194,6 +204,33 @@ mod tests {
         let unsteady = (0..60).map(|n| if n / 10 % 2 == 0 { (110, 0) } else { (85, 0) });
         let (unsteady, steady) = (after(unsteady).unwrap(), after([(100, 0); 60]).unwrap());
         assert!(unsteady.error.unwrap() > 4.0 * steady.error.unwrap(), "{unsteady:?} {steady:?}");
+    }
+
+    #[test]
+    fn a_new_limit_is_believed_at_once_and_a_rate_without_one_once_it_is_seen() {
+        let mut meter = LinkMeter::default();
+        let mut sent = 0;
+        let mut look = |meter: &mut LinkMeter, n: u64, bytes: u64| {
+            sent += bytes;
+            let ram = Ram {
+                total: Bytes(1 << 40),
+                remaining: Bytes(1 << 39),
+                transferred: Bytes(sent),
+                normal: Bytes(sent),
+                duplicate: Bytes(0),
+                syncs: 1,
+            };
+            meter.take(Moment::ms(100 * n), ram);
+        };
+        (0..40).for_each(|n| look(&mut meter, n, 100));
+        meter.limited(Some(ByteRate(400.0)));
+        assert!(about(meter.rate(), 400.0));
+        (40..44).for_each(|n| look(&mut meter, n, 40));
+        assert!(about(meter.rate(), 400.0), "{:?}", meter.rate());
+        meter.limited(None);
+        assert!(about(meter.rate(), 400.0));
+        (44..48).for_each(|n| look(&mut meter, n, 100));
+        assert!(about(meter.rate(), 1000.0), "{:?}", meter.rate());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::curve::{CpuTime, Known, Seen};
 use crate::decision::Hold;
+use crate::demands::Demands;
 use crate::link::LinkMeter;
 use crate::prior::{Pace, Prior};
 use crate::requirements::{Aggression, Requirements};
@@ -28,9 +29,7 @@ const LEAST_SPAN: Duration = Duration::from_millis(250);
 /// Keeps what is needed of the past to make a [`View`] of each new [`Sample`].
 #[derive(Debug, Clone)]
 pub struct Observer {
-    /// What the operator demands; replace it when it changes.
-    pub requirements: Requirements,
-    aggression: Aggression,
+    demands: Demands,
     levers: Levers,
     holds: Vec<Hold>,
     window: VecDeque<Look>,
@@ -76,8 +75,7 @@ impl Observer {
         prior: &Prior,
     ) -> Self {
         Observer {
-            requirements,
-            aggression,
+            demands: Demands { requirements, aggression },
             levers,
             holds: Vec::new(),
             window: VecDeque::new(),
@@ -97,8 +95,8 @@ impl Observer {
         let link = self.meter.rate();
         View {
             now: Moment::START,
-            requirements: self.requirements.clone(),
-            aggression: self.aggression,
+            requirements: self.demands.requirements.clone(),
+            aggression: self.demands.aggression,
             phase: Phase::Setup,
             total: memory,
             remaining: memory,
@@ -115,6 +113,20 @@ impl Observer {
             vcpus: vec![VcpuView { hold: Hold::Free, used: None, wanted: None }; vcpus],
             levers: self.levers,
         }
+    }
+
+    /// What the operator demands.
+    pub fn demands(&self) -> &Demands {
+        &self.demands
+    }
+
+    /// The operator demands something else from now on.
+    pub fn demand(&mut self, demands: Demands) {
+        let limit = demands.requirements.max_bandwidth;
+        if limit != self.demands.requirements.max_bandwidth {
+            self.meter.limited(limit);
+        }
+        self.demands = demands;
     }
 
     /// How the vCPUs are held, as it was last said; empty before.
@@ -142,8 +154,8 @@ impl Observer {
         let ram = self.window.iter().rev().find_map(|look| look.ram);
         Some(View {
             now: sample.at,
-            requirements: self.requirements.clone(),
-            aggression: self.aggression,
+            requirements: self.demands.requirements.clone(),
+            aggression: self.demands.aggression,
             phase: phase(migration.status, ram),
             total: ram.map_or(Bytes(0), |ram| ram.total),
             remaining: ram.map_or(Bytes(0), |ram| ram.remaining),

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::units::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::decision::Hold;
+use crate::units::{ByteRate, Bytes, Moment, Share};
 use crate::view::{Phase, View};
 
 /// Share of the bar that the first pass fills; the later passes share the rest. What a later pass
@@ -39,6 +42,52 @@ impl Progress {
         self.highest = self.highest.max(now);
         self.highest
     }
+}
+
+/// How a migration stands at one look, for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Glance {
+    /// When.
+    pub at: Moment,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Share of the way, 0 to 1; never less than before.
+    pub done: f64,
+    /// Pages known dirty and not yet sent.
+    pub remaining: Bytes,
+    /// Time until the end at these rates.
+    pub time_left: Option<Duration>,
+    /// The tightest hold in force.
+    pub held_to: Option<Share>,
+    /// Rate at which the guest dirtied memory in the last interval.
+    pub dirty_rate: Option<ByteRate>,
+    /// Rate at which guest pages leave.
+    pub link: Option<ByteRate>,
+    /// Why it was decided as it was.
+    pub why: String,
+}
+
+impl Glance {
+    /// What there is to see of a view.
+    pub fn of(view: &View, done: f64, time_left: Option<Duration>, why: &str) -> Glance {
+        Glance {
+            at: view.now,
+            phase: view.phase,
+            done,
+            remaining: view.remaining,
+            time_left,
+            held_to: grip(view),
+            dirty_rate: view.dirty_rate(),
+            link: view.link,
+            why: why.to_owned(),
+        }
+    }
+}
+
+/// The tightest hold in force.
+pub fn grip(view: &View) -> Option<Share> {
+    let held = view.vcpus.iter().map(|vcpu| vcpu.hold).filter(|hold| *hold != Hold::Free);
+    held.map(Hold::share).reduce(Share::min)
 }
 
 /// Time until the end if the dirty rate and the link stay as they are; `None` where the rates are

@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decision::{Decision, Hold};
+use crate::demands::Demands;
 use crate::guard::guard;
 use crate::observer::Observer;
 use crate::policy::Policy;
@@ -60,6 +61,9 @@ pub enum Line {
     Requirements {
         /// All of what is demanded now.
         requirements: Requirements,
+        /// The second dial; absent where it stays as it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        aggression: Option<Aggression>,
     },
     /// How it ended; the last line.
     Report {
@@ -103,6 +107,11 @@ impl Views {
         Views(Observer::new(requirements, head.aggression, head.levers, &head.prior))
     }
 
+    /// What the operator demands at this point of the recording.
+    pub fn demands(&self) -> &Demands {
+        self.0.demands()
+    }
+
     /// What a policy was shown before the start, where enough was known to show it something.
     fn before(&self, head: &Head) -> Option<View> {
         Some(self.0.before(head.prior.contents?, head.vcpus))
@@ -117,8 +126,9 @@ impl Views {
                 }
                 self.0.observe(&look.sample)
             }
-            Line::Requirements { requirements } => {
-                self.0.requirements = requirements.clone();
+            Line::Requirements { requirements, aggression } => {
+                let aggression = aggression.unwrap_or(self.demands().aggression);
+                self.0.demand(Demands { requirements: requirements.clone(), aggression });
                 None
             }
             Line::Report { .. } | Line::Unknown => None,

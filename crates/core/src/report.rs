@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::account::Losses;
+use crate::changes::Change;
 use crate::requirements::{Requirement, Requirements};
 use crate::units::{ByteRate, Bytes};
 
@@ -108,8 +109,11 @@ pub struct Report {
     pub class: Class,
     /// What was expected.
     pub forecast: Option<Forecast>,
-    /// What became of each requirement that was asked.
+    /// What became of each requirement, as it was demanded last.
     pub requirements: Vec<Verdict>,
+    /// What the operator changed on the way; not in the JSON where that is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
 }
 
 /// What a migration was measured to be.
@@ -121,13 +125,15 @@ pub struct Measured {
     pub downtime: Option<Duration>,
     /// What was taken from the guest.
     pub losses: Losses,
+    /// The part of it that requirements are held against: without what was before they were tightened.
+    pub judged: Losses,
     /// Whether the length of every stall is known.
     pub stalls_known: bool,
     /// Bytes on the wire.
     pub transferred: Option<Bytes>,
     /// Looks at the dirty bitmap.
     pub passes: Option<u64>,
-    /// Highest rate on the wire in pre-copy.
+    /// Highest rate on the wire in pre-copy, since the limit for it was last tightened.
     pub peak_rate: Option<PeakRate>,
 }
 
@@ -167,6 +173,7 @@ impl Report {
             class: Class::Unknown,
             forecast: None,
             requirements: Vec::new(),
+            changes: Vec::new(),
         }
     }
 
@@ -219,7 +226,7 @@ const SHARE_NOISE: f64 = 0.02;
 const RATE_NOISE: f64 = 1.03;
 
 fn verdicts(asked: &Requirements, measured: &Measured) -> Vec<Verdict> {
-    let losses = &measured.losses;
+    let losses = &measured.judged;
     let mut verdicts = Vec::new();
     let mut add = |name, asked: f64, got: Option<f64>, kept: fn(f64, f64) -> bool| {
         verdicts.push(Verdict { name, asked, got, kept: got.map(|got| kept(asked, got)) });
@@ -247,15 +254,17 @@ mod tests {
     use crate::units::Share;
 
     fn measured(stall_ms: u64) -> Measured {
+        let losses = Losses {
+            guest_cpu: Some(Duration::from_secs(1)),
+            longest_stall: Duration::from_millis(stall_ms),
+            throttled: Duration::from_secs(1),
+            min_share: Share::clamped(0.25),
+        };
         Measured {
             total: Duration::from_secs(2),
             downtime: Some(Duration::from_millis(90)),
-            losses: Losses {
-                guest_cpu: Some(Duration::from_secs(1)),
-                longest_stall: Duration::from_millis(stall_ms),
-                throttled: Duration::from_secs(1),
-                min_share: Share::clamped(0.25),
-            },
+            losses,
+            judged: losses,
             stalls_known: true,
             transferred: Some(Bytes(1)),
             passes: Some(2),
@@ -282,6 +291,7 @@ mod tests {
     fn the_json_has_the_fields_of_the_contract_and_null_for_what_is_unknown() {
         let mut unknown = measured(100);
         (unknown.stalls_known, unknown.losses.guest_cpu) = (false, None);
+        unknown.judged = unknown.losses;
         let asked = Requirements { min_cpu: Share::clamped(0.2), ..Requirements::default() };
         let report = Report::of(Outcome::Landed, "plain", None, &asked, &unknown);
         insta::assert_json_snapshot!(report);

@@ -84,13 +84,24 @@ const ACTS: &[(&[&str], &[&str])] = &[
     ),
     (&["lever.release("], &["qemu/src/steer/hands.rs"]),
     (&["step.run("], &["qemu/src/guardian.rs", "qemu/src/cgroup/"]),
-    // Files: groups and limits in one place, the lock in another, the recording in a third, the page
-    // of the experiment in a fourth.
+    // Files: groups and limits in one place, the lock and the socket in another, the recording in a
+    // third, the page of the experiment in a fourth.
     (
-        &["fs::write", "OpenOptions", "create_dir", "remove_dir", "remove_file", "File::create"],
+        &[
+            "fs::write",
+            "OpenOptions",
+            "create_dir",
+            "DirBuilder",
+            "set_permissions",
+            "remove_dir",
+            "remove_file",
+            "File::create",
+        ],
         &[
             "qemu/src/cgroup/",
             "qemu/src/lock.rs",
+            "qemu/src/rundir.rs",
+            "qemu/src/control/server.rs",
             "landfall/src/recording/write.rs",
             "landfall/src/page.rs",
         ],

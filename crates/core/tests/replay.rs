@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use landfall_core::curve::{CpuTime, Point};
+use landfall_core::demands::Demands;
 use landfall_core::observer::Observer;
 use landfall_core::policy;
 use landfall_core::prior::{Pace, Prior};
@@ -87,8 +88,15 @@ fn recorded(policy: &str, samples: &[Sample]) -> (Head, Vec<Line>) {
     for (n, sample) in samples.iter().enumerate() {
         if n == samples.len() / 2 {
             // The operator thinks better of it on the way.
-            observer.requirements.min_cpu = Share::clamped(0.1);
-            lines.push(Line::Requirements { requirements: observer.requirements.clone() });
+            let mut demands = observer.demands().clone();
+            for (name, text) in
+                [("min-cpu", "10%"), ("max-bandwidth", "60MB/s"), ("aggression", "0.9")]
+            {
+                demands.set(name, text).unwrap();
+            }
+            observer.demand(demands.clone());
+            let Demands { requirements, aggression } = demands;
+            lines.push(Line::Requirements { requirements, aggression: Some(aggression) });
         }
         let holds = observer.holds().to_vec();
         let decision = observer.observe(sample).map(|view| decide(&mut *policy, &view));

@@ -1,5 +1,7 @@
 //! The command line. One table, clap's, drives options, help, completions and the manual page.
 
+mod set;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -11,6 +13,7 @@ use landfall_qemu::qmp::Address;
 
 use crate::asked::{Asked, policies};
 use crate::plan::Plan;
+pub use set::Set;
 
 /// Makes live migrations of QEMU/KVM guests land inside limits that you state, and takes as little
 /// work from the guest as can be taken.
@@ -27,6 +30,8 @@ pub enum Command {
     Migrate(Box<Migrate>),
     /// Say before a migration what each setting implies, what conflicts, and what would resolve it
     Plan(Box<Plan>),
+    /// See or change what is demanded of a migration that is under way
+    Set(Set),
     /// Boot guests and show what steering is worth against QEMU's own auto-converge
     Demo(Demo),
     /// Show a recorded migration again, and check that it would be decided the same

@@ -1,12 +1,10 @@
 //! The live line: how far it is, for a person at a terminal. Nothing where there is none.
 
-use std::time::Duration;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use landfall_core::decision::Hold;
-use landfall_core::units::{Share, show_duration};
-use landfall_core::view::{Phase, View};
-use landfall_qemu::steer::{Decided, Look};
+use landfall_core::progress::Glance;
+use landfall_core::units::show_duration;
+use landfall_core::view::Phase;
+use landfall_qemu::steer::Look;
 
 /// A line on standard error that is written over; silent if that is not a terminal.
 pub struct Live {
@@ -25,15 +23,15 @@ impl Live {
     }
 
     pub fn look(&self, look: &Look) {
-        if let Some(Decided { view, done, time_left, .. }) = &look.decided {
-            self.show(view, *done, *time_left);
+        if let Some(decided) = &look.decided {
+            self.show(&decided.glance());
         }
     }
 
-    /// Shows a view, the share of the way that is done, and the time left.
-    pub fn show(&self, view: &View, done: f64, time_left: Option<Duration>) {
-        self.bar.set_message(line(view, time_left));
-        self.bar.set_position((done * 100.0) as u64);
+    /// Shows how it stands.
+    pub fn show(&self, glance: &Glance) {
+        self.bar.set_message(line(glance));
+        self.bar.set_position((glance.done * 100.0) as u64);
     }
 
     pub fn clear(self) {
@@ -42,28 +40,23 @@ impl Live {
 }
 
 /// What is going on, in one line; what matters most comes first, for a terminal may be narrow.
-fn line(view: &View, time_left: Option<Duration>) -> String {
-    let mut parts = vec![match view.phase {
+pub fn line(glance: &Glance) -> String {
+    let remaining = glance.remaining;
+    let mut parts = vec![match glance.phase {
         Phase::Setup => return "connecting".to_owned(),
-        Phase::FirstPass => format!("first pass, {} left", view.remaining),
-        Phase::Iterating => format!("{} left", view.remaining),
+        Phase::FirstPass => format!("first pass, {remaining} left"),
+        Phase::Iterating => format!("{remaining} left"),
         Phase::SwitchOver => return "switching over".to_owned(),
-        Phase::PostCopy => format!("runs there, {} to fetch", view.remaining),
+        Phase::PostCopy => format!("runs there, {remaining} to fetch"),
         Phase::Over => return "over".to_owned(),
     }];
-    parts.extend(time_left.map(|time| format!("about {}", show_duration(time))));
-    parts.extend(grip(view).map(|share| format!("CPU held to {share}")));
-    if let Some(link) = view.link {
-        parts.push(match view.dirty_rate() {
+    parts.extend(glance.time_left.map(|time| format!("about {}", show_duration(time))));
+    parts.extend(glance.held_to.map(|share| format!("CPU held to {share}")));
+    if let Some(link) = glance.link {
+        parts.push(match glance.dirty_rate {
             Some(dirty) => format!("dirties {dirty}, link {link}"),
             None => format!("link {link}"),
         });
     }
     parts.join(", ")
-}
-
-/// The tightest hold in force.
-pub fn grip(view: &View) -> Option<Share> {
-    let held = view.vcpus.iter().map(|vcpu| vcpu.hold).filter(|hold| *hold != Hold::Free);
-    held.map(Hold::share).reduce(Share::min)
 }

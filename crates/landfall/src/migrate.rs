@@ -78,8 +78,12 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         recorder.knows(&order.prior);
     }
     let live = Live::new();
+    let mut asked = asked;
     let report = steer::migrate(order, &mut stops, &mut |look| {
         live.look(look);
+        if let Some(changed) = look.changed {
+            asked = changed.requirements.clone();
+        }
         if let Some(recorder) = &mut recorder {
             recorder.look(look);
         }

@@ -29,6 +29,9 @@ pub fn report(report: &Report, asked: &Requirements) -> String {
         let value = value.unwrap_or_else(|| "not known".to_owned());
         let _ = writeln!(text, "  {name:<16}{value}");
     }
+    for change in &report.changes {
+        let _ = writeln!(text, "  after {:<10}{change}", seconds(change.at_s));
+    }
     for verdict in &report.requirements {
         let _ = writeln!(text, "  {}", kept(verdict, asked));
     }

@@ -8,12 +8,14 @@
 //! here. And nothing for tests or shows: guests made for those are in `landfall-guest`.
 
 pub mod cgroup;
+pub mod control;
 pub mod guardian;
 pub mod lock;
 pub mod machine;
 pub mod mutex;
 pub mod probe;
 pub mod qmp;
+mod rundir;
 pub mod say;
 pub mod settle;
 pub mod steer;

@@ -1,12 +1,13 @@
 //! One landfall for a guest: an advisory lock, named by the QEMU process.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 
+use crate::rundir;
 use crate::vcpus::Process;
 
 /// Held as long as it lives, and by the guardian as long as that does.
@@ -46,11 +47,10 @@ impl Lock {
     /// # Errors
     /// [`LockError`].
     pub fn take(process: Process) -> Result<Lock, LockError> {
-        let path = directory().join(format!("{}-{}.lock", process.pid, process.started));
+        let name = format!("{}-{}.lock", process.pid, process.started);
+        let path = rundir::path().join(name);
         let failed = |source| LockError::File { path: path.clone(), source };
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(failed)?;
-        }
+        rundir::make().map_err(failed)?;
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(failed)?;
@@ -69,15 +69,6 @@ impl Lock {
         write!(file, "{}", std::process::id()).map_err(failed)?;
         // The file stays, for somebody may be waiting to lock it; /run is emptied at every boot.
         Ok(Lock { _file: file })
-    }
-}
-
-fn directory() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(runtime) if !rustix::process::geteuid().is_root() => {
-            Path::new(&runtime).join("landfall")
-        }
-        _ => PathBuf::from("/run/landfall"),
     }
 }
 

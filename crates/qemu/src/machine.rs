@@ -60,6 +60,11 @@ impl Settings {
         self.set(known, "downtime-limit", ms);
     }
 
+    /// Whether the blackout is among these settings.
+    pub fn limits_downtime(&self) -> bool {
+        self.parameters.contains_key("downtime-limit")
+    }
+
     /// The limit of pre-copy that is set, of settings that were read; `None` where there is none.
     pub fn bandwidth_limit(&self) -> Option<ByteRate> {
         let bytes = self.parameters.get("max-bandwidth")?.as_u64()?;
@@ -70,6 +75,15 @@ impl Settings {
     pub fn max_bandwidth(&mut self, known: &Settings, bytes_per_second: u64) {
         self.set(known, "max-bandwidth", bytes_per_second);
         self.set(known, "max-postcopy-bandwidth", bytes_per_second);
+    }
+
+    /// The limits of both as they were found.
+    pub fn max_bandwidth_as_found(&mut self, found: &Settings) {
+        for name in ["max-bandwidth", "max-postcopy-bandwidth"] {
+            if let Some(value) = found.parameters.get(name) {
+                self.parameters.insert(name.to_owned(), value.clone());
+            }
+        }
     }
 
     /// Sets the rate by which QEMU reckons the blackout; unknown before QEMU 8.2.
@@ -144,6 +158,12 @@ impl Machine {
             "inmigrate" => RunState::AwaitsMigration,
             word => RunState::Stopped(word.to_owned()),
         })
+    }
+
+    /// What QEMU was told to call its guest (`-name`), if anything.
+    pub async fn name(&mut self) -> Result<Option<String>, QmpError> {
+        let answer = self.qmp.execute("query-name", Value::Null).await?;
+        Ok(answer["name"].as_str().map(str::to_owned))
     }
 
     /// The host's thread of each vCPU, in QEMU's order.

@@ -478,6 +478,7 @@ impl<'a> Steering<'a> {
             total: duration(self.now),
             downtime: self.downtime,
             losses: self.vcpus.losses(),
+            judged: self.vcpus.losses(),
             stalls_known: true,
             transferred: Some(ram.transferred),
             passes: Some(ram.syncs),

@@ -59,8 +59,9 @@ fn some_line() -> impl Strategy<Value = Line> {
         let (holds, decision) = decided.unzip();
         Line::Look(Box::new(Look { sample, holds, decision }))
     });
-    let requirements = (0.0f64..1.0).prop_map(|floor| Line::Requirements {
+    let requirements = (0.0f64..1.0, any::<bool>()).prop_map(|(floor, dial)| Line::Requirements {
         requirements: Requirements { min_cpu: Share::clamped(floor), ..Requirements::default() },
+        aggression: Aggression::new(floor).filter(|_| dial),
     });
     let report = any::<String>().prop_map(|reason| Line::Report {
         report: Box::new(Report::refused("progressive", reason)),
@@ -122,6 +123,18 @@ fn a_line_of_an_unknown_kind_is_let_through() {
     let text = format!("{}{weather}\n{}\n", text(&head(), &[]), json!(look(1)));
     let read = Recording::read(text.as_bytes()).unwrap();
     assert_eq!(read.lines, [(2, Line::Unknown), (3, look(1))]);
+}
+
+#[test]
+fn changed_requirements_of_a_landfall_that_could_not_change_the_aggression_are_read() {
+    let mut line = json!(Line::Requirements {
+        requirements: Requirements::default(),
+        aggression: Some(Aggression::DEFAULT),
+    });
+    line.as_object_mut().unwrap().remove("aggression").unwrap();
+    let read = Recording::read(format!("{}{line}\n", text(&head(), &[])).as_bytes()).unwrap();
+    let requirements = Requirements::default();
+    assert_eq!(read.lines, [(2, Line::Requirements { requirements, aggression: None })]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use landfall_core::demands::Demands;
 use landfall_core::prior::Prior;
 use landfall_core::recording::{Head, KIND, Line, Look, VERSION};
 use landfall_core::report::{Outcome, Report};
@@ -60,6 +61,10 @@ impl Recorder {
     pub fn look(&mut self, look: &steer::Look) {
         if let Some(begun) = self.begun.take() {
             self.line(&begun.head(look));
+        }
+        if let Some(changed) = look.changed {
+            let Demands { requirements, aggression } = changed.clone();
+            self.line(&Line::Requirements { requirements, aggression: Some(aggression) });
         }
         let decided = look.decided.as_ref();
         self.line(&Line::Look(Box::new(Look {

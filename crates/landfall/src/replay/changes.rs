@@ -2,12 +2,12 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::decision::Finish;
+use landfall_core::progress::grip;
 use landfall_core::units::{ByteRate, Bytes, Moment, Share};
 use landfall_core::view::Phase;
 use serde_json::{Value, json};
 
 use super::Step;
-use crate::live;
 
 /// A grip that becomes tighter or looser by less than this, in all, is not told.
 const GRIP: f64 = 0.05;
@@ -19,7 +19,8 @@ pub struct Change {
     pub at: Moment,
     /// What.
     pub what: String,
-    /// It was the guest or its end that was decided on, and not just a pass that ended.
+    /// It was the guest or its end that was decided on, or the operator changed what is demanded; not
+    /// just a pass that ended.
     pub decided: bool,
     remaining: Bytes,
     dirty: Option<ByteRate>,
@@ -55,7 +56,8 @@ impl Told {
             what.push(format!("sync {}", view.intervals));
         }
         let passive = what.len();
-        if let Some(word) = self.grip(live::grip(view)) {
+        what.extend(step.demanded.iter().map(|change| change.to_string()));
+        if let Some(word) = self.grip(grip(view)) {
             what.push(word);
         }
         let finish = step.recorded.as_ref().and_then(|decision| decision.finish.clone());

@@ -10,9 +10,10 @@ use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use landfall_core::changes::{self as demanded, Change};
 use landfall_core::decision::Decision;
 use landfall_core::policy;
-use landfall_core::progress::{Progress, time_left};
+use landfall_core::progress::{Glance, Progress, time_left};
 use landfall_core::recording::{Line, Views, decide, look_ahead};
 use landfall_core::report::Report;
 use landfall_core::requirements::Requirements;
@@ -34,6 +35,8 @@ const DIFFERS: u8 = 1;
 struct Step {
     /// The line of the file it is in.
     line: usize,
+    /// What the operator has demanded otherwise since the look before.
+    demanded: Vec<Change>,
     /// What was known.
     view: View,
     /// What was decided.
@@ -98,11 +101,15 @@ fn steps(recording: &Recording) -> Vec<Step> {
         look_ahead(&mut **policy, &views, &recording.head);
     }
     let mut steps = Vec::new();
+    let mut before = views.demands().clone();
     for (number, line) in &recording.lines {
         let Some(view) = views.take(line) else { continue };
+        let demanded = demanded::between(&before, views.demands(), view.now.as_secs_f64());
+        before = views.demands().clone();
         let Line::Look(look) = line else { continue };
         let again = policy.as_mut().map(|policy| decide(&mut **policy, &view));
-        steps.push(Step { line: *number, view, recorded: look.decision.clone(), again });
+        let recorded = look.decision.clone();
+        steps.push(Step { line: *number, demanded, view, recorded, again });
     }
     steps
 }
@@ -116,7 +123,7 @@ async fn live(steps: &[Step], speed: f64) {
         let due = Duration::try_from_secs_f64(view.now.as_secs_f64() / speed);
         let wait = due.unwrap_or(Duration::MAX).saturating_sub(begun.elapsed());
         tokio::time::sleep(wait).await;
-        live.show(view, progress.share(view), time_left(view));
+        live.show(&Glance::of(view, progress.share(view), time_left(view), ""));
     }
     live.clear();
 }
@@ -132,7 +139,7 @@ fn report(recording: &Recording) -> Option<&Report> {
 /// What the operator demanded in the end.
 fn requirements(recording: &Recording) -> &Requirements {
     let last = recording.lines.iter().rev().find_map(|(_, line)| match line {
-        Line::Requirements { requirements } => Some(requirements),
+        Line::Requirements { requirements, .. } => Some(requirements),
         _ => None,
     });
     last.unwrap_or(&recording.head.requirements)

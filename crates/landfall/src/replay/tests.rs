@@ -122,6 +122,20 @@ fn what_happened_is_told_once_with_its_reason() {
 }
 
 #[test]
+fn what_was_demanded_on_the_way_is_told_where_it_came_into_force() {
+    let mut recording = recording();
+    let requirements = Requirements { max_stall: Duration::from_secs(1), ..head().requirements };
+    let aggression = Aggression::new(0.9);
+    recording.lines.insert(50, (0, Line::Requirements { requirements, aggression }));
+    let changes = changes::changes(&steps(&recording));
+    let change = changes.iter().find(|change| change.at == Moment::ms(5000)).unwrap();
+    assert!(change.decided);
+    for told in ["--max-stall 1s (was 300ms)", "--aggression 0.9 (was 0.5)"] {
+        assert!(change.what.contains(told), "{}", change.what);
+    }
+}
+
+#[test]
 fn the_picture_shows_what_was_decided() {
     let recording = recording();
     let directory = tempfile::tempdir().unwrap();

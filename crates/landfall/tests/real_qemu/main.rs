@@ -2,6 +2,7 @@
 //! with the reason printed, where there is no QEMU.
 
 mod dangers;
+mod demands;
 mod failures;
 mod landings;
 mod laws;

@@ -23,6 +23,8 @@ impl Steering {
     /// Whatever the end was: lets go, finds the guest, puts the settings back, reports.
     pub(super) async fn settle(mut self, end: End) -> Report {
         let ended = self.now();
+        // Nothing can be demanded any more.
+        self.control = None;
         self.let_go();
         if matches!(end, End::Over(..)) {
             // From here on a migration of this guest is somebody else's. A guardian that is gone
@@ -210,13 +212,15 @@ impl Steering {
             total: self.arrived.unwrap_or(ended).0,
             downtime: downtime.filter(|_| outcome == Outcome::Landed),
             losses,
+            judged: self.account.judged(),
             stalls_known,
             transferred: ram.map(|ram| ram.transferred),
             passes: ram.map(|ram| ram.syncs),
-            peak_rate: self.peak_rate,
+            peak_rate: self.peak.peak(),
         };
-        let mut report =
-            Report::of(outcome, self.policy.name(), reason, &self.requirements, &measured);
+        let asked = &self.observer.demands().requirements;
+        let mut report = Report::of(outcome, self.policy.name(), reason, asked, &measured);
+        report.changes = self.changes;
         let hindered = losses.throttled > Duration::ZERO;
         report.class = match outcome {
             Outcome::Landed if !hindered && self.shipped.is_none() && !self.post_copied => {

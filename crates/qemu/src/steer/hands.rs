@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use landfall_core::decision::{Decision, Hold, Tuning};
+use landfall_core::requirements::Requirements;
 use landfall_core::sample::VcpuCounters;
+use landfall_core::switch_over;
 use landfall_core::view::Levers;
 
 use crate::cgroup::CpuLever;
@@ -176,6 +178,38 @@ impl Hands {
         }
         source.apply(&settings).await.map_err(in_words)?;
         self.tuned = Some(settings);
+        Ok(())
+    }
+
+    /// Has QEMU keep what is demanded now instead of what was: its bandwidth, and the blackout for
+    /// which it switches over by itself, unless a policy has set that, and sets it again at its next
+    /// decision. One that was raised to ship the rest is not left so.
+    ///
+    /// # Errors
+    /// In words; what QEMU does not take is not in force.
+    pub(super) async fn demand(
+        &mut self,
+        source: &mut Machine,
+        was: &Requirements,
+        now: &Requirements,
+        shipping: bool,
+    ) -> Result<(), String> {
+        let mut settings = Settings::default();
+        if now.max_bandwidth != was.max_bandwidth {
+            match now.max_bandwidth {
+                Some(rate) => settings.max_bandwidth(&self.found, rate.per_second()),
+                None => settings.max_bandwidth_as_found(&self.found),
+            }
+        }
+        let by_policy = self.tuned.as_ref().is_some_and(Settings::limits_downtime);
+        if now.max_stall != was.max_stall && (shipping || !by_policy) {
+            settings.downtime_limit(&self.found, switch_over::limit(now.max_stall, None));
+        }
+        if settings == Settings::default() {
+            return Ok(());
+        }
+        source.apply(&settings).await.map_err(in_words)?;
+        self.tuned = None;
         Ok(())
     }
 

@@ -3,14 +3,20 @@
 //! - [`prepare`] looks at everything before anything is changed, and refuses with the reason.
 //! - This file runs the migration: it polls, asks the policy, and hands its decision to the hands.
 //! - [`hands`] carries decisions out and knows the way back of each.
+//! - [`demands`] takes up what the operator demands otherwise on the way.
+//! - [`giving_up`] ends a migration early, and does what can be done where a monitor does not answer.
+//! - [`link`] notices a link on which nothing moves.
 //! - [`ending`] finds out where the guest is, puts everything back and writes the report.
 //!
 //! Two clocks tick: the hypervisor is asked ten times a second, for QEMU renews its own figures no
 //! oftener; the kernel's counters, which cost a hundredth of that, are read every 10 ms while the
 //! guest is hindered, so that each gap of a quota is seen by itself.
 
+mod demands;
 mod ending;
+mod giving_up;
 mod hands;
+mod link;
 mod prepare;
 
 use std::panic::{self, AssertUnwindSafe};
@@ -18,51 +24,39 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use landfall_core::account::Account;
+use landfall_core::changes::Change;
 use landfall_core::decision::{Decision, Finish, Hold, Tuning};
+use landfall_core::demands::Demands;
 use landfall_core::guard::guard;
 use landfall_core::observer::Observer;
+use landfall_core::peak::PeakMeter;
 use landfall_core::plan;
 use landfall_core::policy::Policy;
 use landfall_core::prior::Prior;
 use landfall_core::progress::{Progress, time_left};
-use landfall_core::report::{Class, Forecast, Outcome, PeakRate, Report};
+use landfall_core::report::{Class, Forecast, Outcome, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::sample::{Migration, Ram, Sample, Status};
 use landfall_core::switch_over;
-use landfall_core::units::{Bytes, Moment, Share, show_duration};
+use landfall_core::units::{Moment, Share};
 use landfall_core::view::{Levers, Phase, View};
 
 use tokio::sync::mpsc;
 
+use crate::control::Steered;
+use crate::control::server::Control;
 use crate::machine::{Machine, RunState, read_migration};
 use crate::qmp::{Address, Event, Events, Pending, QmpError};
-use crate::settle;
+use demands::{Waiting, next_ask};
+use giving_up::GivingUp;
 use hands::Hands;
+use link::{LinkWatch, Minded};
 
 /// How often the hypervisor is asked: QEMU renews its rates every 100 ms.
 const ASK: Duration = Duration::from_millis(100);
 
 /// How often the kernel's counters are read while the guest is hindered.
 const WATCH: Duration = Duration::from_millis(10);
-
-/// A migration of which not a byte moves for so long is given up: the destination does not answer.
-const NO_BYTE: Duration = Duration::from_secs(10);
-
-/// The highest rate on the wire is looked for over spans of this length: QEMU limits its rate in
-/// windows of 100 ms, of which a span may hold one more or less.
-const PEAK_SPAN: Duration = Duration::from_secs(2);
-
-/// A monitor that has not answered for so long beyond the blackout expected is taken to hang.
-const HANG: Duration = Duration::from_secs(10);
-
-/// A migration that is being given up and is not over after so long is left as it is, and said so.
-const LEAVE: Duration = Duration::from_secs(40);
-
-/// Post-copy that has lost its link for so long is left as it is, and said so.
-const LINK_LOST: Duration = Duration::from_secs(10);
-
-/// A monitor that has not answered for so long while vCPUs are held may be waiting for one of them.
-const HELD_HANG: Duration = Duration::from_secs(3);
 
 /// A migration to be steered.
 pub struct Order {
@@ -94,6 +88,8 @@ pub struct Look<'a> {
     pub sample: &'a Sample,
     /// The levers there are.
     pub levers: Levers,
+    /// All that is demanded, where that has changed since the look before.
+    pub changed: Option<&'a Demands>,
     /// What was made of them; `None` for a look at the kernel's counters alone.
     pub decided: Option<Decided<'a>>,
 }
@@ -150,16 +146,6 @@ enum End {
     Stuck(String),
 }
 
-/// A migration that is to be ended with the guest at the source.
-#[derive(Debug)]
-struct GivingUp {
-    outcome: Outcome,
-    reason: String,
-    since: Instant,
-    /// QEMU was told to cancel.
-    told: bool,
-}
-
 /// A migration under way.
 struct Steering {
     started: Instant,
@@ -168,7 +154,9 @@ struct Steering {
     destination: Option<(Machine, Events)>,
     hands: Hands,
     policy: Box<dyn Policy>,
-    requirements: Requirements,
+    control: Option<Control>,
+    waiting: Vec<Waiting>,
+    changes: Vec<Change>,
     observer: Observer,
     class: Class,
     forecast: Option<Forecast>,
@@ -179,12 +167,10 @@ struct Steering {
     last: Option<Migration>,
     last_ram: Option<Ram>,
     expected_blackout: Duration,
-    moved: (Bytes, Instant),
-    rates: Vec<(Moment, Bytes)>,
-    peak_rate: Option<PeakRate>,
+    link: LinkWatch,
+    peak: PeakMeter,
     giving_up: Option<GivingUp>,
     link_broken: bool,
-    link_lost: Option<Instant>,
     shipped: Option<u64>,
     post_copied: bool,
     /// Who stopped the guest that stands still, once that was asked.
@@ -197,11 +183,17 @@ struct Steering {
 impl Steering {
     fn begin(ready: prepare::Ready) -> Self {
         let now = Instant::now();
-        let observer = Observer::new(
-            ready.requirements.clone(),
-            ready.aggression,
-            ready.hands.levers(),
-            &ready.prior,
+        let observer =
+            Observer::new(ready.requirements, ready.aggression, ready.hands.levers(), &ready.prior);
+        let control = demands::open(
+            &ready.hands,
+            Steered {
+                guest: ready.guest,
+                destination: ready.uri,
+                policy: ready.policy.name().to_owned(),
+                demands: observer.demands().clone(),
+                glance: None,
+            },
         );
         Steering {
             started: ready.began,
@@ -210,7 +202,9 @@ impl Steering {
             destination: ready.destination,
             hands: ready.hands,
             policy: ready.policy,
-            requirements: ready.requirements,
+            control,
+            waiting: Vec::new(),
+            changes: Vec::new(),
             observer,
             class: Class::Unknown,
             forecast: ready.forecast,
@@ -221,12 +215,10 @@ impl Steering {
             last: None,
             last_ram: None,
             expected_blackout: Duration::ZERO,
-            moved: (Bytes(0), now),
-            rates: Vec::new(),
-            peak_rate: None,
+            link: LinkWatch::new(),
+            peak: PeakMeter::default(),
             giving_up: None,
             link_broken: false,
-            link_lost: None,
             shipped: None,
             post_copied: false,
             paused_by_other: None,
@@ -265,6 +257,7 @@ impl Steering {
                     }
                 }
                 () = tokio::time::sleep_until(next_tick.into()) => self.tick(watch).await,
+                ask = next_ask(&mut self.control) => { self.hear(ask).await; Ok(()) }
             };
             if let Err(end) = turn {
                 return end;
@@ -302,44 +295,14 @@ impl Steering {
             let sample = Sample { at: self.now(), migration: None, vcpus: self.hands.counters() };
             self.account.take(&sample);
             self.observer.observe(&sample);
-            watch(&Look { sample: &sample, levers: self.observer.levers(), decided: None });
+            watch(&Look {
+                sample: &sample,
+                levers: self.observer.levers(),
+                changed: None,
+                decided: None,
+            });
         }
         self.mind_a_hang().await
-    }
-
-    /// A monitor that does not answer: lets the vCPUs go, in case it waits for one of them; then
-    /// breaks the link, in case the final copy cannot get through; then gives the question up.
-    async fn mind_a_hang(&mut self) -> Result<(), End> {
-        if let Some(giving_up) = self.giving_up.as_ref().filter(|it| it.since.elapsed() > LEAVE) {
-            return Err(End::Stuck(format!(
-                "{}; and it could not be cancelled for {}",
-                giving_up.reason,
-                show_duration(LEAVE)
-            )));
-        }
-        let Some(age) = self.asked.as_ref().map(Pending::age) else { return Ok(()) };
-        if age > HELD_HANG && self.hands.holds().iter().any(|hold| matches!(hold, Hold::Quota(_))) {
-            self.let_go();
-        }
-        // Breaking the link of a guest that fetches its pages would lose it.
-        if age <= HANG + self.expected_blackout.saturating_mul(3)
-            || self.link_broken
-            || self.post_copied
-        {
-            return Ok(());
-        }
-        self.link_broken = true;
-        let mut reason = format!("QEMU's monitor has not answered for {}", show_duration(age));
-        if self.destination.is_none() && self.account.stopped_since().is_some() {
-            reason += " in the final copy, and the guest stands still: if the destination is lost, \
-                       end its QEMU or break the connection, and the guest goes on here (with \
-                       --destination-qmp landfall can do that safely)";
-        }
-        self.giving_up.get_or_insert_with(|| GivingUp::now(Outcome::Failed, reason));
-        let destination = self.destination.as_mut().map(|(machine, _)| machine);
-        // Where this cannot be done safely, or is refused, there is nothing better than to wait on.
-        let _ = settle::break_link(&mut self.source, destination).await;
-        Ok(())
     }
 
     /// Takes in what the hypervisor says, decides and acts.
@@ -355,12 +318,18 @@ impl Steering {
         }
         self.hindered_by_qemu |= migration.own_throttle.is_some_and(|share| share > Share::NONE);
         self.post_copied |= matches!(migration.status, Status::PostCopy | Status::PostCopyPaused);
+        let changed = self.heed(migration.status).await;
         let sample =
             Sample { at: self.now(), migration: Some(migration), vcpus: self.hands.counters() };
         self.account.take(&sample);
         let view = self.observer.observe(&sample);
         let migration = sample.migration.as_ref().expect("set above");
-        self.note_bytes(sample.at, migration);
+        if let Some(ram) = migration.ram {
+            self.link.take(ram.transferred);
+            if migration.status == Status::Active {
+                self.peak.take(sample.at, ram.transferred);
+            }
+        }
         self.last_ram = migration.ram.or(self.last_ram);
         self.last = Some(migration.clone());
         if let Some(view) = view {
@@ -373,7 +342,9 @@ impl Steering {
             let holds = self.observer.holds();
             let decided = Decided { view: &view, holds, decision: &decision, done, time_left };
             let levers = self.observer.levers();
-            watch(&Look { sample: &sample, levers, decided: Some(decided) });
+            self.tell(&decided);
+            let changed = changed.as_ref();
+            watch(&Look { sample: &sample, levers, changed, decided: Some(decided) });
             self.expected_blackout = view.blackout_if_shipped().unwrap_or_default();
             if !migration.status.is_over() && self.giving_up.is_none() {
                 self.act(&view, decision).await;
@@ -382,7 +353,14 @@ impl Steering {
         if migration.status.is_over() {
             return Err(End::Over(migration.status, migration.error.clone()));
         }
-        self.mind_the_link(migration.status).await?;
+        match self.link.mind(migration.status) {
+            Minded::Good => {}
+            Minded::Still(reason) if self.giving_up.is_none() => {
+                self.give_up(Outcome::Failed, reason).await;
+            }
+            Minded::Still(_) => {}
+            Minded::Lost(how) => return Err(End::Stuck(how)),
+        }
         self.cancel().await;
         Ok(())
     }
@@ -451,7 +429,7 @@ impl Steering {
 
     /// Longest shipment that the operator allows.
     fn longest(&self, view: &View) -> Duration {
-        if self.requirements.may_break(Requirement::MaxStall) {
+        if view.requirements.may_break(Requirement::MaxStall) {
             return Duration::MAX;
         }
         switch_over::limit(view.requirements.max_stall, view.link)
@@ -460,24 +438,6 @@ impl Steering {
     async fn tune_and_hold(&mut self, decision: &Decision) -> Result<(), String> {
         self.hands.tune(&mut self.source, decision.tuning).await?;
         self.hands.hold(&mut self.source, decision).await
-    }
-
-    /// Ends the migration with the guest at the source; the loop goes on until it is over.
-    async fn give_up(&mut self, outcome: Outcome, reason: String) {
-        self.let_go();
-        self.giving_up.get_or_insert_with(|| GivingUp::now(outcome, reason));
-        self.cancel().await;
-    }
-
-    /// Tells QEMU to cancel a migration that is being given up, unless the guest could then run
-    /// twice. Tried again at every look: the monitor may have been busy.
-    async fn cancel(&mut self) {
-        let Some(giving_up) = self.giving_up.as_mut().filter(|giving_up| !giving_up.told) else {
-            return;
-        };
-        let destination = self.destination.as_mut().map(|(machine, _)| machine);
-        let outcome = settle::cancel(&mut self.source, destination).await;
-        giving_up.told = matches!(outcome, Ok(settle::Cancel::Told));
     }
 
     fn let_go(&mut self) {
@@ -495,7 +455,7 @@ impl Steering {
         match (event.name.as_str(), at_destination) {
             ("STOP", false) => {
                 self.account.stopped(at);
-                self.moved.1 = Instant::now();
+                self.link.has_moved();
                 if !self.hands.stopped() {
                     // A quota on a thread that stands still only delays its next steps.
                     self.let_go();
@@ -510,68 +470,6 @@ impl Steering {
             }
             _ => {}
         }
-    }
-
-    fn note_bytes(&mut self, at: Moment, migration: &Migration) {
-        let Some(transferred) = migration.ram.map(|ram| ram.transferred) else { return };
-        if transferred > self.moved.0 {
-            self.moved = (transferred, Instant::now());
-        }
-        if migration.status != Status::Active {
-            return;
-        }
-        self.rates.push((at, transferred));
-        let old = self.rates.iter().rposition(|(then, _)| at.since(*then) >= PEAK_SPAN);
-        let (then, before) = self.rates[old.unwrap_or(0)];
-        let span = at.since(then);
-        if let Some(rate) = transferred.saturating_sub(before) / span
-            && (old.is_some() || self.peak_rate.is_none_or(|peak| peak.over < PEAK_SPAN))
-        {
-            let peak = PeakRate { rate, over: span };
-            let higher =
-                self.peak_rate.is_none_or(|last| last.over < PEAK_SPAN || peak.rate > last.rate);
-            self.peak_rate = higher.then_some(peak).or(self.peak_rate);
-        }
-        if let Some(old) = old {
-            self.rates.drain(..old);
-        }
-    }
-
-    /// Notices a link on which nothing moves, and a guest that has lost it in post-copy.
-    async fn mind_the_link(&mut self, status: Status) -> Result<(), End> {
-        if status == Status::PostCopyPaused {
-            let since = *self.link_lost.get_or_insert_with(Instant::now);
-            if since.elapsed() > LINK_LOST {
-                return Err(End::Stuck(
-                    "post-copy has lost its link: the guest is at the destination and stands still \
-                     at every page that is not there; bring the link back and recover it (QMP \
-                     migrate-recover there, migrate with resume here)"
-                        .to_owned(),
-                ));
-            }
-            return Ok(());
-        }
-        self.link_lost = None;
-        let waiting = matches!(status, Status::Setup | Status::Active | Status::SwitchOver);
-        if waiting && self.giving_up.is_none() && self.moved.1.elapsed() > NO_BYTE {
-            let what = match status {
-                Status::Setup => "the destination does not answer",
-                _ => "the destination takes no more data",
-            };
-            let reason = format!(
-                "{what}: not a byte has moved for {}. See whether a QEMU waits there with \
-                 -incoming, and whether the way to it is open",
-                show_duration(NO_BYTE)
-            );
-            self.give_up(Outcome::Failed, reason).await;
-        }
-        Ok(())
-    }
-}
-
-impl GivingUp {
-    fn now(outcome: Outcome, reason: String) -> Self {
-        GivingUp { outcome, reason, since: Instant::now(), told: false }
     }
 }
 

@@ -17,6 +17,7 @@ use landfall_core::view::Levers;
 use super::Order;
 use super::hands::{Hands, Vcpus};
 use crate::cgroup;
+use crate::control::{self, Guest};
 use crate::guardian::WayBack;
 use crate::lock::Lock;
 use crate::machine::{self, Machine, RunState, Settings};
@@ -48,6 +49,8 @@ pub(super) struct Ready {
     pub(super) prior: Prior,
     pub(super) forecast: Option<Forecast>,
     pub(super) account: Account,
+    pub(super) guest: Guest,
+    pub(super) uri: String,
 }
 
 /// A migration that can be started; nothing has been changed for it yet.
@@ -60,6 +63,7 @@ pub(super) struct Checked {
     levers: Levers,
     found: Settings,
     account: Account,
+    guest: Guest,
 }
 
 /// Looks at everything, and changes nothing.
@@ -101,7 +105,12 @@ pub(super) async fn check(mut order: Order) -> Result<Checked, Refusal> {
     let found = source.settings().await?;
     let vcpus = Vcpus { process, tids, lever, _lock: lock };
     let account = watch_appetite(&vcpus).await;
-    Ok(Checked { order, source, events, destination, vcpus, levers, found, account })
+    let guest = Guest {
+        pid: process.pid,
+        name: source.name().await?,
+        source: control::whole(&order.source),
+    };
+    Ok(Checked { order, source, events, destination, vcpus, levers, found, account, guest })
 }
 
 /// Asks the policy whether it would start, where there is anything known to tell it by.
@@ -226,8 +235,8 @@ async fn watch_appetite(vcpus: &Vcpus) -> Account {
 impl Checked {
     /// Sets up and starts; what was set up is put back where the start is refused.
     pub(super) async fn start(self) -> Result<Ready, Refusal> {
-        let Checked { order, mut source, events, mut destination, vcpus, levers, found, account } =
-            self;
+        let Checked { order, mut source, events, mut destination, vcpus, .. } = self;
+        let Checked { levers, found, account, guest, .. } = self;
         let needs = order.policy.needs();
         let ours = our_settings(&order, needs, &found);
         let way_back = WayBack {
@@ -261,6 +270,8 @@ impl Checked {
                 prior: order.prior,
                 forecast: order.forecast,
                 account,
+                guest,
+                uri: order.destination,
             }),
             Err(refusal) => Err(take_back(&mut source, &mut hands, refusal).await),
         }

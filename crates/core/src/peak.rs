@@ -1,0 +1,76 @@
+//! The highest rate on the wire, to be held against `--max-bandwidth`.
+
+use std::time::Duration;
+
+use crate::report::PeakRate;
+use crate::units::{Bytes, Moment};
+
+/// The highest rate is looked for over spans of this length: QEMU limits its rate in windows of
+/// 100 ms, of which a span may hold one more or less.
+const SPAN: Duration = Duration::from_secs(2);
+
+/// Finds the highest rate in what has left at each look.
+#[derive(Debug, Clone, Default)]
+pub struct PeakMeter {
+    looks: Vec<(Moment, Bytes)>,
+    peak: Option<PeakRate>,
+}
+
+impl PeakMeter {
+    /// So many bytes have left since the start.
+    pub fn take(&mut self, at: Moment, transferred: Bytes) {
+        self.looks.push((at, transferred));
+        let old = self.looks.iter().rposition(|(then, _)| at.since(*then) >= SPAN);
+        let (then, before) = self.looks[old.unwrap_or(0)];
+        let span = at.since(then);
+        if let Some(rate) = transferred.saturating_sub(before) / span
+            && (old.is_some() || self.peak.is_none_or(|peak| peak.over < SPAN))
+        {
+            let peak = PeakRate { rate, over: span };
+            let higher = self.peak.is_none_or(|last| last.over < SPAN || peak.rate > last.rate);
+            self.peak = higher.then_some(peak).or(self.peak);
+        }
+        if let Some(old) = old {
+            self.looks.drain(..old);
+        }
+    }
+
+    /// From now on another limit counts: what was before is not held against it.
+    pub fn restart(&mut self) {
+        *self = PeakMeter::default();
+    }
+
+    /// The highest rate so far; over what there is while that is less than a whole span.
+    pub fn peak(&self) -> Option<PeakRate> {
+        self.peak
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::ByteRate;
+
+    #[test]
+    fn a_burst_shorter_than_the_span_counts_by_what_it_is_over_the_span() {
+        let mut meter = PeakMeter::default();
+        let mut sent = 0;
+        for n in 0..60u64 {
+            sent += if (20..25).contains(&n) { 30 } else { 10 };
+            meter.take(Moment::ms(100 * n), Bytes(sent));
+        }
+        let peak = meter.peak().unwrap();
+        assert_eq!((peak.rate, peak.over), (ByteRate(150.0), SPAN));
+    }
+
+    #[test]
+    fn what_ends_before_a_span_is_over_is_known_over_what_there_is() {
+        let mut meter = PeakMeter::default();
+        assert_eq!(meter.peak(), None);
+        for n in 0..5u64 {
+            meter.take(Moment::ms(100 * n), Bytes(10 * n));
+        }
+        let peak = meter.peak().unwrap();
+        assert_eq!((peak.rate, peak.over), (ByteRate(100.0), Duration::from_millis(400)));
+    }
+}
