@@ -116,7 +116,6 @@ impl Follower {
             foreseen: self.foreseen.as_deref(),
             report: None,
             under_way: true,
-            changeable: false,
         };
         Some(maud::html! {
             div id="state" { (migration_page::state(&shown)) }

@@ -1,13 +1,15 @@
 //! What a setting implies, as parts of a page that are put in place anew while a slider moves.
 
+use landfall_core::demands::Demand;
 use landfall_core::plan::implications::{Implication, Lever, Verdict, Ways};
+use landfall_core::plan::remedies::Remedy;
 use landfall_core::report::{Forecast, Range};
 use landfall_core::requirements::Requirement;
 use maud::{Markup, html};
 
 use super::guest_page::requirement_name;
 use super::implied::{Grade, Implied};
-use super::layout::{between, percent};
+use super::layout::{badge, between, percent};
 use super::pictures::{self, Room};
 use super::settings::Settings;
 use crate::words::seconds;
@@ -71,7 +73,10 @@ fn verdict(implied: &Implied, settings: &Settings) -> Markup {
     let chosen = &implied.chosen;
     html! {
         .verdict {
-            p class={ "line " (colour(chosen)) } { (in_words(chosen)) }
+            p class={ "line " (colour(chosen)) } {
+                (in_words(chosen))
+                @if let Some(recommended) = better(implied, settings) { " " (recommended) }
+            }
             @if let Some(ways) = &implied.ways { p.hint { (either(ways)) } }
             (remedies(implied, settings))
             p.grade {
@@ -84,9 +89,41 @@ fn verdict(implied: &Implied, settings: &Settings) -> Markup {
     }
 }
 
+/// A button for the setting to take, where that is another.
+fn better(implied: &Implied, settings: &Settings) -> Option<Markup> {
+    let recommended = implied.recommended.as_ref()?.aggression;
+    let far = (recommended.get() - settings.demands.aggression.get()).abs() > 0.026;
+    let apply = format!("aggression={}", recommended.get());
+    far.then(|| html! {
+        button.small name="apply" value=(apply) data-key="recommended" formmethod="get" formaction="?"
+            formnovalidate { "Recommended: " (format!("{:.1}", recommended.get())) }
+    })
+}
+
+/// What conflicts, and buttons that resolve it.
 fn remedies(implied: &Implied, settings: &Settings) -> Markup {
-    let _ = (implied, settings);
-    html! {}
+    let Some(conflict) = &implied.conflict else { return html! {} };
+    let left = |remedy: &&Remedy| match &remedy.change {
+        // What may give way already is no remedy any more.
+        Demand::GiveWay(list) => *list != settings.demands.requirements.give_way,
+        _ => true,
+    };
+    html! {
+        p.conflict { (sentence(&conflict.problem())) }
+        ul.remedies aria-label="What would resolve it" {
+            @for remedy in conflict.remedies.iter().filter(left) {
+                @let apply = format!("{}={}", remedy.change.name(), remedy.change.text());
+                li { button name="apply" value=(apply) data-key=(apply) formmethod="get"
+                    formaction="?" formnovalidate { (sentence(&remedy.to_string())) } }
+            }
+        }
+        @if conflict.remedies.is_empty() { p.hint { "No change to one of them resolves it." } }
+    }
+}
+
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn colour(chosen: &Implication) -> &'static str {
@@ -157,7 +194,11 @@ pub fn frontier(implied: &Implied, settings: &Settings, room: Room) -> Markup {
 
 fn dial(implied: &Implied, settings: &Settings) -> Markup {
     let now = settings.demands.aggression.get();
+    let recommended = implied.recommended.as_ref();
     html! {
+        @if let Some(recommended) = recommended {
+            p.hint { "Recommended: " (format!("{:.1}", recommended.aggression.get())) "; " (recommended.why) "." }
+        }
         table.figures {
             thead { tr {
                 @for name in ["Aggression", "Total time", "Guest CPU", "Longest stall", "Work lost"] {
@@ -166,8 +207,12 @@ fn dial(implied: &Implied, settings: &Settings) -> Markup {
             } }
             tbody {
                 @for one in &implied.dial {
+                    @let taken = recommended.is_some_and(|it| it.aggression == one.aggression);
                     tr aria-current=[((one.aggression.get() - now).abs() < 0.026).then_some("true")] {
-                        th scope="row" { (format!("{:.1}", one.aggression.get())) }
+                        th scope="row" {
+                            (format!("{:.1}", one.aggression.get()))
+                            @if taken { " " (badge("good", "recommended")) }
+                        }
                         @match &one.forecast {
                             Some(forecast) => {
                                 td { (seconds(forecast.total_s.mid)) }

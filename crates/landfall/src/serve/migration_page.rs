@@ -1,6 +1,6 @@
 //! The page of one migration: as it goes, or as it went.
 
-use landfall_core::demands::{Demand, Demands};
+use landfall_core::demands::Demand;
 use landfall_core::report::{Forecast, Outcome, Range, Report};
 use landfall_core::requirements::Requirement;
 use landfall_core::units::{ByteRate, show_duration};
@@ -23,8 +23,6 @@ pub struct Shown<'a> {
     /// What landfall reported, in the recording or beside it.
     pub report: Option<&'a Report>,
     pub under_way: bool,
-    /// Its demands can be changed.
-    pub changeable: bool,
 }
 
 /// The page.
@@ -148,7 +146,7 @@ fn controls(shown: &Shown<'_>) -> Markup {
     let name = &shown.migration.name;
     html! {
         section.two id="controls" {
-            @if shown.changeable { (change(shown)) }
+            (change(shown))
             form.card method="post" action={ "/migrations/" (name) "/cancel" } {
                 h2 { "Cancel" }
                 p { "The guest runs on at the source, at full speed and with its old limits." }
@@ -159,10 +157,7 @@ fn controls(shown: &Shown<'_>) -> Markup {
 }
 
 fn change(shown: &Shown<'_>) -> Markup {
-    let demands = Demands {
-        requirements: shown.track.requirements.clone().unwrap_or_default(),
-        aggression: shown.track.aggression().unwrap_or_default(),
-    };
+    let demands = shown.track.demands.clone().unwrap_or_default();
     let typed = |demand: &Demand| match demand.text().as_str() {
         "none" => String::new(),
         text => text.to_owned(),

@@ -10,9 +10,11 @@
 //! *_page  the pages                           track       a migration, from its recording
 //! pictures  SVG                               events      the same while it goes on
 //! settings  what was set on the page          implied     what that implies
+//! control   changes and cancels a migration   foreseen    what was expected of one
 //! ```
 
 mod access;
+mod control;
 mod discover;
 mod events;
 mod foreseen;

@@ -30,7 +30,7 @@ use super::migrations::{Migration, Way};
 use super::pictures::Room;
 use super::settings::Settings;
 use super::track::Track;
-use super::{Site, access, events, guest_page, guests_page, history_page, implied_page, migration_page};
+use super::{Site, access, control, events, guest_page, guests_page, history_page, implied_page, migration_page};
 
 /// No form is larger.
 const BODY: usize = 16 * 1024;
@@ -55,6 +55,7 @@ pub fn all(site: Arc<Site>) -> Router {
         .route("/migrations", get(history))
         .route("/migrations/{name}", get(migration))
         .route("/migrations/{name}/cancel", post(cancel))
+        .route("/migrations/{name}/set", post(change))
         .route("/logout", post(logout))
         .route("/login", get(|| async { layout::login(None) }).post(login))
         .route("/style.css", get(|| asset("text/css", include_str!("assets/style.css"))))
@@ -238,7 +239,6 @@ async fn migration(
         foreseen: foreseen.as_ref(),
         under_way: under_way && report.is_none(),
         report: report.as_ref(),
-        changeable: false,
     };
     migration_page::migration(&shown, room(&fields)).into_response()
 }
@@ -258,9 +258,21 @@ async fn follow(
 
 async fn cancel(State(site): Shared, Path(name): Path<String>) -> Response {
     let Some(migration) = site.migrations.get(&name) else { return no_migration() };
-    match migration.cancel() {
+    match control::cancel(&migration).await {
         Ok(()) => Redirect::to(&format!("/migrations/{name}")).into_response(),
         Err(what) => problem(StatusCode::CONFLICT, &what),
+    }
+}
+
+async fn change(
+    State(site): Shared,
+    Path(name): Path<String>,
+    Form(fields): Form<Fields>,
+) -> Response {
+    let Some(migration) = site.migrations.get(&name) else { return no_migration() };
+    match control::change(&migration, &fields).await {
+        Ok(()) => Redirect::to(&format!("/migrations/{name}")).into_response(),
+        Err(what) => problem(StatusCode::BAD_REQUEST, &what),
     }
 }
 

@@ -1,18 +1,17 @@
 //! A migration as it goes, made of its recording: what the pictures draw and the figures say.
 
+use std::path::Path;
 use std::time::Duration;
 
-use landfall_core::progress::{Progress, time_left};
+use landfall_core::demands::Demands;
+use landfall_core::progress::{Progress, grip, time_left};
 use landfall_core::recording::{Head, Line, Views};
 use landfall_core::report::Report;
-use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::units::{ByteRate, Bytes, Share};
 use landfall_core::view::{Phase, View};
 
-use crate::live;
 use crate::recording::Following;
 use crate::recording::follow::FollowError;
-use std::path::Path;
 
 /// A look at the hypervisor.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +42,7 @@ pub struct Track {
     /// What the policy says of what it does.
     pub why: String,
     /// What is demanded now.
-    pub requirements: Option<Requirements>,
+    pub demands: Option<Demands>,
     /// When the operator demanded something else, in seconds.
     pub changes: Vec<f64>,
     /// How it ended.
@@ -61,7 +60,7 @@ impl Track {
             done: 0.0,
             left: None,
             why: String::new(),
-            requirements: None,
+            demands: None,
             changes: Vec::new(),
             report: None,
         }
@@ -77,11 +76,6 @@ impl Track {
         self.following.lines()
     }
 
-    /// The setting of the dial.
-    pub fn aggression(&self) -> Option<Aggression> {
-        Some(self.head()?.aggression)
-    }
-
     /// Takes in what was written since the last time.
     ///
     /// # Errors
@@ -90,13 +84,11 @@ impl Track {
         let lines = self.following.more()?;
         let Some(head) = &self.following.head else { return Ok(()) };
         let views = self.views.get_or_insert_with(|| Views::new(head));
-        self.requirements.get_or_insert_with(|| head.requirements.clone());
         let mut shown = Vec::new();
         for line in &lines {
             if let Some(view) = views.take(line) {
                 shown.push((view, line));
-            } else if let Line::Requirements { requirements } = line {
-                self.requirements = Some(requirements.clone());
+            } else if let Line::Requirements { .. } = line {
                 let at = shown.last().map(|(view, _)| view.now.as_secs_f64());
                 let at = at.or_else(|| self.moments.last().map(|moment| moment.at));
                 self.changes.push(at.unwrap_or(0.0));
@@ -104,6 +96,7 @@ impl Track {
                 self.report = Some((**report).clone());
             }
         }
+        self.demands = Some(views.demands().clone());
         for (view, line) in shown {
             self.see(&view, line);
         }
@@ -124,7 +117,7 @@ impl Track {
             dirty: view.dirty_rate(),
             link: view.link,
             cpu: view.guest_cpu(),
-            grip: live::grip(view),
+            grip: grip(view),
             phase: view.phase,
         });
     }
