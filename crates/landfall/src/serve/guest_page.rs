@@ -3,15 +3,14 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use landfall_core::policy;
-use landfall_core::report::Class;
 use landfall_core::requirements::Requirement;
 use maud::{Markup, html};
 
 use super::guests::{Guest, Looked};
-use super::guests_page::{class_colour, look};
+use super::guests_page::look;
 use super::implied::Implied;
 use super::implied_page;
-use super::layout::{Place, ago, badge, class_in_words, class_name, page};
+use super::layout::{Place, ago, page};
 use super::pictures::Room;
 use super::settings::Settings;
 
@@ -30,9 +29,7 @@ pub fn guest(
     let contents = html! {
         .title {
             h1 { (guest.name) }
-            @if let Some(class) = implied.and_then(|implied| implied.class) {
-                (badge(class_colour(class), class_name(class)))
-            }
+            @if let Some(implied) = implied { (implied_page::class(implied)) }
             (facts(guest))
             (look(guest, false))
         }
@@ -113,7 +110,7 @@ fn studio(
             (implied_page::figures(implied, settings))
             p.unseen id="said" role="status" {}
             .two {
-                (requirements(settings, implied))
+                (requirements(settings))
                 (implied_page::frontier(implied, settings, room))
             }
             (start(nearby))
@@ -121,7 +118,7 @@ fn studio(
     }
 }
 
-fn requirements(settings: &Settings, implied: &Implied) -> Markup {
+fn requirements(settings: &Settings) -> Markup {
     let text = |name, label, hint, placeholder| field(settings, name, label, hint, placeholder);
     html! {
         fieldset.card {
@@ -144,7 +141,6 @@ fn requirements(settings: &Settings, implied: &Implied) -> Markup {
             }
             (implied_page::wrong(settings))
         }
-        @if implied.class.is_none() { p.hint { "Too little is known for a forecast." } }
     }
 }
 
@@ -238,7 +234,7 @@ fn how_it_writes(looked: &Looked, implied: &Implied, room: Room) -> Markup {
             (implied_page::curve(implied, room))
             .card {
                 h2 { "What was found" }
-                p { (class_in_words(implied.class.unwrap_or(Class::Unknown))) }
+                (implied_page::meaning(implied))
                 dl.facts {
                     (figure("Memory", known.memory.map(|bytes| bytes.to_string())))
                     (figure("with contents", known.contents.map(|bytes| bytes.to_string())))
@@ -246,6 +242,7 @@ fn how_it_writes(looked: &Looked, implied: &Implied, room: Room) -> Markup {
                     (figure("CPU it takes", known.pace.map(|pace| pace.to_string())))
                     (figure("Link, as QEMU is set", known.link.map(|link| link.to_string())))
                 }
+                @for note in &looked.foresight.notes { p.hint { (note) } }
             }
         }
     }

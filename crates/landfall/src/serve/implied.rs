@@ -47,8 +47,14 @@ pub struct Implied {
     pub frontier: Arc<Vec<FrontierPoint>>,
 }
 
-/// What is implied, in one of the two ways. The quick one takes milliseconds, the other up to a second.
-pub fn implied(looked: &Looked, settings: &Settings, grade: Grade) -> Implied {
+/// What is implied, in one of the two ways. The quick one takes milliseconds, the other up to a second:
+/// it ends early, with nothing, once nobody wants it any more.
+pub fn implied(
+    looked: &Looked,
+    settings: &Settings,
+    grade: Grade,
+    wanted: &dyn Fn() -> bool,
+) -> Option<Implied> {
     let forecaster = forecaster(looked, settings);
     let aggression = settings.demands.aggression;
     let view = forecaster.view(aggression);
@@ -56,11 +62,11 @@ pub fn implied(looked: &Looked, settings: &Settings, grade: Grade) -> Implied {
     let (chosen, dial) = match grade {
         Grade::Planned => (implication(&view), implications(&view)),
         Grade::Simulated => {
-            let thorough = |dial| forecaster.thorough(dial);
-            (thorough(aggression), dial().map(thorough).collect())
+            let thorough = |dial| wanted().then(|| forecaster.thorough(dial));
+            (thorough(aggression)?, dial().map(thorough).collect::<Option<Vec<_>>>()?)
         }
     };
-    Implied {
+    Some(Implied {
         grade,
         class: class_in(&view),
         recommended: recommend(&dial, asked),
@@ -70,7 +76,7 @@ pub fn implied(looked: &Looked, settings: &Settings, grade: Grade) -> Implied {
         ways: ways(&view),
         frontier: known_frontier(looked, &view),
         prior: forecaster.foresight.prior,
-    }
+    })
 }
 
 /// Who answers, with the link as it may be used.

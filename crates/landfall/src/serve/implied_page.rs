@@ -3,13 +3,14 @@
 use landfall_core::demands::Demand;
 use landfall_core::plan::implications::{Implication, Lever, Verdict, Ways};
 use landfall_core::plan::remedies::Remedy;
-use landfall_core::report::{Forecast, Range};
+use landfall_core::report::{Class, Forecast, Range};
 use landfall_core::requirements::Requirement;
 use maud::{Markup, html};
 
 use super::guest_page::requirement_name;
 use super::implied::{Grade, Implied};
-use super::layout::{badge, between, percent};
+use super::guests_page::class_colour;
+use super::layout::{badge, between, class_in_words, class_name, percent};
 use super::pictures::{self, Room};
 use super::settings::Settings;
 use crate::words::seconds;
@@ -17,11 +18,24 @@ use crate::words::seconds;
 /// All parts that change with a setting.
 pub fn parts(implied: &Implied, settings: &Settings, room: Room) -> Markup {
     html! {
+        (class(implied))
         (figures(implied, settings))
         (frontier(implied, settings, room))
         (curve(implied, room))
+        (meaning(implied))
         (wrong(settings))
     }
+}
+
+/// The class, for what is demanded.
+pub fn class(implied: &Implied) -> Markup {
+    let class = implied.class.unwrap_or(Class::Unknown);
+    html! { span id="class" { (badge(class_colour(class), class_name(class))) } }
+}
+
+/// What the class means.
+pub fn meaning(implied: &Implied) -> Markup {
+    html! { p id="meaning" { (class_in_words(implied.class.unwrap_or(Class::Unknown))) } }
 }
 
 /// The four figures, and what they come to.
@@ -34,7 +48,7 @@ pub fn figures(implied: &Implied, settings: &Settings) -> Markup {
             data-grade=(grade(implied.grade)) {
             .tiles {
                 (tile("Total time", range(|it| it.total_s), seconds, mark(chosen, Requirement::MaxTime)))
-                (tile("Guest CPU", range(|it| it.min_cpu_share), percent, mark(chosen, Requirement::MinCpu)))
+                (tile("Guest CPU, lowest", range(|it| it.min_cpu_share), percent, mark(chosen, Requirement::MinCpu)))
                 (tile("Longest stall", range(|it| it.longest_stall_s), seconds, mark(chosen, Requirement::MaxStall)))
                 (tile("Work lost", range(|it| it.guest_cpu_lost_s), seconds, ""))
             }
@@ -146,10 +160,9 @@ fn in_words(chosen: &Implication) -> String {
         Verdict::Uncertain => {
             "It would be started, and may have to be given up, with the guest unharmed.".to_owned()
         }
-        Verdict::Lands if !chosen.broken.is_empty() => format!(
-            "It lands, and breaks what may give way: {}.",
-            list(&chosen.broken)
-        ),
+        Verdict::Lands if !chosen.broken.is_empty() => {
+            format!("It lands, and is likely to break: {}.", list(&chosen.broken))
+        }
         Verdict::Lands if !chosen.doubtful.is_empty() => {
             format!("It lands; in doubt: {}.", list(&chosen.doubtful))
         }
@@ -184,7 +197,7 @@ pub fn frontier(implied: &Implied, settings: &Settings, room: Room) -> Markup {
         section.card id="frontier" aria-label="What can be had for what" {
             h2 { "What can be had for what" }
             (pictures::frontier(&implied.frontier, implied.chosen.forecast.as_ref(), asked, room.third()))
-            details id="dial-table" {
+            details id="dial-table" open {
                 summary data-key="dial-table" { "The whole dial, in figures" }
                 (dial(implied, settings))
             }

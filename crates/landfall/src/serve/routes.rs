@@ -301,13 +301,16 @@ impl Site {
     /// What a setting implies for a guest that was looked at.
     async fn implied(&self, guest: &Guest, settings: &Settings, grade: Grade) -> Option<Implied> {
         let looked = guest.looked.clone()?;
-        // Whoever has gone away meanwhile is not simulated for.
         let _turn = match grade {
             Grade::Planned => None,
             Grade::Simulated => Some(self.simulations.acquire().await.ok()?),
         };
         let settings = settings.clone();
-        spawn_blocking(move || implied(&looked, &settings, grade)).await.ok()
+        // Dropped with this answer, when the browser wants it no more.
+        let asking = Arc::new(());
+        let asked = Arc::downgrade(&asking);
+        let wanted = move || asked.strong_count() > 0;
+        spawn_blocking(move || implied(&looked, &settings, grade, &wanted)).await.ok()?
     }
 
     /// Migrations that go on: the source's monitor, and the name.

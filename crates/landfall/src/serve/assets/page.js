@@ -19,7 +19,7 @@ function replace(html) {
         const old = document.getElementById(part.id);
         if (!old) continue;
         for (const details of part.querySelectorAll("details[id]")) {
-            details.open = document.getElementById(details.id)?.open ?? false;
+            details.open = document.getElementById(details.id)?.open ?? details.open;
         }
         const held = old.contains(focused) && focused.dataset.key;
         old.replaceWith(part);
