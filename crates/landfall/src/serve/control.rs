@@ -24,6 +24,17 @@ pub async fn cancel(migration: &Migration) -> Result<(), String> {
     migration.cancel()
 }
 
+/// What is demanded of it now: as the landfall that steers it says, or its recording, or as it was begun.
+pub async fn demands(migration: &Migration, recorded: Option<&Demands>) -> Demands {
+    match steering(migration).await {
+        Ok((_, steered)) => steered.demands,
+        Err(_) => {
+            let begun = migration.started.as_ref().map(|started| &started.demands);
+            recorded.or(begun).cloned().unwrap_or_default()
+        }
+    }
+}
+
 /// Demands something else from now on: those fields of a form that differ from what is demanded.
 ///
 /// # Errors

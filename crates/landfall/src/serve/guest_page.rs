@@ -110,10 +110,9 @@ fn studio(
             (implied_page::figures(implied, settings))
             p.unseen id="said" role="status" {}
             .two {
-                (requirements(settings))
+                .stack { (requirements(settings)) (start(nearby)) }
                 (implied_page::frontier(implied, settings, room))
             }
-            (start(nearby))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The page of one migration: as it goes, or as it went.
 
-use landfall_core::demands::Demand;
+use landfall_core::demands::{Demand, Demands};
 use landfall_core::report::{Forecast, Outcome, Range, Report};
 use landfall_core::requirements::Requirement;
 use landfall_core::units::{ByteRate, show_duration};
@@ -25,8 +25,8 @@ pub struct Shown<'a> {
     pub under_way: bool,
 }
 
-/// The page.
-pub fn migration(shown: &Shown<'_>, room: Room) -> Markup {
+/// The page, with what is demanded now.
+pub fn migration(shown: &Shown<'_>, demands: &Demands, room: Room) -> Markup {
     let name = &shown.migration.name;
     let title = title(shown.migration);
     let contents = html! {
@@ -40,7 +40,7 @@ pub fn migration(shown: &Shown<'_>, room: Room) -> Markup {
             (picture(shown, room))
         }
         p.unseen id="said" role="status" {}
-        @if shown.under_way { (controls(shown)) }
+        @if shown.under_way { (controls(shown, demands)) }
         @if let Some(report) = shown.report { (result(shown, report)) }
         @else if !shown.under_way { (lost(shown)) }
     };
@@ -106,7 +106,9 @@ pub fn now(shown: &Shown<'_>) -> Markup {
             (figure(
                 "Left to be sent",
                 last.map_or("–".into(), |it| it.remaining.to_string()),
-                track.left.map_or(String::new(), |left| format!("about {}", show_duration(left))),
+                track.left.filter(|left| !left.is_zero()).map_or(String::new(), |left| {
+                    format!("about {}", show_duration(left))
+                }),
             ))
             (figure(
                 "Dirty rate",
@@ -142,11 +144,11 @@ pub fn picture(shown: &Shown<'_>, room: Room) -> Markup {
 }
 
 /// Cancel, and change what is demanded.
-fn controls(shown: &Shown<'_>) -> Markup {
+fn controls(shown: &Shown<'_>, demands: &Demands) -> Markup {
     let name = &shown.migration.name;
     html! {
         section.two id="controls" {
-            (change(shown))
+            (change(shown, demands))
             form.card method="post" action={ "/migrations/" (name) "/cancel" } {
                 h2 { "Cancel" }
                 p { "The guest runs on at the source, at full speed and with its old limits." }
@@ -156,8 +158,7 @@ fn controls(shown: &Shown<'_>) -> Markup {
     }
 }
 
-fn change(shown: &Shown<'_>) -> Markup {
-    let demands = shown.track.demands.clone().unwrap_or_default();
+fn change(shown: &Shown<'_>, demands: &Demands) -> Markup {
     let typed = |demand: &Demand| match demand.text().as_str() {
         "none" => String::new(),
         text => text.to_owned(),

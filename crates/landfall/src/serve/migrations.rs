@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use landfall_core::demands::Demands;
 use landfall_core::report::Report;
 use landfall_qemu::vcpus::Process;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -34,6 +35,8 @@ pub struct Started {
     pub destination_qmp: Option<String>,
     /// The options, as on the command line.
     pub options: Vec<String>,
+    /// What was demanded at the start.
+    pub demands: Demands,
     /// Seconds since 1970.
     pub at: u64,
     /// The landfall that steers.
@@ -146,6 +149,7 @@ impl Migrations {
             destination: way.destination.clone(),
             destination_qmp: way.destination_qmp.clone(),
             options,
+            demands: settings.demands.clone(),
             at: now.as_secs(),
             process,
         };
@@ -278,6 +282,7 @@ mod tests {
             destination: "tcp:h:1".into(),
             destination_qmp: None,
             options: vec![],
+            demands: Demands::default(),
             at: 7,
             process,
         };

@@ -240,7 +240,8 @@ async fn migration(
         under_way: under_way && report.is_none(),
         report: report.as_ref(),
     };
-    migration_page::migration(&shown, room(&fields)).into_response()
+    let demands = control::demands(&migration, track.demands.as_ref()).await;
+    migration_page::migration(&shown, &demands, room(&fields)).into_response()
 }
 
 async fn follow(

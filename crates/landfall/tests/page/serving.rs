@@ -15,7 +15,7 @@ pub struct Serving {
     child: Child,
     /// What it printed first.
     pub greeting: String,
-    pub folder: TempDir,
+    _folder: TempDir,
 }
 
 /// An answer.
@@ -40,7 +40,7 @@ impl Serving {
         let mut child = command(&folder, &[listen, options].concat()).spawn().unwrap();
         let mut greeting = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
-        Serving { child, greeting, folder }
+        Serving { child, greeting, _folder: folder }
     }
 
     pub fn token(&self) -> &str {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fantoccini::actions::{InputSource, KeyAction, KeyActions};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -12,9 +13,9 @@ use tempfile::TempDir;
 
 use crate::scene::PATIENCE;
 
-pub const TAB: &str = "\u{e004}";
-pub const ENTER: &str = "\u{e007}";
-pub const RIGHT: &str = "\u{e014}";
+pub const TAB: char = '\u{e004}';
+pub const ENTER: char = '\u{e007}';
+pub const RIGHT: char = '\u{e014}';
 
 /// What the browser is like.
 #[derive(Clone, Copy)]
@@ -33,7 +34,8 @@ pub struct Browser {
 /// Programs that it takes; `None`, with the reason printed, where one is missing.
 fn programs() -> Option<(&'static str, &'static str)> {
     let there = |program: &&&str| {
-        let run = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        let mut run = Command::new(program);
+        run.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
         run.status().is_ok_and(|status| status.success())
     };
     let browser = ["chromium", "chromium-browser", "google-chrome"].iter().find(there);
@@ -105,10 +107,11 @@ impl Browser {
         }
     }
 
-    /// Presses keys, wherever the focus is.
-    pub async fn press(&self, keys: &str) {
-        let focused = self.client.active_element().await.unwrap();
-        focused.send_keys(keys).await.unwrap();
+    /// Presses a key, wherever the focus is.
+    pub async fn press(&self, key: char) {
+        let keyboard = KeyActions::new("keyboard".to_owned());
+        let down = keyboard.then(KeyAction::Down { value: key });
+        self.client.perform_actions(down.then(KeyAction::Up { value: key })).await.unwrap();
     }
 
     /// Goes on by the tabulator until an element of a kind has the focus.

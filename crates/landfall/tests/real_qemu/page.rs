@@ -183,14 +183,13 @@ async fn on_a_phone(desk: &Browser, serving: &Serving, folder: &Path) {
 
 #[test]
 fn a_migration_outlives_its_page_is_changed_and_cancelled_from_the_next_and_the_guest_is_unharmed() {
-    let Some(scene) = Scene::boot(&random(64, 4000), ByteRate::mb(5)) else { return };
+    let Some(scene) = Scene::boot(&random(64, 50), ByteRate::mb(2)) else { return };
     let folder = tempfile::tempdir().unwrap();
     let serving = Serving::start(&scene, &folder, "127.0.0.1:0");
     in_a_browser(async {
         let Some(browser) = Browser::open(DESK).await else { return };
         look(&browser, &serving, &scene).await;
-        browser.type_into("#max-bandwidth", "5MB/s").await;
-        browser.type_into("#max-stall", "60s").await;
+        browser.type_into("#max-bandwidth", "2MB/s").await;
         start(&browser, &scene).await;
         browser.wait_for("#state", "first pass").await;
 
@@ -206,11 +205,11 @@ fn a_migration_outlives_its_page_is_changed_and_cancelled_from_the_next_and_the_
         }
 
         browser.tab_to("#max-stall").await;
-        browser.type_into("#max-stall", "50s").await;
+        browser.type_into("#max-stall", "450ms").await;
         browser.press(ENTER).await;
         browser.wait_for("#state", "pass").await;
         let until = Instant::now() + crate::scene::PATIENCE;
-        while browser.script("return document.getElementById('max-stall')?.value").await != "50s" {
+        while browser.script("return document.getElementById('max-stall')?.value").await != "450ms" {
             assert!(Instant::now() < until, "what was changed is not shown");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -2,6 +2,7 @@
 //! was expected beforehand is on the same picture.
 
 use landfall_core::units::{ByteRate, Share};
+use landfall_core::view::Phase;
 use maud::{Markup, html};
 use plotters::prelude::*;
 
@@ -43,7 +44,10 @@ pub fn course(track: &Track, foreseen: Option<&Foreseen>, width: u32) -> Markup 
 }
 
 fn left<'a>(track: &Track, course: &[(f64, f64, f64)]) -> Panel<'a> {
-    let actual = of(track, |moment| Some(moment.remaining.as_f64() / 1e6));
+    // Before the first page what is left is not known yet.
+    let begun = |moment: &Moment| moment.phase != Phase::Setup;
+    let actual =
+        of(track, |moment| begun(moment).then(|| moment.remaining.as_f64() / 1e6));
     let foreseen: Vec<(f64, f64)> = course.iter().map(|(at, left, _)| (*at, left / 1e6)).collect();
     Panel {
         title: "Left to be sent",
