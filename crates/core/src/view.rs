@@ -119,7 +119,34 @@ pub struct Levers {
     pub tick: Duration,
 }
 
+/// How often to look at a migration: QEMU renews its rates every 100 ms.
+pub const LOOK: Duration = Duration::from_millis(100);
+
+/// How often near the end of a pass. What a busy guest writes between QEMU's look at its bitmap and
+/// the hold that follows has to be sent as well, and a shipment that fits is not to be missed.
+pub const CLOSE_LOOK: Duration = Duration::from_millis(20);
+
 impl View {
+    /// How soon to look again.
+    pub fn next_look(&self) -> Duration {
+        let moving = matches!(self.phase, Phase::FirstPass | Phase::Iterating);
+        let left = self.link.filter(|_| moving).and_then(|link| self.to_send() / link);
+        let ends_soon = left.is_some_and(|left| left < LOOK + CLOSE_LOOK);
+        if ends_soon { CLOSE_LOOK } else { LOOK }
+    }
+
+    /// What is left to send of the pass under way: zero pages cost nothing.
+    pub fn to_send(&self) -> Bytes {
+        match (self.phase, self.contents) {
+            (Phase::Setup | Phase::FirstPass, Some(contents)) => {
+                // Where the zero pages lie is not known: they are taken to be spread evenly.
+                let part = contents.as_f64() / self.total.as_f64().max(1.0);
+                Bytes((self.remaining.as_f64() * part.min(1.0)) as u64)
+            }
+            _ => self.remaining,
+        }
+    }
+
     /// What is known of the guest's dirty curve.
     pub fn guest(&self) -> Option<&Arc<Estimate>> {
         self.known.estimate()
@@ -163,9 +190,14 @@ impl View {
 
     /// What is dirty now, known or not, by the guest's curve, rather too much than too little.
     pub fn dirty_now(&self) -> Option<Bytes> {
+        self.dirty_after(CpuTime::default())
+    }
+
+    /// The same for when it has had so much CPU time more.
+    pub fn dirty_after(&self, more: CpuTime) -> Option<Bytes> {
         let (guest, used) = (self.guest()?, self.cpu_since_sync?);
         let known = self.remaining.as_f64();
-        let unseen = guest.curve.dirty_amid(known, used.0) - known;
+        let unseen = guest.curve.dirty_amid(known, used.0 + more.0) - known;
         Some(Bytes((known + unseen * (1.0 + 2.0 * guest.error)) as u64))
     }
 

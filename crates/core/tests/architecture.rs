@@ -60,7 +60,7 @@ const ACTS: &[(&[&str], &[&str])] = &[
             ".stop()",
             ".cancel()",
             ".begin(",
-            ".apply(",
+            ".apply_settings(",
             ".go_on()",
             ".start_postcopy()",
             ".break_link()",

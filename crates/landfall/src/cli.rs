@@ -165,6 +165,11 @@ pub struct Simulate {
           value_parser = PossibleValuesParser::new(landfall_sim::policies::names()))]
     pub policy: Vec<String>,
 
+    /// The gentlest way that keeps the requirements at 0.0, the fastest end at 1.0 [default: the
+    /// scenario's, or 0.5]
+    #[arg(long, value_name = "0.0..1.0", allow_negative_numbers = true)]
+    pub aggression: Option<Aggression>,
+
     /// What everything random follows from [default: the scenario's]
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<landfall_sim::Seed>,

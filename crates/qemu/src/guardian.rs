@@ -269,7 +269,7 @@ impl WayBack {
             Ok("no migration of landfall's is under way".to_owned())
         };
         // Refused while somebody else's migration runs, which then has settings of its own.
-        let settings = source.apply(&self.settings).await;
+        let settings = source.apply_settings(&self.settings).await;
         let ending = ending?;
         Ok(match settings {
             Ok(()) => format!("{ending}; QEMU's settings are as they were"),

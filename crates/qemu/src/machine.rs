@@ -249,7 +249,7 @@ impl Machine {
     }
 
     /// Changes settings; capabilities can only be changed while no migration is under way.
-    pub async fn apply(&mut self, settings: &Settings) -> Result<(), QmpError> {
+    pub async fn apply_settings(&mut self, settings: &Settings) -> Result<(), QmpError> {
         if !settings.capabilities.is_empty() {
             let entry = |(name, on): (&String, &Value)| json!({ "capability": name, "state": on });
             let list: Vec<Value> = settings.capabilities.iter().map(entry).collect();

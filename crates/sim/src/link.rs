@@ -170,7 +170,8 @@ impl Link {
     /// What a switch-over takes from `t` on, besides the memory that is left.
     pub(crate) fn overhead(&self, limit: f64, t: f64, seed: Seed) -> f64 {
         let SwitchOver { unhurried, hurried, buffer } = self.switch_over;
-        if limit < BOTTLENECK * self.at(t, seed).0 {
+        // A tenth of a second more or less does not fill a buffer.
+        if limit < BOTTLENECK * self.mean(t, seed).0 {
             return unhurried.as_secs_f64();
         }
         hurried.as_secs_f64() + self.time_for(buffer.as_f64(), t, seed)

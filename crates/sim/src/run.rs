@@ -1,7 +1,7 @@
 //! One simulated migration: the steering loop of a real one, with virtual time in place of a clock.
 //!
-//! The loop looks ten times a second, at a moment of QEMU's window that follows from the seed. Each
-//! look becomes a sample, a view, a decision and an act, by the same functions and in the same order as
+//! The loop looks ten times a second, at a moment of QEMU's window that follows from the seed, and
+//! oftener near the end of a pass. Each look becomes a sample, a view, a decision and an act, by the same functions and in the same order as
 //! in `landfall-qemu`. Between two looks QEMU's migration thread does what it does when its moments
 //! come; everything else is a formula.
 
@@ -17,7 +17,7 @@ use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::sample::{Migration, Ram, Sample, Status};
 use landfall_core::switch_over;
 use landfall_core::units::{Bytes, Moment, Share, show_duration};
-use landfall_core::view::{Levers, Phase, View};
+use landfall_core::view::{CLOSE_LOOK, Levers, Phase, View};
 
 use crate::chance::Seed;
 use crate::guest::Guest;
@@ -178,6 +178,8 @@ struct Steering<'a> {
     now: f64,
     /// When the next look is due, or the next point of a trace.
     next_look: f64,
+    /// How soon the last view is to be followed by another.
+    soon: f64,
     /// Until then no look would change anything, unless QEMU looks at its bitmap before.
     rests: f64,
     /// A new setting of QEMU's throttle, and when it counts.
@@ -215,6 +217,7 @@ impl<'a> Steering<'a> {
             sample: Sample { at: Moment::START, migration: None, vcpus },
             now: 0.0,
             next_look: seed.part(0) * LOOK,
+            soon: LOOK,
             rests: 0.0,
             sleep: None,
             shipped: None,
@@ -290,11 +293,13 @@ impl<'a> Steering<'a> {
 
     /// When to look, or to note a point of the trace, for the first time after `t`.
     fn look_after(&self, t: f64) -> f64 {
+        // Close looks fall on the grid of the others, so that it does not matter which were left out.
+        let step = if self.rests_at(t + self.soon) { LOOK } else { self.soon };
         let begin = self.seed.part(0) * LOOK;
-        let number = |t: f64| ((t - begin) / LOOK - TINY).ceil();
+        let number = |t: f64| ((t - begin) / step - TINY).ceil();
         let next = number(t + 2.0 * TINY).max(0.0);
         let rested = if self.trace.is_none() { number(self.rests.min(1e9)) } else { next };
-        begin + next.max(rested) * LOOK
+        begin + next.max(rested) * step
     }
 
     /// QEMU has looked at its bitmap while no look was taken. The observer is shown how things stood
@@ -304,6 +309,8 @@ impl<'a> Steering<'a> {
             self.take_sample(before);
             self.observer.take(&self.sample);
             self.rests = 0.0;
+            // Whoever looks would have seen the end of the pass draw near.
+            self.soon = CLOSE_LOOK.as_secs_f64();
             self.next_look = self.look_after(self.now);
         }
     }
@@ -312,6 +319,7 @@ impl<'a> Steering<'a> {
     fn look(&mut self, policy: &mut dyn Policy) -> Option<End> {
         self.take_sample(self.precopy.ram());
         let view = self.observer.observe(&self.sample)?;
+        self.soon = view.next_look().as_secs_f64();
         let decision = guard(&view, policy.decide(&view));
         self.note_bytes();
         self.note_point();

@@ -72,9 +72,9 @@ fn with_every_look_and_with_those_that_matter_a_run_comes_out_the_same() {
             assert_eq!(differ(&traced, &few), None, "{} {policy}", file.display());
         }
     }
-    // Where a sync falls next to a look, one pass more or less decides.
+    // Where what remains is within a percent of what decides, a moment more or less does.
     assert!(
-        different.len() * 50 <= runs,
+        different.len() * 20 <= runs,
         "{} of {runs}:\n{}",
         different.len(),
         different.join("\n")

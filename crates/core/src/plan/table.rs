@@ -54,6 +54,10 @@ pub const STEERING: usize = 96;
 /// Least CPU time on the ladder, as a part of the most.
 const DEPTH: f64 = 1e-4;
 
+/// And as a part of what just fits the stall: a guest that lands by itself may well be left free until
+/// there is next to nothing to ship.
+const BEYOND: f64 = 0.1;
+
 impl Table {
     /// The table for passes of at most `longest` bytes, with so many rungs.
     pub fn new(curve: DirtyCurve, terms: Terms, longest: f64, rungs: usize) -> Table {
@@ -212,7 +216,7 @@ fn ladder(
     count: usize,
 ) -> impl Iterator<Item = (f64, f64)> {
     let exact = exact.filter(|exact| *exact < most);
-    let depth = exact.map_or(DEPTH, |exact| (exact / most * 0.5).max(DEPTH * 1e-2)).min(0.5);
+    let depth = exact.map_or(DEPTH, |exact| (exact / most * BEYOND).max(DEPTH * 1e-2)).min(0.5);
     let octaves = -depth.log2();
     let per_octave = (count as f64 / octaves).round().max(1.0);
     let count = (octaves * per_octave).ceil() as usize + 1;

@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
+use landfall_core::policy;
 use landfall_core::report::Outcome;
+use landfall_core::requirements::Aggression;
 use landfall_core::units::{Bytes, Share};
 use landfall_qemu::say::{say, tell};
 use landfall_sim::{Compared, Judged, Run, Scenario, Seed, Spread, compare, judge, trace};
@@ -31,8 +33,14 @@ pub fn run(options: &Simulate) -> u8 {
                 return 2;
             }
         };
+        let scenario = options.aggression.map_or(scenario.clone(), |dial| scenario.at(dial));
         let chosen = Chosen::of(&scenario, options);
-        let runs = compare(&scenario, &chosen.policies, chosen.seed, chosen.draws);
+        let mut runs = compare(&scenario, &chosen.policies, chosen.seed, chosen.draws);
+        if options.docs.is_some()
+            && let Some(gentlest) = gentlest(&scenario, chosen.seed, chosen.draws)
+        {
+            runs.insert(0, gentlest);
+        }
         let judged = judge(&scenario, &runs, chosen.seed);
         if options.json {
             all.push(as_json(path, &scenario, &chosen, &runs, &judged));
@@ -64,6 +72,13 @@ pub fn run(options: &Simulate) -> u8 {
         return 2;
     }
     0
+}
+
+/// The default policy at the gentle end of its dial.
+fn gentlest(scenario: &Scenario, seed: Seed, draws: u32) -> Option<Compared> {
+    let at = scenario.at(Aggression::new(0.0)?);
+    let runs = compare(&at, &[policy::DEFAULT.to_owned()], seed, draws).pop()?.runs;
+    Some(Compared { policy: page::GENTLEST.to_owned(), runs })
 }
 
 fn read(path: &Path) -> Result<Scenario, String> {

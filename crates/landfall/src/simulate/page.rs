@@ -9,9 +9,12 @@ use landfall_sim::{Compared, Judged, Scenario, Spread};
 use super::{broke, in_per_cent, in_seconds, lost, none, outcomes, regrets};
 use crate::page;
 
-/// The policies on the page; what it says on top is about the first two.
+/// The policies on the page, at the default aggression; what it says on top is about the first two.
 pub const POLICIES: [&str; 5] =
     ["predictive", "auto-converge", "progressive", "pause-and-ship", "rfc2011"];
+
+/// The oracle minds work alone; so does the default policy at the gentle end of its dial.
+pub const GENTLEST: &str = "predictive, aggression 0";
 
 /// A scenario on the page.
 pub struct Judgement {
@@ -75,7 +78,7 @@ fn summary(out: &mut String, all: &[Judgement]) -> fmt::Result {
         "| policy | draws | with a regret | median | worst scenario, median | worst draw |"
     )?;
     writeln!(out, "|---|--:|--:|--:|---|---|")?;
-    for policy in POLICIES {
+    for policy in [GENTLEST].into_iter().chain(POLICIES) {
         let of = |scenario: &Judgement| scenario.rows.iter().position(|row| row.policy == policy);
         let rows = || all.iter().filter_map(|scenario| Some((scenario, of(scenario)?)));
         let rows = || rows().map(|(scenario, index)| (&scenario.name, &scenario.rows[index]));
@@ -119,10 +122,11 @@ mod tests {
     fn the_page_has_every_policy_of_every_scenario_and_a_summary() {
         let text = include_str!("../../../../scenarios/pathological.toml");
         let scenario = Scenario::parse(text).unwrap();
-        let runs = compare(&scenario, &POLICIES.map(str::to_owned), scenario.seed, 2);
+        let mut runs = compare(&scenario, &POLICIES.map(str::to_owned), scenario.seed, 2);
+        runs.insert(0, crate::simulate::gentlest(&scenario, scenario.seed, 2).unwrap());
         let judged = judge(&scenario, &runs, scenario.seed);
         let page = figures(&[Judgement::of("sweep".to_owned(), &scenario, &runs, &judged)]);
-        for policy in POLICIES {
+        for policy in [GENTLEST].into_iter().chain(POLICIES) {
             let lines = page.lines().filter(|line| line.starts_with(&format!("| `{policy}` | ")));
             assert_eq!(lines.count(), 2, "{policy}: {page}");
         }

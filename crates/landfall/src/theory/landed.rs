@@ -87,7 +87,7 @@ async fn one(spec: Spec, link: ByteRate, limit: f64) -> Result<Landing, Problem>
     let mut settings = Settings::default();
     settings.max_bandwidth(&known, ByteRate(link.0 * limit).per_second());
     settings.downtime_limit(&known, DOWNTIME);
-    stage.machine.apply(&settings).await?;
+    stage.machine.apply_settings(&settings).await?;
     let uri = stage.pair.uri();
     let begun = Instant::now();
     stage.machine.begin(&uri).await?;

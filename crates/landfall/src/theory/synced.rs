@@ -56,7 +56,7 @@ pub async fn all(stage: &mut Stage) -> Result<(Vec<Observation>, Pace), Problem>
     };
     let mut settings = limit(ByteRate::mb(1000));
     settings.downtime_limit(&known, Duration::from_millis(1));
-    stage.machine.apply(&settings).await?;
+    stage.machine.apply_settings(&settings).await?;
     let uri = stage.pair.uri();
     let begun = Instant::now();
     stage.machine.begin(&uri).await?;
@@ -76,7 +76,7 @@ pub async fn all(stage: &mut Stage) -> Result<(Vec<Observation>, Pace), Problem>
         stage.grip.hold(hold).await?;
         let length = Duration::from_millis(ms).as_secs_f64();
         let rate = ByteRate((sync.ram.remaining.as_f64() / length).max(1e5));
-        stage.machine.apply(&limit(rate)).await?;
+        stage.machine.apply_settings(&limit(rate)).await?;
         let Some(next) = next_sync(stage, Some(sync)).await? else { break };
         let span = (sync.at, next.at);
         // The moments of the looks are known to half a question's turn.

@@ -15,7 +15,7 @@ use landfall_guest::{agrees_once_in_three, claim};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::scene::{Run, Scene, landfall, migration_status, random, sweep, wait_until};
+use crate::scene::{Run, Scene, landfall, limits, migration_status, random, sweep, wait_until};
 
 /// Pages per second that are four times a link of 20 MB/s.
 const TOO_FAST: u64 = 4 * 20_000_000 / 4096;
@@ -60,6 +60,33 @@ fn rate(scene: &Scene, over: Duration) -> f64 {
     let (from, before) = (Instant::now(), sent(scene));
     sleep(over);
     (sent(scene) - before) as f64 / from.elapsed().as_secs_f64()
+}
+
+/// The share that the guest's vCPU got, over a while, of what it got and what its quota kept from it: other
+/// load on the machine does not count.
+fn let_run(scene: &Scene, over: Duration) -> f64 {
+    let thread = scene.pair.source.vcpu_threads().unwrap()[0];
+    let counters = || {
+        (scene.pair.source.cpu_time(thread).unwrap(), kept_from(scene, thread.try_into().unwrap()))
+    };
+    let (got, kept) = counters();
+    sleep(over);
+    let now = counters();
+    let (got, kept) = (now.0.saturating_sub(got), now.1.saturating_sub(kept));
+    got.as_secs_f64() / (got + kept).as_secs_f64()
+}
+
+/// How long the quota of a thread's group has kept it from running, by the kernel's count.
+fn kept_from(scene: &Scene, thread: i32) -> Duration {
+    let limits = limits(scene.pid());
+    let group = limits[&thread].as_ref().unwrap().split(' ').next().unwrap();
+    let stat = fs::read_to_string(Path::new(group).join("cpu.stat")).unwrap();
+    let value = |name: &str| {
+        let line = stat.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.trim().parse::<u64>().ok())
+    };
+    let micros = value("throttled_usec").map(Duration::from_micros);
+    micros.or_else(|| value("throttled_time").map(Duration::from_nanos)).unwrap()
 }
 
 /// The migration is under way and can be spoken to.
@@ -147,28 +174,26 @@ fn a_change_that_cannot_be_kept_gives_the_guest_back_unharmed() {
 fn a_floor_raised_on_the_way_gives_the_guest_its_cpu_within_a_second() {
     agrees_once_in_three(|| {
         let scene = Scene::boot(&random(160, TOO_FAST), ByteRate::mb(20))?;
-        let free = scene.share_of_cpu(Duration::from_secs(1));
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("recording.jsonl");
         let law = ["--policy", "rfc2011", "--aggression", "0.6", "--max-bandwidth", "20MB/s"];
         let record = ["--record", file.to_str().unwrap()];
         let mut run = scene.landfall(&[&law[..], &record].concat());
         wait_until("the guest is held", || scene.is_held() || !run.is_running());
-        let before = scene.share_of_cpu(Duration::from_millis(700));
+        let before = let_run(&scene, Duration::from_millis(700));
         set_well(&source(&scene), &["--min-cpu", "60%"]);
         sleep(Duration::from_millis(300));
-        let after = scene.share_of_cpu(Duration::from_millis(700));
+        let after = let_run(&scene, Duration::from_millis(700));
         set_well(&source(&scene), &["--min-cpu", "0%", "--aggression", "0.9"]);
         sleep(Duration::from_millis(300));
-        let again = scene.share_of_cpu(Duration::from_millis(700));
+        let again = let_run(&scene, Duration::from_millis(700));
         run.signal(Signal::INT);
         run.ended().assert(5, "cancelled", &["Ctrl-C"]);
         scene.assert_unharmed_at_source();
         assert_replayed(&file, &["--min-cpu 60% (was 0%)", "--aggression 0.9 (was 0.6)"]);
-        println!("free {free:.2}, held {before:.2}, --min-cpu 60% {after:.2}, lifted {again:.2}");
-        let figures = format!("free {free}, {before}, {after}, {again}");
-        let floor = free.min(0.6);
-        let follows = after > 0.85 * floor && before < 0.6 * after && again < 0.6 * after;
+        let figures = format!("held {before:.2}, --min-cpu 60% {after:.2}, lifted {again:.2}");
+        println!("{figures}");
+        let follows = after > 0.57 && before < 0.8 * after && again < 0.5 * after;
         Some(claim(follows, figures))
     });
 }

@@ -176,7 +176,7 @@ impl Steering {
             // The guardian is told nothing, and goes the way back when this process ends.
             return reason;
         }
-        if let Err(error) = self.source.apply(&self.hands.way_back.settings.clone()).await
+        if let Err(error) = self.source.apply_settings(&self.hands.way_back.settings.clone()).await
             && self.hands.process.is_alive()
         {
             problems.push(format!("QEMU's settings could not be put back: {error}"));

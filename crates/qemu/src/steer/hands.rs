@@ -176,7 +176,7 @@ impl Hands {
         if settings == Settings::default() || self.tuned.as_ref() == Some(&settings) {
             return Ok(());
         }
-        source.apply(&settings).await.map_err(in_words)?;
+        source.apply_settings(&settings).await.map_err(in_words)?;
         self.tuned = Some(settings);
         Ok(())
     }
@@ -208,7 +208,7 @@ impl Hands {
         if settings == Settings::default() {
             return Ok(());
         }
-        source.apply(&settings).await.map_err(in_words)?;
+        source.apply_settings(&settings).await.map_err(in_words)?;
         self.tuned = None;
         Ok(())
     }

@@ -9,8 +9,9 @@
 //! - [`ending`] finds out where the guest is, puts everything back and writes the report.
 //!
 //! Two clocks tick: the hypervisor is asked ten times a second, for QEMU renews its own figures no
-//! oftener; the kernel's counters, which cost a hundredth of that, are read every 10 ms while the
-//! guest is hindered, so that each gap of a quota is seen by itself.
+//! oftener, and more often near the end of a pass; the kernel's counters, which cost a hundredth of
+//! that, are read every 10 ms while the guest is hindered, so that each gap of a quota is seen by
+//! itself.
 
 mod demands;
 mod ending;
@@ -39,7 +40,7 @@ use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::sample::{Migration, Ram, Sample, Status};
 use landfall_core::switch_over;
 use landfall_core::units::{Moment, Share};
-use landfall_core::view::{Levers, Phase, View};
+use landfall_core::view::{LOOK, Levers, Phase, View};
 
 use tokio::sync::mpsc;
 
@@ -51,9 +52,6 @@ use demands::{Waiting, next_ask};
 use giving_up::GivingUp;
 use hands::Hands;
 use link::{LinkWatch, Minded};
-
-/// How often the hypervisor is asked: QEMU renews its rates every 100 ms.
-const ASK: Duration = Duration::from_millis(100);
 
 /// How often the kernel's counters are read while the guest is hindered.
 const WATCH: Duration = Duration::from_millis(10);
@@ -164,6 +162,7 @@ struct Steering {
     progress: Progress,
     asked: Option<Pending>,
     next_ask: Instant,
+    ask_after: Duration,
     last: Option<Migration>,
     last_ram: Option<Ram>,
     expected_blackout: Duration,
@@ -212,6 +211,7 @@ impl Steering {
             progress: Progress::default(),
             asked: None,
             next_ask: now,
+            ask_after: LOOK,
             last: None,
             last_ram: None,
             expected_blackout: Duration::ZERO,
@@ -266,7 +266,7 @@ impl Steering {
     }
 
     fn next_tick(&self) -> Instant {
-        let watch = Instant::now() + if self.hindered() { WATCH } else { ASK };
+        let watch = Instant::now() + if self.hindered() { WATCH } else { LOOK };
         if self.asked.is_none() { watch.min(self.next_ask) } else { watch }
     }
 
@@ -288,7 +288,7 @@ impl Steering {
             self.give_up(Outcome::Failed, problem).await;
         }
         if self.asked.is_none() && Instant::now() >= self.next_ask {
-            self.next_ask = Instant::now() + ASK;
+            self.next_ask = Instant::now() + self.ask_after;
             let asked = self.source.ask_migration();
             self.asked = Some(asked.map_err(|error| End::SourceLost(error.to_string()))?);
         } else {
@@ -333,6 +333,7 @@ impl Steering {
         self.last_ram = migration.ram.or(self.last_ram);
         self.last = Some(migration.clone());
         if let Some(view) = view {
+            self.ask_after = view.next_look();
             let decision = guard(&view, self.decide(&view));
             if view.intervals > 0 && view.phase == Phase::Iterating {
                 self.class = plan::class_in(&view).unwrap_or(self.class);

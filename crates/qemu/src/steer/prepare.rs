@@ -255,7 +255,7 @@ impl Checked {
             let known = destination.settings().await?;
             let mut theirs = Settings::default();
             theirs.capability(&known, "postcopy-ram", true);
-            destination.apply(&theirs).await?;
+            destination.apply_settings(&theirs).await?;
         }
         match begin(&mut source, &mut hands, &ours, &order.destination).await {
             Ok(began) => Ok(Ready {
@@ -289,7 +289,7 @@ async fn begin(
     if !migration.status.is_over() {
         return Err("somebody else has begun to migrate the guest just now".into());
     }
-    source.apply(ours).await?;
+    source.apply_settings(ours).await?;
     hands.begun(true)?;
     let began = Instant::now();
     source.begin(uri).await?;
@@ -300,7 +300,7 @@ async fn begin(
 async fn take_back(source: &mut Machine, hands: &mut Hands, refusal: Refusal) -> Refusal {
     let settings = hands.way_back.settings.clone();
     let not_ours = hands.begun(false);
-    match (source.apply(&settings).await, not_ours) {
+    match (source.apply_settings(&settings).await, not_ours) {
         (Ok(()), Ok(())) => {
             hands.dismiss();
             refusal

@@ -70,6 +70,9 @@ pub struct Scenario {
     link: LinkText,
     #[serde(default)]
     requirements: RequirementsText,
+    /// Instead of what the file says.
+    #[serde(skip)]
+    dial: Option<Aggression>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -240,6 +243,14 @@ impl Scenario {
         policies::names().into_iter().filter(runs).map(str::to_owned).collect()
     }
 
+    /// The same at another aggression.
+    #[must_use]
+    pub fn at(&self, aggression: Aggression) -> Scenario {
+        let mut scenario = self.clone();
+        scenario.dial = Some(aggression);
+        scenario
+    }
+
     /// What is simulated with the values that follow from a seed.
     pub fn draw(&self, seed: Seed) -> Setup {
         let draws = &mut Draws::of(seed);
@@ -263,7 +274,7 @@ impl Scenario {
         Setup {
             prior,
             requirements,
-            aggression: aggression.and_then(Aggression::new).unwrap_or_default(),
+            aggression: self.dial.or(aggression.and_then(Aggression::new)).unwrap_or_default(),
             levers: Levers { post_copy: asked.post_copy == PostCopyText::Allow, ..setup.levers },
             ..setup
         }

@@ -1,8 +1,9 @@
 //! Steers by the dirty curve instead of by steps: knows what each way to the end would cost, and
 //! takes the cheapest that keeps the requirements.
 //!
-//! At every look the plan is made anew ([`crate::plan`]) from where the migration stands and what is
-//! known of guest and link by now. It holds the guest late, hard and short, for a pass at full speed
+//! At the begin of every pass, and amid one if what it rests on has changed, the plan is made anew
+//! ([`crate::plan`]) from where the migration stands and what is known of guest and link by now. It
+//! holds the guest late, hard and short, for a pass at full speed
 //! costs no work; pauses it where that loses less than holding it and the stall allows; and leaves
 //! a guest that lands by itself alone.
 //!
@@ -15,18 +16,25 @@
 //! (`--give-way`); where none may be, it says before the start, or as soon as it shows, why not and
 //! what would resolve it.
 
+mod congestion;
+mod tables;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Needs, Policy, Progressive};
-use crate::curve::{CpuTime, DirtyCurve, Estimate};
+use crate::curve::{CpuTime, Estimate};
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
-use crate::plan::{Allowed, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for};
+use crate::plan::{
+    Allowed, Cost, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for,
+};
 use crate::prior::Pace;
-use crate::requirements::Requirement;
+use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::switch_over;
 use crate::units::{ByteRate, Bytes, Share, show_duration};
 use crate::view::{Phase, View};
+use congestion::Congestion;
+use tables::{Tables, hopeful, longest, time_left};
 
 /// The downtime limit under which QEMU lets every pass run to its end.
 const WHOLE_PASSES: Duration = Duration::from_millis(1);
@@ -37,6 +45,16 @@ const WORTH_CHANGING: f64 = 0.1;
 /// In the last stretch of a pass the hold stays as it is: what is left to give is within the error.
 const LAST_STRETCH: f64 = 0.2;
 
+/// After each shipment that turned out not to fit, so much less is shipped: at the edge, what a held
+/// guest writes in one quota decides.
+const ONE_MORE_TRY: f64 = 0.85;
+
+/// Part of its former rate at which a link that is being drained is taken to be the same link.
+const STILL_THERE: f64 = 0.9 * switch_over::DRAIN;
+
+/// A hold that is over so soon, in seconds, is not lifted for a congested link.
+const SOON: f64 = 0.5;
+
 /// A guest that not even the most hopeful curve can land is given up after so many syncs.
 const SURE: u64 = 3;
 
@@ -44,12 +62,17 @@ const SURE: u64 = 3;
 #[derive(Debug, Default)]
 pub struct Predictive {
     tables: Tables,
+    aim: Option<Aim>,
+    congestion: Congestion,
     /// Used where the kernel does not say how much CPU the guest had.
     blind: Progressive,
     held: Option<(u64, Share)>,
     /// The link's rate when its buffers began to be drained.
     drained: Option<ByteRate>,
     steering: bool,
+    /// The pass in which shipping was last decided, and how often QEMU then found too much.
+    shipping: Option<u64>,
+    failed: u32,
     /// The syncs there will be when it was to land, as it was planned at first.
     due: Option<u64>,
     account: Option<String>,
@@ -79,7 +102,16 @@ impl Policy for Predictive {
         if !matches!(view.phase, Phase::FirstPass | Phase::Iterating) {
             return Decision::leave_alone("nothing to decide in this phase");
         }
-        let best = match self.best(view) {
+        if self.shipping.is_some_and(|pass| pass < view.intervals) {
+            self.shipping = None;
+            self.failed += 1;
+        }
+        let limit = view.requirements.max_bandwidth;
+        if self.aim.as_ref().is_some_and(|aim| aim.asked.0.max_bandwidth != limit) {
+            self.drained = None;
+        }
+        self.congestion.look(view);
+        let best = match self.aim_or_best(view) {
             Some(best) => best,
             None if view.intervals > 1 => return self.blind.decide(view),
             None => return Decision::leave_alone("learning how the guest writes"),
@@ -87,6 +119,10 @@ impl Policy for Predictive {
         match best {
             Best::Plan(..) if view.phase == Phase::FirstPass && view.link_error.is_none() => {
                 Decision::leave_alone("the link is not known yet")
+            }
+            Best::Plan(plan, terms, allowed) if self.waits(view, &plan, &terms, &allowed) => {
+                self.steering = true;
+                self.hold(view, Share::FULL, "the link is slower than it was: waiting for it")
             }
             Best::Plan(plan, terms, allowed) => self.follow(view, &plan, &terms, &allowed),
             Best::Nothing if view.intervals >= SURE => {
@@ -103,6 +139,36 @@ impl Policy for Predictive {
     }
 }
 
+/// What was resolved at the begin of a pass, and on what grounds.
+#[derive(Debug)]
+struct Aim {
+    pass: (Phase, u64),
+    guest: Arc<Estimate>,
+    asked: (Requirements, Aggression),
+    plan: Plan,
+    /// What comes after this pass, in seconds.
+    rest: f64,
+    terms: Terms,
+    allowed: Allowed,
+}
+
+impl Aim {
+    /// The plan, with the time that is left by now.
+    fn plan_now(&self, view: &View) -> Plan {
+        let total = self.rest + time_to_send(view, &self.terms);
+        Plan { cost: Cost { total, ..self.plan.cost }, ..self.plan }
+    }
+
+    /// Whether its grounds still hold: plans that are made anew at every look turn with the noise.
+    fn stands(&self, view: &View) -> bool {
+        let asked = self.asked.0 == view.requirements && self.asked.1 == view.aggression;
+        self.pass == (view.phase, view.intervals)
+            && asked
+            && view.guest().is_some_and(|guest| Arc::ptr_eq(guest, &self.guest))
+            && self.allowed.terms(view).is_some_and(|terms| much_alike(&self.terms, &terms))
+    }
+}
+
 /// The best there is.
 enum Best {
     /// A plan, its terms, and what of the requirements it keeps.
@@ -112,11 +178,36 @@ enum Best {
 }
 
 impl Predictive {
+    /// What was resolved for this pass, while its grounds hold and nothing can be shipped; or else
+    /// the best there is now.
+    fn aim_or_best(&mut self, view: &View) -> Option<Best> {
+        let aim = self.aim.take().filter(|aim| aim.stands(view));
+        if let Some(aim) = aim {
+            let kept = Best::Plan(aim.plan_now(view), aim.terms, aim.allowed);
+            let ships = self
+                .ships_now(view, &aim.allowed)
+                .then(|| self.best(view))
+                .flatten()
+                .filter(|best| matches!(best, Best::Plan(plan, ..) if plan.step == Step::Ship));
+            self.aim = Some(aim);
+            return Some(ships.unwrap_or(kept));
+        }
+        let best = self.best(view)?;
+        if let Best::Plan(plan, terms, allowed) = best {
+            let guest = Arc::clone(view.guest()?);
+            let pass = (view.phase, view.intervals);
+            let asked = (view.requirements.clone(), view.aggression);
+            let rest = plan.cost.total - time_to_send(view, &terms);
+            self.aim = Some(Aim { pass, guest, asked, plan, rest, terms, allowed });
+        }
+        Some(best)
+    }
+
     /// The cheapest plan that keeps all requirements; or else all but the first that may give way,
     /// and so on. `None` while too little is known.
     fn best(&mut self, view: &View) -> Option<Best> {
-        let guest = Arc::clone(view.guest()?);
         let from = position(view)?;
+        let guest = Arc::clone(view.guest()?);
         let mut allowed = Allowed::all(&view.requirements);
         let mut terms = allowed.terms(view)?;
         for (level, given_up) in
@@ -127,7 +218,7 @@ impl Predictive {
                 terms = allowed.terms(view)?;
             }
             terms.weight = terms.weight.max(self.hurry(view));
-            let now = Position { may_ship: ships_now(view, &allowed), ..from };
+            let now = Position { may_ship: self.ships_now(view, &allowed), ..from };
             if let Some(plan) = self.tables.in_time(level, &guest, terms, now, &allowed, view) {
                 return Some(Best::Plan(plan, terms, allowed));
             }
@@ -146,9 +237,23 @@ impl Predictive {
         (0.25 * (overdue / 2) as f64).min(1.0)
     }
 
+    /// Whether to leave the guest at full speed until the link is what it was: while there is time, and
+    /// where the wait costs less than the work that may be saved by it.
+    fn waits(&self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> bool {
+        let Some(wait) = self.congestion.wait(view.now).map(|most| most / 2.0) else {
+            return false;
+        };
+        let held = self.held.is_some_and(|(_, share)| share < Share::FULL);
+        let soon = held && plan.cost.passes <= 1 && time_to_send(view, terms) < SOON;
+        let in_time = wait + 2.0 * plan.cost.total <= time_left(allowed, view);
+        let worth = terms.weight * terms.pace.0 * wait <= (1.0 - terms.weight) * plan.cost.lost.0;
+        in_time && worth && !soon
+    }
+
     fn follow(&mut self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> Decision {
-        if plan.is_free() && !self.steering && lands_by_itself(view, terms) {
-            return by_itself(view, terms);
+        let untouched = self.held.is_none_or(|(_, share)| share == Share::FULL);
+        if plan.is_free() && untouched && lands_by_itself(view, terms) {
+            return self.by_itself(view, plan, terms);
         }
         if view.phase == Phase::Iterating || !plan.is_free() {
             self.steering = true;
@@ -165,7 +270,7 @@ impl Predictive {
                     self.hold(view, Share::FULL, "at full speed: this pass costs no work")
                 }
             },
-            Step::Hold(cpu) => self.give(view, plan, cpu, terms),
+            Step::Hold(cpu) => self.give(view, plan, cpu, terms, allowed.tightest(view)),
         }
     }
 
@@ -178,26 +283,80 @@ impl Predictive {
     }
 
     /// Gives the guest so much CPU time in this pass, evenly over what is left of it.
-    fn give(&mut self, view: &View, plan: &Plan, cpu: CpuTime, terms: &Terms) -> Decision {
+    fn give(
+        &mut self,
+        view: &View,
+        plan: &Plan,
+        cpu: CpuTime,
+        terms: &Terms,
+        tightest: Share,
+    ) -> Decision {
         self.explain(view, plan);
         self.drain(view, plan);
         let share = self.held_to_the_end(view, terms).unwrap_or_else(|| {
             let left = (cpu - view.cpu_since_sync.unwrap_or_default()).0.max(0.0);
-            share_for(view, Pace(left / time_to_send(view, terms).max(LAST_STRETCH)))
+            share_for(view, Pace(left / time_to_send(view, terms).max(LAST_STRETCH))).max(tightest)
         });
         self.hold(view, share, "held to what lands it at the end of this pass")
     }
 
-    /// Towards the end of the last pass, sends a little less than the link carries, so that its
-    /// buffers are empty when the guest stands still.
-    fn drain(&mut self, view: &View, plan: &Plan) {
-        let Some(link) = sure_of(view).filter(|_| self.drained.is_none() && plan.cost.passes == 1)
-        else {
-            return;
+    /// Leaves the guest alone, and has QEMU switch over no sooner than it must: it would stop the
+    /// guest as soon as what remains fits the limit, for all of the limit, where a pass or two more
+    /// would leave next to nothing.
+    fn by_itself(&mut self, view: &View, plan: &Plan, terms: &Terms) -> Decision {
+        let known = view.guest().zip(terms.shipment).filter(|_| view.link_error.is_some());
+        let Some((guest, most)) = known else {
+            return Decision::leave_alone("it lands by itself");
         };
-        let left = (to_send(view) / link).unwrap_or_default();
-        let drain = switch_over::time_to_drain(link);
-        self.drained = (self.steering && left <= drain).then_some(link);
+        // What is dirtied in a window of the rate limit is always left.
+        let least = 0.02 + 1.5 * guest.curve.at(terms.pace.0 * WINDOW) / terms.link.0;
+        // Should that not do, it may soon take longer.
+        let patient = least * 2f64.powf(view.intervals as f64 / 4.0);
+        let limit = patient.min(most);
+        self.drain(view, plan);
+        let limit = Duration::try_from_secs_f64(limit).ok();
+        let tuning = Tuning {
+            downtime_limit: limit,
+            max_bandwidth: self.drained.map(|link| ByteRate(link.0 * switch_over::DRAIN)),
+            ..Tuning::default()
+        };
+        Decision { tuning, ..Decision::leave_alone("it lands by itself") }
+    }
+
+    /// Towards the end, sends a little less than the link carries, so that its buffers are empty when
+    /// the guest stands still.
+    fn drain(&mut self, view: &View, plan: &Plan) {
+        let Some(link) = sure_of(view).filter(|_| self.drained.is_none()) else { return };
+        // What the drain costs in time costs a guest that is held work: not before its last pass.
+        let last = plan.is_free() || plan.cost.passes <= 1;
+        let left = plan.cost.total - plan.cost.shipment;
+        let ends = last && left <= switch_over::time_to_drain(link).as_secs_f64();
+        self.drained = ends.then_some(link);
+    }
+
+    /// The rate at which the rest would be shipped: while the link is being drained, what leaves says
+    /// no more about it than that it is still there.
+    fn ships_at(&self, view: &View) -> Option<ByteRate> {
+        let now = sure_of(view)?;
+        let before = self.drained.filter(|link| now.0 >= STILL_THERE * link.0);
+        Some(before.map_or(now, |link| ByteRate(link.0.max(now.0))))
+    }
+
+    /// What is dirty when the guest stands still, if that is decided now: the last hold is a new quota,
+    /// which each vCPU may yet use.
+    fn dirty_at_the_end(&self, view: &View) -> Option<Bytes> {
+        let quota = self.last_hold(view).map_or(Duration::ZERO, |quota| quota.quota);
+        view.dirty_after(CpuTime(quota.as_secs_f64() * view.vcpus.len() as f64))
+    }
+
+    /// Whether what is dirty now may be shipped at once.
+    fn ships_now(&self, view: &View, allowed: &Allowed) -> bool {
+        let (Some(dirty), Some(link)) = (self.dirty_at_the_end(view), self.ships_at(view)) else {
+            return false;
+        };
+        let room = ONE_MORE_TRY.powi(self.failed.min(8) as i32);
+        let fits = |stall| dirty.as_f64() <= room * link.over(switch_over::drained(stall)).as_f64();
+        view.phase == Phase::Iterating && allowed.max_stall.is_none_or(fits)
     }
 
     fn hold(&mut self, view: &View, share: Share, why: &'static str) -> Decision {
@@ -215,23 +374,25 @@ impl Predictive {
 
     fn ship(&mut self, view: &View, plan: &Plan, allowed: &Allowed) -> Decision {
         self.explain(view, plan);
+        self.shipping = Some(view.intervals);
         let tuning = Tuning {
             downtime_limit: allowed.max_stall.map(switch_over::drained),
             // QEMU's own idea of the rate is that of its last 100 ms.
-            switchover_bandwidth: sure_of(view),
+            switchover_bandwidth: self.ships_at(view),
             ..Tuning::default()
         };
         let why = "what is dirty fits the pause: shipping it";
-        let holds = self.last_hold(view).map_or(Vec::new(), |hold| vec![hold; view.vcpus.len()]);
+        let holds = self.last_hold(view).map(Hold::Quota);
+        let holds = holds.map_or(Vec::new(), |hold| vec![hold; view.vcpus.len()]);
         Decision { tuning, holds, ..Decision::finish(Finish::Ship, why) }
     }
 
     /// The hold until the guest stands still: one of short periods, for a vCPU that is held notices
     /// that it is to stop when it next runs.
-    fn last_hold(&self, view: &View) -> Option<Hold> {
+    fn last_hold(&self, view: &View) -> Option<Quota> {
         let (_, held) = self.held.filter(|(_, share)| *share < Share::FULL)?;
         let least = Quota::least(view.levers.tick).div_duration_f64(switch_over::LAST_PERIOD);
-        view.quota_for(held.max(Share::clamped(least))).map(Hold::Quota)
+        view.quota_for(held.max(Share::clamped(least)))
     }
 
     /// Says, once, how the choice between holding and pausing came out.
@@ -242,96 +403,12 @@ impl Predictive {
     }
 }
 
-/// The tables of plans, kept as long as what they were made of stays the same: one for each level of
-/// giving way.
-#[derive(Debug, Default)]
-struct Tables(Vec<(Arc<Estimate>, Table)>);
-
-impl Tables {
-    fn at(&mut self, level: usize, guest: &Arc<Estimate>, terms: Terms, longest: f64) -> &Table {
-        let fresh = |(of, table): &(Arc<Estimate>, Table)| {
-            Arc::ptr_eq(of, guest) && alike(table.terms(), &terms)
-        };
-        if !self.0.get(level).is_some_and(fresh) {
-            let table = Table::new(guest.curve.clone(), terms, longest, STEERING);
-            self.0.truncate(level);
-            self.0.push((Arc::clone(guest), table));
-        }
-        &self.0[level].1
-    }
-
-    /// The plan at the weight that the aggression gives, or at a greater one if only that ends in time.
-    fn in_time(
-        &mut self,
-        level: usize,
-        guest: &Arc<Estimate>,
-        terms: Terms,
-        from: Position,
-        allowed: &Allowed,
-        view: &View,
-    ) -> Option<Plan> {
-        let longest = longest(&from, &terms);
-        let plan = self.at(level, guest, terms, longest).plan(from)?;
-        first_in_time(plan, &guest.curve, terms, from, time_left(allowed, view))
-    }
-}
-
-/// A plan if it ends in time, or else the first that does of those in which time weighs more.
-fn first_in_time(
-    plan: Plan,
-    curve: &DirtyCurve,
-    terms: Terms,
-    from: Position,
-    left: f64,
-) -> Option<Plan> {
-    let hurried = |weight| {
-        let terms = Terms { weight, ..terms };
-        Table::new(curve.clone(), terms, longest(&from, &terms), STEERING).plan(from)
-    };
-    let mut plans = [Some(plan)].into_iter().chain(HURRIES.into_iter().map(hurried)).flatten();
-    plans.find(|plan| plan.cost.total <= left)
-}
-
-/// Weights of time to try where the aggression's does not end in time.
-const HURRIES: [f64; 2] = [0.5, 1.0];
-
-/// What is left of the time allowed, in seconds.
-fn time_left(allowed: &Allowed, view: &View) -> f64 {
-    let left = |limit: Duration| limit.saturating_sub(view.now.0).as_secs_f64();
-    allowed.max_time.map_or(f64::INFINITY, left)
-}
-
-/// The plan for the most hopeful curve that what was seen still allows.
-fn hopeful(
-    guest: &Estimate,
-    terms: Terms,
-    from: Position,
-    allowed: &Allowed,
-    view: &View,
-) -> Option<Plan> {
-    let curve = guest.curve.scaled(1.0 / (1.0 + HOPE * guest.error));
-    let terms = allowed.terms_for(view, &curve, 0.0).unwrap_or(terms);
-    let plan = Table::new(curve.clone(), terms, longest(&from, &terms), STEERING).plan(from)?;
-    first_in_time(plan, &curve, terms, from, time_left(allowed, view))
-}
-
-/// How many standard errors below the likeliest the most hopeful curve is.
-const HOPE: f64 = 2.0;
-
-/// The longest pass there may be, in bytes: one that gives the guest as much CPU time as the one under
-/// way, what it has had included.
-fn longest(from: &Position, terms: &Terms) -> f64 {
-    from.remaining.as_f64() + from.used.0 / terms.pace.0 * terms.link.0
-}
-
-/// Whether two sets of terms differ by less than what they are known to.
-fn alike(one: &Terms, other: &Terms) -> bool {
-    let near = |a: f64, b: f64| (a - b).abs() <= 0.03 * a.abs().max(b.abs());
+/// Whether two sets of terms are so much alike that a plan for one will do for the other.
+fn much_alike(one: &Terms, other: &Terms) -> bool {
+    let near = |a: f64, b: f64| (a - b).abs() <= 0.1 * a.abs().max(b.abs());
     near(one.pace.0, other.pace.0)
         && near(one.floor.0, other.floor.0)
         && near(one.link.0, other.link.0)
-        && near(one.shipment.unwrap_or(-1.0), other.shipment.unwrap_or(-1.0))
-        && one.weight == other.weight
 }
 
 fn near(held: Share, wanted: Share) -> bool {
@@ -339,21 +416,9 @@ fn near(held: Share, wanted: Share) -> bool {
     (held - wanted).abs() <= WORTH_CHANGING * wanted && (held < 1.0) == (wanted < 1.0)
 }
 
-/// What is left to send of the pass under way: zero pages cost nothing.
-fn to_send(view: &View) -> Bytes {
-    match (view.phase, view.contents) {
-        (Phase::Setup | Phase::FirstPass, Some(contents)) => {
-            // Where the zero pages lie is not known: they are taken to be spread evenly.
-            let part = contents.as_f64() / view.total.as_f64().max(1.0);
-            Bytes((view.remaining.as_f64() * part.min(1.0)) as u64)
-        }
-        _ => view.remaining,
-    }
-}
-
-/// How long that takes, in seconds.
+/// How long what is left of the pass takes, in seconds.
 fn time_to_send(view: &View, terms: &Terms) -> f64 {
-    to_send(view).as_f64() / terms.link.0
+    view.to_send().as_f64() / terms.link.0
 }
 
 fn position(view: &View) -> Option<Position> {
@@ -361,7 +426,7 @@ fn position(view: &View) -> Option<Position> {
         Phase::Setup => CpuTime::default(),
         _ => view.cpu_since_sync?,
     };
-    Some(Position { remaining: to_send(view), used, may_ship: false })
+    Some(Position { remaining: view.to_send(), used, may_ship: false })
 }
 
 /// The rate that can be relied on for the moment.
@@ -369,37 +434,18 @@ fn sure_of(view: &View) -> Option<ByteRate> {
     Some(ByteRate(view.link?.0 * (1.0 - view.link_error.unwrap_or(0.0).min(0.5))))
 }
 
-/// Whether what is dirty now may be shipped at once.
-fn ships_now(view: &View, allowed: &Allowed) -> bool {
-    let (Some(dirty), Some(link)) = (view.dirty_now(), sure_of(view)) else { return false };
-    let fits = |stall| dirty <= link.over(switch_over::drained(stall));
-    view.phase == Phase::Iterating && allowed.max_stall.is_none_or(fits)
-}
-
 /// Whether QEMU's own rule lands the guest too: it looks anew as soon as what remains fits the limit,
 /// so it lands a guest whose fresh dirty rate is below the link's, or whose memory fits the pause.
 fn lands_by_itself(view: &View, terms: &Terms) -> bool {
     let (Some(guest), Some(stall)) = (view.guest(), terms.shipment) else { return false };
     let fresh = guest.curve.at(terms.pace.0 * WINDOW) / WINDOW;
-    fresh < 0.9 * terms.link.0 || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
+    fresh < UNAIDED * terms.link.0
+        || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
 }
 
-/// Leaves the guest alone, and has QEMU switch over no sooner than it must: it would stop the guest as
-/// soon as what remains fits the limit, for all of the limit, where a pass or two more would leave next
-/// to nothing.
-fn by_itself(view: &View, terms: &Terms) -> Decision {
-    let known = view.guest().zip(terms.shipment).filter(|_| view.link_error.is_some());
-    let Some((guest, most)) = known else {
-        return Decision::leave_alone("it lands by itself");
-    };
-    // What is dirtied in a window of the rate limit is always left.
-    let least = 0.02 + 1.5 * guest.curve.at(terms.pace.0 * WINDOW) / terms.link.0;
-    // Should that not do, it may soon take longer.
-    let patient = least * 2f64.powf(view.intervals as f64 / 4.0);
-    let limit = Duration::try_from_secs_f64(patient.min(most)).ok();
-    let tuning = Tuning { downtime_limit: limit, ..Tuning::default() };
-    Decision { tuning, ..Decision::leave_alone("it lands by itself") }
-}
+/// Part of the link's rate that the fresh dirty rate of a guest must not exceed for that. A faster one
+/// that lands unaided too lands with less to ship if its passes run to their ends.
+const UNAIDED: f64 = 0.5;
 
 /// A window of QEMU's rate limit, in seconds (`BUFFER_DELAY`).
 const WINDOW: f64 = 0.1;

@@ -1,0 +1,102 @@
+//! The plans: the cheapest, the cheapest in time, the cheapest that may yet be possible.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::curve::{DirtyCurve, Estimate};
+use crate::plan::{Allowed, Plan, Position, STEERING, Table, Terms};
+use crate::view::View;
+
+/// The tables of plans, kept as long as what they were made of stays the same: one for each level of
+/// giving way.
+#[derive(Debug, Default)]
+pub(super) struct Tables(Vec<(Arc<Estimate>, Table)>);
+
+impl Tables {
+    fn at(&mut self, level: usize, guest: &Arc<Estimate>, terms: Terms, longest: f64) -> &Table {
+        let fresh = |(of, table): &(Arc<Estimate>, Table)| {
+            Arc::ptr_eq(of, guest) && alike(table.terms(), &terms)
+        };
+        if !self.0.get(level).is_some_and(fresh) {
+            let table = Table::new(guest.curve.clone(), terms, longest, STEERING);
+            self.0.truncate(level);
+            self.0.push((Arc::clone(guest), table));
+        }
+        &self.0[level].1
+    }
+
+    /// The plan at the weight that the aggression gives, or at a greater one if only that ends in time.
+    pub(super) fn in_time(
+        &mut self,
+        level: usize,
+        guest: &Arc<Estimate>,
+        terms: Terms,
+        from: Position,
+        allowed: &Allowed,
+        view: &View,
+    ) -> Option<Plan> {
+        let longest = longest(&from, &terms);
+        let plan = self.at(level, guest, terms, longest).plan(from)?;
+        first_in_time(plan, &guest.curve, terms, from, time_left(allowed, view))
+    }
+}
+
+/// A plan if it ends in time, or else the first that does of those in which time weighs more.
+fn first_in_time(
+    plan: Plan,
+    curve: &DirtyCurve,
+    terms: Terms,
+    from: Position,
+    left: f64,
+) -> Option<Plan> {
+    let hurried = |weight| {
+        let terms = Terms { weight, ..terms };
+        Table::new(curve.clone(), terms, longest(&from, &terms), STEERING).plan(from)
+    };
+    let mut plans = [Some(plan)].into_iter().chain(HURRIES.into_iter().map(hurried)).flatten();
+    plans.find(|plan| plan.cost.total <= left)
+}
+
+/// Weights of time to try where the aggression's does not end in time.
+const HURRIES: [f64; 2] = [0.5, 1.0];
+
+/// What is left of the time allowed, in seconds.
+pub(super) fn time_left(allowed: &Allowed, view: &View) -> f64 {
+    let left = |limit: Duration| limit.saturating_sub(view.now.0).as_secs_f64();
+    allowed.max_time.map_or(f64::INFINITY, left)
+}
+
+/// The plan for the most hopeful curve that what was seen still allows.
+pub(super) fn hopeful(
+    guest: &Estimate,
+    terms: Terms,
+    from: Position,
+    allowed: &Allowed,
+    view: &View,
+) -> Option<Plan> {
+    let curve = guest.curve.scaled(1.0 / (1.0 + HOPE * guest.error));
+    let weight = terms.weight;
+    let terms = allowed.terms_for(view, &curve, 0.0).unwrap_or(terms);
+    let terms = Terms { weight, ..terms };
+    let plan = Table::new(curve.clone(), terms, longest(&from, &terms), STEERING).plan(from)?;
+    first_in_time(plan, &curve, terms, from, time_left(allowed, view))
+}
+
+/// How many standard errors below the likeliest the most hopeful curve is.
+const HOPE: f64 = 2.0;
+
+/// The longest pass there may be, in bytes: one that gives the guest as much CPU time as the one under
+/// way, what it has had included.
+pub(super) fn longest(from: &Position, terms: &Terms) -> f64 {
+    from.remaining.as_f64() + from.used.0 / terms.pace.0 * terms.link.0
+}
+
+/// Whether two sets of terms differ by less than what they are known to.
+fn alike(one: &Terms, other: &Terms) -> bool {
+    let near = |a: f64, b: f64| (a - b).abs() <= 0.03 * a.abs().max(b.abs());
+    near(one.pace.0, other.pace.0)
+        && near(one.floor.0, other.floor.0)
+        && near(one.link.0, other.link.0)
+        && near(one.shipment.unwrap_or(-1.0), other.shipment.unwrap_or(-1.0))
+        && one.weight == other.weight
+}
