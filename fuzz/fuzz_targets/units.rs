@@ -2,6 +2,7 @@
 
 #![no_main]
 
+use landfall_core::demands::{Demand, Demands};
 use landfall_core::requirements::{Aggression, Requirement};
 use landfall_core::units::{ByteRate, Bytes, Share, parse_duration, show_duration};
 use landfall_qemu::machine::check_uri;
@@ -28,6 +29,15 @@ fuzz_target!(|text: &str| {
     }
     if let Ok(requirement) = text.parse::<Requirement>() {
         assert_eq!(requirement.name(), text.trim());
+    }
+    for name in Demand::NAMES {
+        if let Ok(demand) = Demand::read(name, text) {
+            let (mut once, mut again) = (Demands::default(), Demands::default());
+            once.ask(demand.clone());
+            again.set(name, &demand.text()).unwrap();
+            let texts = |demands: &Demands| demands.all().map(|demand| demand.text());
+            assert_eq!(texts(&once), texts(&again));
+        }
     }
     if let Ok(address) = text.parse::<Address>() {
         assert_eq!(address.to_string().parse(), Ok(address));

@@ -71,7 +71,7 @@ impl Asked {
         };
         let options =
             [&self.max_bandwidth, &self.min_cpu, &self.max_stall, &self.max_time, &self.aggression];
-        options.into_iter().flatten().for_each(|demand| demands.apply(demand.clone()));
+        options.into_iter().flatten().for_each(|demand| demands.ask(demand.clone()));
         if !self.give_way.is_empty() {
             let names: Vec<String> = self.give_way.iter().map(Demand::text).collect();
             demands.set("give-way", &names.join(",")).map_err(|error| error.to_string())?;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use landfall_core::requirements::Aggression;
 use landfall_core::units::ByteRate;
 use landfall_qemu::machine;
 use landfall_qemu::qmp::Address;

@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use landfall_core::curve::{CpuTime, DirtyCurve, Part, Point};
+use landfall_core::demands::{Demand, Demands};
 use landfall_core::observer::Observer;
 use landfall_core::plan::implications::{Implication, Verdict, dial, implication};
+use landfall_core::plan::remedies::resolve;
 use landfall_core::policy;
 use landfall_core::prior::{Pace, Prior};
 use landfall_core::report::{Forecast, Outcome, Range};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
-use landfall_core::units::{ByteRate, Bytes};
-use landfall_core::view::Levers;
+use landfall_core::units::{ByteRate, Bytes, Share};
+use landfall_core::view::{Levers, View};
 use landfall_sim::{Expected, Question, forecast};
 
 /// Guests of one busy vCPU: sets in MB, and the CPU time in which a page of them is written once.
@@ -53,10 +55,14 @@ fn question(parts: &[(u64, f64)], aggression: Aggression) -> Question {
     }
 }
 
-fn quick(question: &Question) -> Implication {
+fn view(question: &Question) -> View {
     let Question { prior, requirements, aggression, levers, vcpus } = question;
     let observer = Observer::new(requirements.clone(), *aggression, *levers, prior);
-    implication(&observer.before(prior.memory.unwrap(), *vcpus as usize))
+    observer.before(prior.memory.unwrap(), *vcpus as usize)
+}
+
+fn quick(question: &Question) -> Implication {
+    implication(&view(question))
 }
 
 fn thorough(question: &Question) -> Expected {
@@ -122,4 +128,53 @@ fn a_guest_that_nothing_lands_is_refused_by_both() {
     question.requirements.give_way.clear();
     assert_eq!(quick(&question).verdict, Verdict::Refused);
     assert_eq!(thorough(&question).outcome, Outcome::Refused);
+}
+
+/// What is asked that cannot be kept, of guests that write so.
+fn conflicts() -> Vec<Question> {
+    let with = |parts: &[(u64, f64)], change: &dyn Fn(&mut Requirements)| {
+        let mut question = question(parts, Aggression::DEFAULT);
+        question.requirements.give_way.clear();
+        change(&mut question.requirements);
+        question
+    };
+    vec![
+        with(&[(100, 0.01)], &|_| {}),
+        with(&[(100, 0.05)], &|asked| asked.max_stall = Duration::from_millis(200)),
+        with(&[(150, 1.0)], &|asked| asked.min_cpu = Share::clamped(0.6)),
+        with(&[(150, 3.0)], &|asked| asked.max_time = Some(Duration::from_secs(2))),
+        with(&[(20, 0.2), (150, 8.0)], &|asked| {
+            asked.min_cpu = Share::clamped(0.7);
+            asked.max_time = Some(Duration::from_secs(4));
+        }),
+    ]
+}
+
+/// What is asked with one thing changed.
+fn with(question: &Question, change: &Demand) -> Requirements {
+    let Question { requirements, aggression, .. } = question.clone();
+    let mut demands = Demands { requirements, aggression };
+    demands.ask(change.clone());
+    demands.requirements
+}
+
+#[test]
+fn every_remedy_lands_the_guest_by_the_very_policy_with_the_rest_kept() {
+    let mut tried = 0;
+    for question in conflicts() {
+        assert_eq!(thorough(&question).outcome, Outcome::Refused, "{question:?}");
+        let conflict = resolve(&view(&question)).unwrap();
+        for remedy in &conflict.remedies {
+            let asked = &with(&question, &remedy.change);
+            let prior = Prior { link: asked.max_bandwidth, ..question.prior.clone() };
+            let changed = Question { prior, requirements: asked.clone(), ..question.clone() };
+            let expected = thorough(&changed);
+            let forecast = expected.forecast.unwrap_or_else(|| panic!("{remedy}: {expected:?}"));
+            let came = Implication::of(question.aggression, Verdict::Lands, forecast, asked);
+            let broken = came.broken.iter().filter(|name| !asked.may_break(**name));
+            assert_eq!(broken.count(), 0, "{conflict}\n{remedy}: {came:?}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 12, "{tried} remedies");
 }

@@ -25,7 +25,7 @@ impl Case {
     /// The most hopeful one that a policy still starts for.
     pub(super) const HOPEFUL: Case = Case(-2.0);
     /// The one that something is called proven for.
-    pub(super) const CAUTIOUS: Case = Case(1.0);
+    pub(super) const CAUTIOUS: Case = Case(1.5);
 
     fn times(self, error: f64) -> f64 {
         if self.0 < 0.0 { 1.0 / (1.0 - self.0 * error) } else { 1.0 + self.0 * error }

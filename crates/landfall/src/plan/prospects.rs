@@ -6,21 +6,24 @@
 //! policy's own, simulated, in some milliseconds for each setting ([`Forecaster::thorough`]).
 
 use landfall_core::curve::Point;
-use landfall_core::demands::Demands;
+use landfall_core::demands::{Demand, Demands};
 use landfall_core::observer::Observer;
 use landfall_core::plan::class_in;
 use landfall_core::plan::frontier::{FrontierPoint, frontier};
 use landfall_core::plan::implications::{Implication, Verdict, Ways, dial, ways};
-use landfall_core::plan::remedies::{Conflict, resolve};
+use landfall_core::plan::remedies::{Conflict, Remedy, doubt, further, resolve};
 use landfall_core::prior::{Pace, Prior};
 use landfall_core::report::{Class, Outcome};
-use landfall_core::requirements::Aggression;
+use landfall_core::requirements::{Aggression, Requirement};
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_core::view::View;
 use serde::Serialize;
 
 use super::recommend::{Recommended, recommend};
 use crate::foresight::{Foresight, levers};
+
+/// How many changes to one requirement are simulated.
+const TRIES: usize = 8;
 
 /// Answers questions about a guest that was probed, under what is demanded.
 #[derive(Debug, Clone)]
@@ -103,7 +106,7 @@ impl Forecaster {
             measured: self.measured(&view),
             class: class_in(&view).unwrap_or(Class::Unknown),
             recommended: recommend(&implications, &self.demands.requirements),
-            conflict: self.conflict(),
+            conflict: self.conflict(&implications),
             implications,
             ways: ways(&view),
             frontier: frontier(&view),
@@ -131,11 +134,43 @@ impl Forecaster {
         }
     }
 
-    /// What cannot all be kept, even if something may give way.
-    pub fn conflict(&self) -> Option<Conflict> {
-        let mut view = self.view(self.demands.aggression);
-        view.requirements.give_way.clear();
-        resolve(&view)
+    /// What cannot all be kept, even if something may give way. Each remedy is simulated by the policy as
+    /// well, and made greater until that keeps the rest; what never does is left out.
+    ///
+    /// Where the planner lands the guest but no setting does when it is simulated, that is a conflict too.
+    pub fn conflict(&self, implications: &[Implication]) -> Option<Conflict> {
+        let mut strict = self.clone();
+        strict.demands.requirements.give_way.clear();
+        let view = strict.view(strict.demands.aggression);
+        let keeps = |one: &Implication| one.verdict == Verdict::Lands && one.broken.is_empty();
+        let none_keeps = || !implications.iter().any(keeps);
+        let mut conflict = resolve(&view).or_else(|| doubt(&view).filter(|_| none_keeps()))?;
+        let confirmed = |remedy: &Remedy| strict.confirmed(&view, remedy.change.clone());
+        conflict.remedies = conflict.remedies.iter().filter_map(confirmed).collect();
+        Some(conflict)
+    }
+
+    /// A change that the simulated policy lands with, the rest kept: this one or the next greater ones.
+    fn confirmed(&self, view: &View, change: Demand) -> Option<Remedy> {
+        let greater = |change: &Demand| further(view, change);
+        let tries = std::iter::successors(Some(change), greater).take(TRIES);
+        tries.map(|change| self.simulated(change)).find(|remedy| {
+            let hard = |name: &&Requirement| match &remedy.change {
+                Demand::GiveWay(list) => !list.contains(name),
+                _ => true,
+            };
+            let Implication { verdict, broken, .. } = &remedy.implies;
+            *verdict == Verdict::Lands && broken.iter().filter(hard).count() == 0
+        })
+    }
+
+    /// What asking that instead implies, simulated by the policy.
+    fn simulated(&self, change: Demand) -> Remedy {
+        let mut changed = self.clone();
+        changed.demands.ask(change.clone());
+        changed.foresight.prior.link =
+            changed.demands.requirements.max_bandwidth.or(self.foresight.prior.link);
+        Remedy { implies: changed.thorough(self.demands.aggression), change }
     }
 
     fn measured(&self, view: &View) -> Measured {

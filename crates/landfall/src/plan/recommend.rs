@@ -19,62 +19,55 @@ const ALIKE: (f64, f64) = (1.1, 0.05);
 /// The setting that takes the least work from the guest, of those that are surest to keep all; of those
 /// that take about as little, the one that ends soonest. `None` where none lands.
 pub fn recommend(all: &[Implication], asked: &Requirements) -> Option<Recommended> {
-    let landing = || all.iter().filter(|one| one.verdict == Verdict::Lands);
+    let may_be = |one: &&Implication| one.broken.iter().all(|name| asked.may_break(*name));
+    let landing = || all.iter().filter(|one| one.verdict == Verdict::Lands).filter(may_be);
     let sure = || landing().filter(|one| one.keeps_all());
     let likely = || landing().filter(|one| one.broken.is_empty());
-    let (chosen, how) = None
+    let (aggression, how) = None
         .or_else(|| {
             Some((gentlest(sure())?, "all requirements are kept, even at the far end of the range"))
         })
         .or_else(|| Some((gentlest(likely())?, "all requirements are likely to be kept")))
         .or_else(|| Some((gentlest(landing())?, "something has to give way at every setting")))?;
-    let why = match (chosen, asked.max_time) {
-        (Chosen::Only(_), _) => format!("every setting comes to the same; {how}"),
-        (Chosen::Of(_), None) => {
-            format!(
-                "it takes the least work from the guest, and of those that do it ends soonest; {how}"
-            )
-        }
-        (Chosen::Of(_), Some(_)) => format!(
+    let why = match asked.max_time {
+        _ if makes_no_difference(all) => "every setting comes to the same",
+        None => "it takes the least work from the guest, and of those that do it ends soonest",
+        Some(_) => {
             "of the settings in time it takes the least work from the guest, and of those that do it \
-             ends soonest; {how}"
-        ),
-    };
-    Some(Recommended { aggression: chosen.aggression(), why })
-}
-
-#[derive(Clone, Copy)]
-enum Chosen {
-    /// One of several that differ.
-    Of(Aggression),
-    /// The dial makes no difference.
-    Only(Aggression),
-}
-
-impl Chosen {
-    fn aggression(self) -> Aggression {
-        match self {
-            Chosen::Of(dial) | Chosen::Only(dial) => dial,
+             ends soonest"
         }
-    }
+    };
+    Some(Recommended { aggression, why: format!("{why}; {how}") })
 }
 
-fn gentlest<'a>(all: impl Iterator<Item = &'a Implication> + Clone) -> Option<Chosen> {
-    let figures = all.filter_map(|one| {
-        let forecast = one.forecast?;
-        Some((one.aggression, forecast.guest_cpu_lost_s.mid, forecast.total_s.mid))
-    });
-    let least = figures.clone().map(|(_, lost, _)| lost).min_by(f64::total_cmp)?;
-    let alike = |lost: f64| lost <= least * ALIKE.0 + ALIKE.1;
-    let few = figures.clone().filter(|(_, lost, _)| alike(*lost));
-    let soonest = few.clone().map(|(_, _, total)| total).min_by(f64::total_cmp)?;
-    let same = |total: f64| total <= soonest * 1.02;
+/// Work lost and total time.
+fn figures(one: &Implication) -> Option<(f64, f64)> {
+    let forecast = one.forecast?;
+    Some((forecast.guest_cpu_lost_s.mid, forecast.total_s.mid))
+}
+
+fn gentlest<'a>(all: impl Iterator<Item = &'a Implication>) -> Option<Aggression> {
+    let known = |one: &'a Implication| figures(one).map(|figures| (one.aggression, figures));
+    let mut few: Vec<(Aggression, (f64, f64))> = all.filter_map(known).collect();
+    let least = few.iter().map(|(_, (lost, _))| *lost).min_by(f64::total_cmp)?;
+    few.retain(|(_, (lost, _))| *lost <= least * ALIKE.0 + ALIKE.1);
+    let soonest = few.iter().map(|(_, (_, total))| *total).min_by(f64::total_cmp)?;
+    few.retain(|(_, (_, total))| *total <= soonest * SAME_TIME);
     // The middle of the dial where it is as good as any: it is what everybody has without asking.
-    let good: Vec<Aggression> =
-        few.filter(|(.., total)| same(*total)).map(|(dial, ..)| dial).collect();
-    let chosen = good.iter().find(|dial| **dial == Aggression::DEFAULT).or(good.first())?;
-    let all_the_same = figures.clone().all(|(_, lost, total)| alike(lost) && same(total));
-    Some(if all_the_same { Chosen::Only(*chosen) } else { Chosen::Of(*chosen) })
+    let default = few.iter().find(|(dial, _)| *dial == Aggression::DEFAULT);
+    default.or(few.first()).map(|(dial, _)| *dial)
+}
+
+/// Times that differ by less are the same.
+const SAME_TIME: f64 = 1.02;
+
+fn makes_no_difference(all: &[Implication]) -> bool {
+    let Some((lost, total)) = all.first().and_then(figures) else { return false };
+    let near = |a: f64, b: f64, times: f64, more: f64| a.max(b) <= a.min(b) * times + more;
+    let same = |(other, time): (f64, f64)| {
+        near(lost, other, ALIKE.0, ALIKE.1) && near(total, time, SAME_TIME, 0.0)
+    };
+    all.iter().all(|one| figures(one).is_some_and(same))
 }
 
 #[cfg(test)]

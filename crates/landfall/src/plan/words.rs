@@ -23,7 +23,7 @@ pub fn all(options: &Plan, plan: &Prospects) -> String {
     // Writing to a string does not fail.
     let _ = write!(text, "{}", measured(options, &plan.measured));
     let _ = writeln!(text, "{BOLD}class{BOLD:#}      {}\n", class(plan.class));
-    let _ = writeln!(text, "{}\n", table(&plan.implications, plan.recommended.as_ref()));
+    let _ = writeln!(text, "{}\n", implications(plan));
     let _ = writeln!(text, "{}", recommended(options, plan));
     if let Some(ways) = &plan.ways {
         let _ = writeln!(text, "{}", throttle_or_pause(ways));
@@ -79,6 +79,27 @@ fn class(class: Class) -> &'static str {
     }
 }
 
+fn implications(plan: &Prospects) -> String {
+    let all = &plan.implications;
+    match all.first().map(|one| one.verdict) {
+        Some(verdict @ (Verdict::Refused | Verdict::Unknown))
+            if all.iter().all(|one| one.verdict == verdict) =>
+        {
+            format!("At every aggression from 0.0 to 1.0: {}", verdict_in_words(verdict))
+        }
+        _ => table(all, plan.recommended.as_ref()).to_string(),
+    }
+}
+
+fn verdict_in_words(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Lands => "lands",
+        Verdict::Refused => "would be refused",
+        Verdict::Uncertain => "may be given up",
+        Verdict::Unknown => "what it comes to is not known",
+    }
+}
+
 fn table(all: &[Implication], recommended: Option<&Recommended>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -111,11 +132,8 @@ fn remark(one: &Implication, chosen: bool) -> String {
     let names =
         |list: &[_]| list.iter().map(|name| format!("--{name}")).collect::<Vec<_>>().join(", ");
     let mut remarks = Vec::new();
-    match one.verdict {
-        Verdict::Refused => remarks.push("would be refused".to_owned()),
-        Verdict::Uncertain => remarks.push("may be given up".to_owned()),
-        Verdict::Unknown => remarks.push("not known".to_owned()),
-        Verdict::Lands => {}
+    if one.verdict != Verdict::Lands {
+        remarks.push(verdict_in_words(one.verdict).to_owned());
     }
     if !one.broken.is_empty() {
         remarks.push(format!("breaks {}", names(&one.broken)));
@@ -134,7 +152,7 @@ fn recommended(options: &Plan, plan: &Prospects) -> String {
         None => {
             let style = BOLD.fg_color(Some(AnsiColor::Red.into()));
             let why = match plan.measured.working_set_bytes {
-                Some(_) => "no setting lands it",
+                Some(_) => "no setting is likely to land it with what may not give way kept",
                 None => "too little is known of the guest, or of the link",
             };
             format!("{style}nothing to recommend{style:#}: {why}")

@@ -60,7 +60,8 @@ impl Token {
         match fs::read_to_string(path) {
             Ok(text) => {
                 let token = Token(text.trim().to_owned());
-                let long = token.0.len() >= 32 && token.0.bytes().all(|b| b.is_ascii_alphanumeric());
+                let long =
+                    token.0.len() >= 32 && token.0.bytes().all(|b| b.is_ascii_alphanumeric());
                 let remedy = "it holds no token of at least 32 letters and digits; remove it, and \
                               another is made";
                 if long { Ok(token) } else { Err(failed(remedy.to_owned())) }
@@ -122,7 +123,9 @@ impl Access {
 
     fn bears(&self, headers: &HeaderMap) -> bool {
         let value = text(headers, &AUTHORIZATION);
-        value.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|token| self.token.is(token))
+        value
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .is_some_and(|token| self.token.is(token))
     }
 
     fn has_cookie(&self, headers: &HeaderMap) -> bool {
@@ -182,7 +185,10 @@ pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Ne
             "This is not a name of this host. Use its address, or start landfall serve with --name NAME.",
         ))
     } else if is_used_elsewhere(headers) || (changes && !access.is_from_here(headers)) {
-        Some((StatusCode::FORBIDDEN, "Asked for by a page that is not landfall's. Nothing was done."))
+        Some((
+            StatusCode::FORBIDDEN,
+            "Asked for by a page that is not landfall's. Nothing was done.",
+        ))
     } else {
         None
     };

@@ -59,10 +59,7 @@ async fn steering(migration: &Migration) -> Result<(Client, Steered), String> {
 }
 
 /// What differs, by name. A field that was left empty takes its limit back, where there is one to take.
-fn changed(
-    now: &Demands,
-    fields: &[(String, String)],
-) -> Result<BTreeMap<String, String>, String> {
+fn changed(now: &Demands, fields: &[(String, String)]) -> Result<BTreeMap<String, String>, String> {
     let mut wanted = now.clone();
     for (name, text) in fields.iter().filter(|(name, _)| Demand::NAMES.contains(&name.as_str())) {
         let text = if text.trim().is_empty() { "none" } else { text };

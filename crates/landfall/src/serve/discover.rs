@@ -119,9 +119,10 @@ mod tests {
         let unix = |path: &str| Address::Unix(path.into());
         for (line, monitors) in [
             ("/usr/bin/qemu-system-x86_64 -qmp unix:/a,server=on,wait=off", vec![unix("/a")]),
-            ("qemu-system-x86_64 --qmp tcp:127.0.0.1:4445,server", vec![
-                "tcp:127.0.0.1:4445".parse().unwrap(),
-            ]),
+            (
+                "qemu-system-x86_64 --qmp tcp:127.0.0.1:4445,server",
+                vec!["tcp:127.0.0.1:4445".parse().unwrap()],
+            ),
             (
                 "kvm -chardev socket,id=c,path=/b,server=on -mon chardev=c,mode=control -qmp unix:/a,server",
                 vec![unix("/a"), unix("/b")],
@@ -138,7 +139,10 @@ mod tests {
     #[test]
     fn a_guest_has_its_name_and_a_destination_where_it_waits() {
         let one = found("kvm -name guest=db1,debug-threads=on -incoming tcp:0:4444").unwrap();
-        assert_eq!((one.name.as_deref(), one.incoming.as_deref()), (Some("db1"), Some("tcp:0:4444")));
+        assert_eq!(
+            (one.name.as_deref(), one.incoming.as_deref()),
+            (Some("db1"), Some("tcp:0:4444"))
+        );
         let other = found("kvm -name web -incoming defer").unwrap();
         assert_eq!((other.name.as_deref(), other.incoming), (Some("web"), None));
     }

@@ -44,12 +44,8 @@ fn setup(head: &Head, vcpus: u32) -> Option<Setup> {
     let (contents, link): (Bytes, ByteRate) = (prior.contents?, prior.link?);
     let memory = prior.memory.unwrap_or(contents).max(contents);
     let curve = Estimator::new(prior).estimate()?.curve;
-    let guest = Guest {
-        contents,
-        vcpus,
-        pace: CpuTime(prior.pace?.0),
-        ..Guest::with_curve(memory, curve)
-    };
+    let guest =
+        Guest { contents, vcpus, pace: CpuTime(prior.pace?.0), ..Guest::with_curve(memory, curve) };
     Some(Setup {
         requirements: landfall_core::requirements::Requirements {
             max_bandwidth: head.requirements.max_bandwidth.or(prior.link),

@@ -83,7 +83,9 @@ impl Guests {
         let id = id(&monitor);
         if !named.contains(&monitor) {
             if named.len() >= MOST_ADDED {
-                return Err(format!("there are {MOST_ADDED} guests already; start landfall serve anew"));
+                return Err(format!(
+                    "there are {MOST_ADDED} guests already; start landfall serve anew"
+                ));
             }
             named.push(monitor);
         }

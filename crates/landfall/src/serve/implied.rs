@@ -6,7 +6,7 @@ use std::sync::Arc;
 use landfall_core::plan::class_in;
 use landfall_core::plan::frontier::{FrontierPoint, frontier};
 use landfall_core::plan::implications::{Implication, Ways, dial, implication, implications, ways};
-use landfall_core::plan::remedies::Conflict;
+use landfall_core::plan::remedies::{Conflict, resolve};
 use landfall_core::prior::Prior;
 use landfall_core::report::Class;
 use landfall_core::view::View;
@@ -59,24 +59,33 @@ pub fn implied(
     let aggression = settings.demands.aggression;
     let view = forecaster.view(aggression);
     let asked = &settings.demands.requirements;
-    let (chosen, dial) = match grade {
-        Grade::Planned => (implication(&view), implications(&view)),
+    let (chosen, dial, conflict) = match grade {
+        Grade::Planned => (implication(&view), implications(&view), planned_conflict(&view)),
         Grade::Simulated => {
             let thorough = |dial| wanted().then(|| forecaster.thorough(dial));
-            (thorough(aggression)?, dial().map(thorough).collect::<Option<Vec<_>>>()?)
+            let all = dial().map(thorough).collect::<Option<Vec<_>>>()?;
+            let conflict = forecaster.conflict(&all);
+            (thorough(aggression)?, all, conflict)
         }
     };
     Some(Implied {
         grade,
         class: class_in(&view),
         recommended: recommend(&dial, asked),
-        conflict: forecaster.conflict(),
+        conflict,
         chosen,
         dial,
         ways: ways(&view),
         frontier: known_frontier(looked, &view),
         prior: forecaster.foresight.prior,
     })
+}
+
+/// What cannot all be kept, even if something may give way, with the planner's remedies.
+fn planned_conflict(view: &View) -> Option<Conflict> {
+    let mut strict = view.clone();
+    strict.requirements.give_way.clear();
+    resolve(&strict)
 }
 
 /// Who answers, with the link as it may be used.

@@ -8,8 +8,8 @@ use landfall_core::requirements::Requirement;
 use maud::{Markup, html};
 
 use super::guest_page::requirement_name;
-use super::implied::{Grade, Implied};
 use super::guests_page::class_colour;
+use super::implied::{Grade, Implied};
 use super::layout::{badge, between, class_in_words, class_name, percent};
 use super::pictures::{self, Room};
 use super::settings::Settings;

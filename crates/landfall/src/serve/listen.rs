@@ -236,7 +236,8 @@ fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, ListenError> {
     };
     let chain: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(cert).and_then(|certificates| certificates.collect());
-    let chain = chain.map_err(|error| wrong("--tls-cert", cert, format!("{error}; name a PEM file")))?;
+    let chain =
+        chain.map_err(|error| wrong("--tls-cert", cert, format!("{error}; name a PEM file")))?;
     if chain.is_empty() {
         let problem = "there is no certificate in it; name a PEM file with one".to_owned();
         return Err(wrong("--tls-cert", cert, problem));

@@ -77,14 +77,17 @@ pub fn state(shown: &Shown<'_>) -> Markup {
     match (shown.under_way, shown.track.now().map(|moment| moment.phase)) {
         (false, _) => badge("bad", "ended without a report"),
         (true, None) => badge("live", "watching the guest before the start"),
-        (true, Some(phase)) => badge("live", match phase {
-            Phase::Setup => "connecting",
-            Phase::FirstPass => "first pass",
-            Phase::Iterating => "later passes",
-            Phase::SwitchOver => "switching over",
-            Phase::PostCopy => "runs there",
-            Phase::Over => "ending",
-        }),
+        (true, Some(phase)) => badge(
+            "live",
+            match phase {
+                Phase::Setup => "connecting",
+                Phase::FirstPass => "first pass",
+                Phase::Iterating => "later passes",
+                Phase::SwitchOver => "switching over",
+                Phase::PostCopy => "runs there",
+                Phase::Over => "ending",
+            },
+        ),
     }
 }
 
@@ -97,9 +100,7 @@ pub fn now(shown: &Shown<'_>) -> Markup {
         html! { .tile { h3 { (name) } p.figure { (value) } p.range { (below) } } }
     };
     let expected = shown.foreseen.and_then(|foreseen| foreseen.forecast.as_ref());
-    let total = expected.map(|forecast| {
-        format!("expected: {}", between_or(&forecast.total_s))
-    });
+    let total = expected.map(|forecast| format!("expected: {}", between_or(&forecast.total_s)));
     html! {
         .tiles id="now" {
             (figure("Elapsed", last.map_or("–".into(), |it| seconds(it.at)), total.unwrap_or_default()))

@@ -83,8 +83,7 @@ pub async fn run(options: Options) -> u8 {
 
 async fn open(options: &Options) -> Result<(Door, Site), String> {
     let certificate = options.tls_cert.as_deref().zip(options.tls_key.as_deref());
-    let door =
-        Door::open(&options.listen, certificate).await.map_err(|error| error.to_string())?;
+    let door = Door::open(&options.listen, certificate).await.map_err(|error| error.to_string())?;
     let token = match &options.token_file {
         Some(path) => Token::kept_in(path)?,
         None => Token::new().map_err(|error| format!("no token can be made: {error}"))?,
@@ -125,7 +124,8 @@ fn greet(options: &Options, door: &Door, site: &Site) {
         Some(address) => {
             let scheme = if door.is_encrypted() { "https" } else { "http" };
             let host = options.name.first().filter(|_| address.ip().is_unspecified());
-            let host = host.map_or(address.to_string(), |name| format!("{name}:{}", address.port()));
+            let host =
+                host.map_or(address.to_string(), |name| format!("{name}:{}", address.port()));
             tell(&format!("Open {scheme}://{host}/login#{token}"));
         }
         None => tell(&format!("Listening on {}; the token is {token}", options.listen)),

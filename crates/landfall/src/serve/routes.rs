@@ -30,7 +30,10 @@ use super::migrations::{Migration, Way};
 use super::pictures::Room;
 use super::settings::Settings;
 use super::track::Track;
-use super::{Site, access, control, events, guest_page, guests_page, history_page, implied_page, migration_page};
+use super::{
+    Site, access, control, events, guest_page, guests_page, history_page, implied_page,
+    migration_page,
+};
 
 /// No form is larger.
 const BODY: usize = 16 * 1024;
@@ -87,7 +90,8 @@ async fn login(State(site): Shared, Form(fields): Form<Fields>) -> Response {
     if site.access.token.is(token.trim()) {
         ([(SET_COOKIE, site.access.cookie())], Redirect::to("/")).into_response()
     } else {
-        let wrong = "That is not the token of this landfall serve; it has another after each start.";
+        let wrong =
+            "That is not the token of this landfall serve; it has another after each start.";
         (StatusCode::UNAUTHORIZED, layout::login(Some(wrong))).into_response()
     }
 }
@@ -132,7 +136,11 @@ fn nearby(guests: &[Guest], but: &Guest) -> Vec<Nearby> {
     let others = guests.iter().filter(|guest| guest.id != but.id);
     let waiting = others.filter_map(|guest| {
         let incoming = guest.qemu.as_ref()?.incoming.clone()?;
-        Some((incoming.replacen("tcp:0:", "tcp:127.0.0.1:", 1), guest.monitor.to_string(), guest.name.clone()))
+        Some((
+            incoming.replacen("tcp:0:", "tcp:127.0.0.1:", 1),
+            guest.monitor.to_string(),
+            guest.name.clone(),
+        ))
     });
     waiting.collect()
 }

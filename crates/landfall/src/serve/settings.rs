@@ -29,7 +29,8 @@ impl Settings {
         for (name, value) in changes.filter_map(|(_, change)| change.split_once('=')) {
             if FIELDS.contains(&name) {
                 typed.retain(|(known, _)| known != name);
-                let values = value.split(',').map(|value| (name.to_owned(), value.trim().to_owned()));
+                let values =
+                    value.split(',').map(|value| (name.to_owned(), value.trim().to_owned()));
                 typed.extend(values);
             }
         }
@@ -85,9 +86,8 @@ impl Settings {
     pub fn options(&self) -> Vec<String> {
         let default = Demands::default();
         let demands = self.demands.beyond(&default);
-        let mut options: Vec<String> = demands
-            .flat_map(|demand| [format!("--{}", demand.name()), demand.text()])
-            .collect();
+        let mut options: Vec<String> =
+            demands.flat_map(|demand| [format!("--{}", demand.name()), demand.text()]).collect();
         if self.policy != policy::DEFAULT {
             options.extend(["--policy".to_owned(), self.policy.clone()]);
         }

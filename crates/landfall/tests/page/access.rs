@@ -31,7 +31,13 @@ fn without_the_token_nothing_is_shown_and_nothing_is_changed() {
             assert_eq!(shown.status, 303, "{page} {proof:?} {shown:?}");
             assert!(shown.head.contains("location: /login") && shown.body.is_empty(), "{shown:?}");
         }
-        for change in ["/guests", "/guests/1/look", "/guests/1/start", "/migrations/x/cancel", "/migrations/x/set"] {
+        for change in [
+            "/guests",
+            "/guests/1/look",
+            "/guests/1/start",
+            "/migrations/x/cancel",
+            "/migrations/x/set",
+        ] {
             let headers = [&proof[..], &[&origin, "Sec-Fetch-Site: same-origin"]].concat();
             let changed = serving.ask(&format!("POST {change}"), &headers, ADD);
             assert_eq!(changed.status, 401, "{change} {proof:?} {changed:?}");
@@ -114,7 +120,14 @@ fn a_name_that_is_not_this_hosts_is_not_answered() {
 #[test]
 fn looking_at_a_page_changes_nothing() {
     let serving = Serving::start(&[]);
-    for path in ["/guests", "/guests/1/look", "/guests/1/start", "/migrations/x/cancel", "/migrations/x/set", "/logout"] {
+    for path in [
+        "/guests",
+        "/guests/1/look",
+        "/guests/1/start",
+        "/migrations/x/cancel",
+        "/migrations/x/set",
+        "/logout",
+    ] {
         let answer = serving.get(&format!("{path}?{ADD}"));
         assert_eq!(answer.status, 405, "{path} {answer:?}");
     }
@@ -147,12 +160,26 @@ fn no_page_takes_anything_from_another_host_or_runs_what_is_written_in_it() {
     let serving = Serving::start(&["--guest", "unix:/nowhere/vm.qmp"]);
     for path in ["/", "/migrations", "/login", "/nothing"] {
         let page = serving.get(path);
-        for rule in ["default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"] {
+        for rule in [
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "frame-ancestors 'none'",
+        ] {
             assert!(page.head.contains(rule), "{path}: {}", page.head);
         }
         assert!(page.head.contains("x-content-type-options: nosniff"));
         assert!(page.head.contains("cache-control: no-store"), "{}", page.head);
-        for foreign in ["http://", "https://", "href=\"//", "src=\"//", "<style", "style=", " onclick", "<script>"] {
+        for foreign in [
+            "http://",
+            "https://",
+            "href=\"//",
+            "src=\"//",
+            "<style",
+            "style=",
+            " onclick",
+            "<script>",
+        ] {
             assert!(!page.body.contains(foreign), "{path} has {foreign}: {}", page.body);
         }
     }

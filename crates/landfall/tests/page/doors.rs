@@ -56,7 +56,10 @@ fn with_a_certificate_it_is_encrypted_wherever_it_listens() {
     let stream = rustls::StreamOwned::new(connection, tcp);
     let login = exchange(stream, "POST /login", &[&host, &origin], &token);
     assert_eq!(login.status, 303, "{login:?}");
-    assert!(login.head.contains("__host-landfall=") && login.head.contains("; secure"), "{login:?}");
+    assert!(
+        login.head.contains("__host-landfall=") && login.head.contains("; secure"),
+        "{login:?}"
+    );
 
     let tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let clear = exchange(tcp, "GET /login", &[&host], "");
@@ -85,7 +88,12 @@ fn a_socket_is_its_owners_alone_and_one_left_behind_is_taken_over() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let bearer = format!("Authorization: Bearer {}", serving.token());
     let ask = |headers: &[&str]| {
-        exchange(UnixStream::connect(&path).unwrap(), "GET /", &[&["Host: localhost"], headers].concat(), "")
+        exchange(
+            UnixStream::connect(&path).unwrap(),
+            "GET /",
+            &[&["Host: localhost"], headers].concat(),
+            "",
+        )
     };
     assert_eq!(ask(&[&bearer]).status, 200);
     assert_eq!(ask(&[]).status, 303, "the token is needed here as well");

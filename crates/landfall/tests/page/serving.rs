@@ -36,7 +36,8 @@ pub fn command(folder: &TempDir, options: &[&str]) -> Command {
 impl Serving {
     pub fn start(options: &[&str]) -> Serving {
         let folder = tempfile::tempdir().unwrap();
-        let listen = if options.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
+        let listen =
+            if options.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
         let mut child = command(&folder, &[listen, options].concat()).spawn().unwrap();
         let mut greeting = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();

@@ -41,7 +41,9 @@ fn programs() -> Option<(&'static str, &'static str)> {
     let browser = ["chromium", "chromium-browser", "google-chrome"].iter().find(there);
     let driver = ["chromedriver", "chromium.chromedriver"].iter().find(there);
     if browser.is_none() || driver.is_none() {
-        eprintln!("skipped: no chromium with its chromedriver here (make setup installs them by apt)");
+        eprintln!(
+            "skipped: no chromium with its chromedriver here (make setup installs them by apt)"
+        );
     }
     Some((*browser?, *driver?))
 }

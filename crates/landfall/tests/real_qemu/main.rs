@@ -8,6 +8,7 @@ mod failures;
 mod landings;
 mod laws;
 mod page;
+mod plans;
 mod predictions;
 mod recordings;
 mod refusals;

@@ -99,8 +99,7 @@ async fn input_to_paint(browser: &Browser) -> f64 {
     let all = browser
         .script("return performance.getEntriesByName('input to paint').map(it => it.duration)")
         .await;
-    let mut all: Vec<f64> =
-        all.as_array().unwrap().iter().filter_map(|it| it.as_f64()).collect();
+    let mut all: Vec<f64> = all.as_array().unwrap().iter().filter_map(|it| it.as_f64()).collect();
     all.sort_by(f64::total_cmp);
     assert!(!all.is_empty(), "nothing was painted");
     println!("input to paint, in ms: {all:.1?}");
@@ -182,7 +181,8 @@ async fn on_a_phone(desk: &Browser, serving: &Serving, folder: &Path) {
 }
 
 #[test]
-fn a_migration_outlives_its_page_is_changed_and_cancelled_from_the_next_and_the_guest_is_unharmed() {
+fn a_migration_outlives_its_page_is_changed_and_cancelled_from_the_next_and_the_guest_is_unharmed()
+{
     let Some(scene) = Scene::boot(&random(64, 50), ByteRate::mb(2)) else { return };
     let folder = tempfile::tempdir().unwrap();
     let serving = Serving::start(&scene, &folder, "127.0.0.1:0");
@@ -209,7 +209,8 @@ fn a_migration_outlives_its_page_is_changed_and_cancelled_from_the_next_and_the_
         browser.press(ENTER).await;
         browser.wait_for("#state", "pass").await;
         let until = Instant::now() + crate::scene::PATIENCE;
-        while browser.script("return document.getElementById('max-stall')?.value").await != "450ms" {
+        while browser.script("return document.getElementById('max-stall')?.value").await != "450ms"
+        {
             assert!(Instant::now() < until, "what was changed is not shown");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

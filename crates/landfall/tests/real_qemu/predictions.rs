@@ -33,7 +33,7 @@ fn expected(ended: &Ended, field: &str, side: &str) -> f64 {
 fn a_guest_that_only_a_pause_lands_is_refused_before_the_start_with_what_would_resolve_it() {
     let Some(scene) = Scene::boot(&sweep(), LINK) else { return };
     let ended = scene.migrate(&asked(&[]));
-    let remedies = ["--max-stall", "raise the bandwidth", "--give-way max-stall"];
+    let remedies = ["raise --max-stall to", "raise --max-bandwidth to", "--give-way max-stall"];
     ended.assert(4, "refused", &remedies);
     scene.assert_unharmed_at_source();
 }

@@ -46,8 +46,7 @@ pub fn course(track: &Track, foreseen: Option<&Foreseen>, width: u32) -> Markup 
 fn left<'a>(track: &Track, course: &[(f64, f64, f64)]) -> Panel<'a> {
     // Before the first page what is left is not known yet.
     let begun = |moment: &Moment| moment.phase != Phase::Setup;
-    let actual =
-        of(track, |moment| begun(moment).then(|| moment.remaining.as_f64() / 1e6));
+    let actual = of(track, |moment| begun(moment).then(|| moment.remaining.as_f64() / 1e6));
     let foreseen: Vec<(f64, f64)> = course.iter().map(|(at, left, _)| (*at, left / 1e6)).collect();
     Panel {
         title: "Left to be sent",

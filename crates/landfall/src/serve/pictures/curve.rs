@@ -5,9 +5,7 @@ use landfall_core::prior::Prior;
 use maud::{Markup, html};
 use plotters::prelude::*;
 
-use super::{
-    Axis, FIRST, LIMIT, SECOND, across, legend, line, log_chart, seconds, svg,
-};
+use super::{Axis, FIRST, LIMIT, SECOND, across, legend, line, log_chart, seconds, svg};
 
 const HEIGHT: u32 = 240;
 
@@ -26,7 +24,8 @@ pub fn curve(prior: &Prior, width: u32) -> Option<Markup> {
         words(prior, &estimate.curve),
         estimate.error * 100.0
     );
-    let x = Axis { range: least..most, labels: 5, unit: &seconds, title: "of the guest's CPU time" };
+    let x =
+        Axis { range: least..most, labels: 5, unit: &seconds, title: "of the guest's CPU time" };
     let y = Axis { range: 0.0..top, labels: 5, unit: &|mb| format!("{mb:.0} MB"), title: "" };
     let picture = svg(&label, (width, HEIGHT), |area| {
         let mut chart = log_chart(area, &x, &y)?;
@@ -44,7 +43,8 @@ pub fn curve(prior: &Prior, width: u32) -> Option<Markup> {
         for point in &prior.points {
             let (at, mb) = (point.cpu.0, point.dirtied.as_f64() / 1e6);
             if (least..=most).contains(&at) {
-                let reach = [(at, mb * (1.0 - point.error)), (at, (mb * (1.0 + point.error)).min(top))];
+                let reach =
+                    [(at, mb * (1.0 - point.error)), (at, (mb * (1.0 + point.error)).min(top))];
                 chart.draw_series([PathElement::new(reach, line(SECOND, 6))])?;
                 chart.draw_series([Circle::new((at, mb.min(top)), across(6), SECOND.filled())])?;
             }

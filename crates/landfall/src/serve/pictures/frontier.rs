@@ -57,7 +57,12 @@ pub fn frontier(
     }
 }
 
-fn panel(points: &[FrontierPoint], across_: &Across<'_>, lost: Option<Range>, width: u32) -> Markup {
+fn panel(
+    points: &[FrontierPoint],
+    across_: &Across<'_>,
+    lost: Option<Range>,
+    width: u32,
+) -> Markup {
     let at = |point: &FrontierPoint| ((across_.of)(point), point.guest_cpu_lost_s);
     let all: Vec<(f64, f64)> = points.iter().map(at).collect();
     let far = |range: Option<Range>| range.map_or(0.0, |range| range.high.min(range.mid * 2.0));
@@ -121,7 +126,10 @@ fn label(all: &[(f64, f64)], across_: &Across<'_>, lost: Option<Range>) -> Strin
     let ends = match (all.first(), all.last()) {
         (Some(first), Some(last)) => format!(
             "from {} with {} lost to {} with {} lost",
-            seconds(&first.0), seconds(&first.1), seconds(&last.0), seconds(&last.1)
+            seconds(&first.0),
+            seconds(&first.1),
+            seconds(&last.0),
+            seconds(&last.1)
         ),
         _ => "no way to land is known".to_owned(),
     };

@@ -201,7 +201,8 @@ pub fn thinned(points: &[(f64, f64)], pixels: u32) -> Vec<(f64, f64)> {
     let mut kept = Vec::new();
     for stretch in points.chunk_by(|a, b| place(a.0) == place(b.0)) {
         let by_value = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
-        let (Some(low), Some(high)) = (stretch.iter().min_by(by_value), stretch.iter().max_by(by_value))
+        let (Some(low), Some(high)) =
+            (stretch.iter().min_by(by_value), stretch.iter().max_by(by_value))
         else {
             continue;
         };
@@ -241,8 +242,9 @@ mod tests {
 
     #[test]
     fn a_thinned_curve_keeps_its_peaks_and_its_order() {
-        let points: Vec<(f64, f64)> =
-            (0..10_000).map(|n| (f64::from(n), if n == 5_123 { 99.0 } else { f64::from(n % 7) })).collect();
+        let points: Vec<(f64, f64)> = (0..10_000)
+            .map(|n| (f64::from(n), if n == 5_123 { 99.0 } else { f64::from(n % 7) }))
+            .collect();
         let thin = thinned(&points, 300);
         assert!(thin.len() <= 310, "{}", thin.len());
         assert!(thin.contains(&(5_123.0, 99.0)));
