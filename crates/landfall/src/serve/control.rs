@@ -6,7 +6,9 @@ use landfall_core::demands::{Demand, Demands};
 use landfall_qemu::control::client::{self, Client};
 use landfall_qemu::control::{Answer, Request, Steered};
 
+use super::guests_page::UnderWay;
 use super::migrations::Migration;
+use crate::live;
 
 /// Gives it up: over its control socket, or, before it has one, by a signal to its very process.
 ///
@@ -22,6 +24,17 @@ pub async fn cancel(migration: &Migration) -> Result<(), String> {
         return Ok(());
     }
     migration.cancel()
+}
+
+/// All guests that a landfall of this user steers, whoever started it.
+pub async fn elsewhere() -> Vec<UnderWay> {
+    let all = client::all().await.unwrap_or_default();
+    let under_way = |(_, steered): (Client, Steered)| UnderWay {
+        source: steered.guest.source.to_string(),
+        name: None,
+        stands: steered.glance.as_ref().map(live::line),
+    };
+    all.into_iter().map(under_way).collect()
 }
 
 /// What is demanded of it now: as the landfall that steers it says, or its recording, or as it was begun.

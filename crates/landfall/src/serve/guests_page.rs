@@ -9,8 +9,16 @@ use super::guests::Guest;
 use super::implied::class_by_default;
 use super::layout::{Place, ago, badge, class_name, page};
 
+/// A guest that is being migrated: the source's monitor, and the migration's page, where it has one.
+pub struct UnderWay {
+    pub source: String,
+    pub name: Option<String>,
+    /// How it stands, where it says so.
+    pub stands: Option<String>,
+}
+
 /// The page.
-pub fn guests(guests: &[Guest], under_way: &[(String, String)]) -> Markup {
+pub fn guests(guests: &[Guest], under_way: &[UnderWay]) -> Markup {
     let contents = html! {
         .title { h1 { "Guests" } p.hint { "Named at the start, running on this host, or added below." } }
         @if guests.is_empty() {
@@ -45,10 +53,10 @@ pub fn guests(guests: &[Guest], under_way: &[(String, String)]) -> Markup {
     page("Guests", Place::Guests, contents)
 }
 
-fn row(guest: &Guest, under_way: &[(String, String)]) -> Markup {
+fn row(guest: &Guest, under_way: &[UnderWay]) -> Markup {
     let class = guest.looked.as_ref().and_then(|looked| class_by_default(looked));
     let monitor = guest.monitor.to_string();
-    let migration = under_way.iter().find(|(source, _)| *source == monitor);
+    let migration = under_way.iter().find(|migration| migration.source == monitor);
     html! {
         tr {
             th scope="row" {
@@ -70,7 +78,13 @@ fn row(guest: &Guest, under_way: &[(String, String)]) -> Markup {
             td data-name="Looked at" { (looked_at(guest)) }
             td.act {
                 @match migration {
-                    Some((_, name)) => a.button href={ "/migrations/" (name) } { "Migrating…" },
+                    Some(UnderWay { name: Some(name), .. }) => {
+                        a.button href={ "/migrations/" (name) } { "Migrating…" }
+                    }
+                    Some(UnderWay { stands, .. }) => {
+                        (badge("live", "migrating, started elsewhere"))
+                        @if let Some(stands) = stands { span.sub { (stands) } }
+                    }
                     None => (look(guest, true)),
                 }
             }

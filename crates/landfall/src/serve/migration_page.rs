@@ -3,7 +3,7 @@
 use landfall_core::demands::{Demand, Demands};
 use landfall_core::report::{Forecast, Outcome, Range, Report};
 use landfall_core::requirements::Requirement;
-use landfall_core::units::{ByteRate, show_duration};
+use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_core::view::Phase;
 use maud::{Markup, html};
 
@@ -93,6 +93,9 @@ pub fn state(shown: &Shown<'_>) -> Markup {
 
 /// The figures of the moment.
 pub fn now(shown: &Shown<'_>) -> Markup {
+    if let Some(report) = shown.report {
+        return measured(report);
+    }
     let track = shown.track;
     let last = track.now();
     let rate = |rate: Option<ByteRate>| rate.map_or("–".to_owned(), |rate| rate.to_string());
@@ -121,6 +124,24 @@ pub fn now(shown: &Shown<'_>) -> Markup {
                 last.and_then(|it| it.cpu).map_or("–".into(), |share| share.to_string()),
                 last.and_then(|it| it.grip).map_or("free".into(), |share| format!("held to {share}")),
             ))
+        }
+    }
+}
+
+/// The figures of the whole.
+fn measured(report: &Report) -> Markup {
+    let figure = |name: &str, value: String| {
+        html! { .tile { h3 { (name) } p.figure { (value) } p.range {} } }
+    };
+    let sent = report.transferred_bytes.map_or("–".to_owned(), |bytes| Bytes(bytes).to_string());
+    html! {
+        @if report.total_s.is_some() {
+            .tiles id="now" {
+                (figure("Total time", known(report.total_s)))
+                (figure("Longest stall", known(report.longest_stall_s)))
+                (figure("Work lost", known(report.guest_cpu_lost_s)))
+                (figure("Sent", sent))
+            }
         }
     }
 }

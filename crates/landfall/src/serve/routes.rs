@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use super::foreseen::foreseen;
 use super::guest_page::Nearby;
 use super::guests::Guest;
+use super::guests_page::UnderWay;
 use super::history_page::Row;
 use super::implied::{Grade, Implied, implied};
 use super::layout::{self, problem};
@@ -101,7 +102,13 @@ async fn logout(State(site): Shared) -> Response {
 }
 
 async fn guests(State(site): Shared) -> Markup {
-    let under_way = site.under_way();
+    let mut under_way: Vec<UnderWay> = site
+        .under_way()
+        .into_iter()
+        .map(|(source, name)| UnderWay { source, name: Some(name), stands: None })
+        .collect();
+    // Those of the page are in front, and found first.
+    under_way.extend(control::elsewhere().await);
     guests_page::guests(&site.guests.list(), &under_way)
 }
 

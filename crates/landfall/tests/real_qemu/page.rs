@@ -153,7 +153,8 @@ fn a_guest_is_looked_at_the_dial_moved_and_its_migration_lands_by_the_keyboard_a
         browser.wait_for("#now", "Left to be sent").await;
         browser.wait_for("#picture", "Dirty rate and link").await;
         if let Some(folder) = pictures() {
-            tokio::time::sleep(Duration::from_secs(6)).await;
+            browser.wait_for("#picture .legend", "measured").await;
+            tokio::time::sleep(Duration::from_millis(3500)).await;
             browser.picture(&folder.join("page-migration.png")).await;
         }
         browser.wait_for("#state", "landed").await;
