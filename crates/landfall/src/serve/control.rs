@@ -23,7 +23,7 @@ pub async fn cancel(migration: &Migration) -> Result<(), String> {
     {
         return Ok(());
     }
-    migration.cancel()
+    migration.interrupt()
 }
 
 /// All guests that a landfall of this user steers, whoever started it.

@@ -72,6 +72,14 @@ impl FromStr for Place {
 }
 
 impl Place {
+    /// Takes away what nobody listens at any more.
+    pub fn leave(&self) {
+        if let Place::Unix(path) = self {
+            // The next one would take it away as well.
+            let _ = fs::remove_file(path);
+        }
+    }
+
     /// Whether only processes of this host reach it.
     pub fn is_local(&self) -> bool {
         match self {

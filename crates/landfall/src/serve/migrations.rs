@@ -213,7 +213,7 @@ impl Migration {
     ///
     /// # Errors
     /// In words: there is none.
-    pub fn cancel(&self) -> Result<(), String> {
+    pub fn interrupt(&self) -> Result<(), String> {
         let over = || "the migration is over already; there is nothing to cancel".to_owned();
         let process = self.started.as_ref().and_then(|started| started.process).ok_or_else(over)?;
         let pid = Pid::from_raw(process.pid).ok_or_else(over)?;
@@ -290,7 +290,7 @@ mod tests {
         fs::write(folder.path().join("x.started.json"), note).unwrap();
         let found = migrations.get("x").unwrap();
         assert!(!found.is_under_way() && found.started.as_ref() == Some(&started));
-        assert!(found.cancel().unwrap_err().contains("over already"));
+        assert!(found.interrupt().unwrap_err().contains("over already"));
     }
 
     #[test]

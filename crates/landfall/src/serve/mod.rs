@@ -46,7 +46,7 @@ pub use options::Options;
 use crate::{USAGE, signals};
 use access::{Access, Token};
 use guests::Guests;
-use listen::{Door, Place};
+use listen::Door;
 use migrations::Migrations;
 
 /// What the pages are made of.
@@ -68,10 +68,7 @@ pub async fn run(options: Options) -> u8 {
                 () = door.serve(routes::all(Arc::new(site))) => {}
                 _ = stops.recv() => {}
             }
-            if let Place::Unix(path) = &options.listen {
-                // The next one would take it away as well.
-                let _ = std::fs::remove_file(path);
-            }
+            options.listen.leave();
             0
         }
         Err(problem) => {

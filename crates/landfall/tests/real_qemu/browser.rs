@@ -80,9 +80,9 @@ impl Browser {
         self.client.goto(address).await.unwrap();
     }
 
-    /// What a script in the page gives.
+    /// What a script in the page gives; `null` in a page that is just being left for another.
     pub async fn script(&self, script: &str) -> Value {
-        self.client.execute(script, vec![]).await.unwrap()
+        self.client.execute(script, vec![]).await.unwrap_or_default()
     }
 
     /// The text of the first element of a kind; empty where there is none.

@@ -210,7 +210,8 @@ fn a_migration_outlives_its_page_is_changed_and_cancelled_from_the_next_and_the_
         browser.press(ENTER).await;
         browser.wait_for("#state", "pass").await;
         let until = Instant::now() + crate::scene::PATIENCE;
-        while browser.script("return document.getElementById('max-stall')?.value").await != "450ms"
+        while browser.script("return document.getElementById('max-stall')?.defaultValue").await
+            != "450ms"
         {
             assert!(Instant::now() < until, "what was changed is not shown");
             tokio::time::sleep(Duration::from_millis(100)).await;
