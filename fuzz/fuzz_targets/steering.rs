@@ -10,6 +10,7 @@ use landfall_core::decision::{Finish, Hold};
 use landfall_core::guard::guard;
 use landfall_core::observer::Observer;
 use landfall_core::policy;
+use landfall_core::prior::Prior;
 use landfall_core::progress::{Progress, time_left};
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::sample::{Migration, Ram, Sample, Status, VcpuCounters};
@@ -52,7 +53,6 @@ struct Memory {
     normal: u64,
     duplicate: u64,
     syncs: u64,
-    dirty_rate: Option<u64>,
 }
 
 const STATUS: [Status; 11] = [
@@ -78,7 +78,6 @@ impl Step {
             normal: Bytes(ram.normal),
             duplicate: Bytes(ram.duplicate),
             syncs: ram.syncs,
-            dirty_rate: ram.dirty_rate.map(|rate| rate as f64),
         });
         let migration = Migration {
             status: STATUS[usize::from(self.status) % STATUS.len()],
@@ -120,7 +119,7 @@ fuzz_target!(|course: Course| {
     let aggression = Aggression::new(f64::from(course.aggression) / 255.0).unwrap();
     let entry = &policy::ALL[usize::from(course.policy) % policy::ALL.len()];
     let mut policy = (entry.make)();
-    let mut observer = Observer::new(requirements.clone(), aggression, levers);
+    let mut observer = Observer::new(requirements.clone(), aggression, levers, &Prior::default());
     let (mut account, mut progress) = (Account::default(), Progress::default());
     let (mut now, mut done) = (Moment::START, 0.0);
     for step in &course.steps {

@@ -33,7 +33,7 @@ fuzz_target!(|text: &str| {
     for name in Demand::NAMES {
         if let Ok(demand) = Demand::read(name, text) {
             let (mut once, mut again) = (Demands::default(), Demands::default());
-            once.ask(demand.clone());
+            once.apply(demand.clone());
             again.set(name, &demand.text()).unwrap();
             let texts = |demands: &Demands| demands.all().map(|demand| demand.text());
             assert_eq!(texts(&once), texts(&again));

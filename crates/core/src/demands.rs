@@ -160,12 +160,12 @@ impl Demands {
     /// # Errors
     /// [`DemandError`], with the remedy; nothing has changed.
     pub fn set(&mut self, name: &str, text: &str) -> Result<(), DemandError> {
-        self.ask(Demand::read(name, text)?);
+        self.apply(Demand::read(name, text)?);
         Ok(())
     }
 
     /// Changes one demand.
-    pub fn ask(&mut self, demand: Demand) {
+    pub fn apply(&mut self, demand: Demand) {
         let asked = &mut self.requirements;
         match demand {
             Demand::MaxBandwidth(rate) => asked.max_bandwidth = rate,

@@ -110,10 +110,15 @@ fn tuned_within(view: &View, tuning: Tuning) -> Tuning {
         false => blackout.min(asked.max_stall),
     };
     Tuning {
-        max_bandwidth: tuning.max_bandwidth.map(capped),
+        max_bandwidth: tuning.max_bandwidth.map(capped).filter(is_a_limit),
         downtime_limit: tuning.downtime_limit.map(bounded),
         ..tuning
     }
+}
+
+/// Whether a hypervisor takes a rate for a limit: zero means none to it.
+fn is_a_limit(rate: &ByteRate) -> bool {
+    rate.per_second() > 0
 }
 
 /// The hold, no tighter than the floor and with no gap longer than the stall allowed.
@@ -228,6 +233,15 @@ mod tests {
         assert_eq!(tuned(&view).switchover_bandwidth, Some(ByteRate::mb(90)));
         view.requirements.give_way = vec![Requirement::MaxBandwidth, Requirement::MaxStall];
         assert_eq!(tuned(&view), asked);
+    }
+
+    #[test]
+    fn a_bandwidth_of_nothing_which_would_lift_every_limit_is_not_set() {
+        for rate in [0.0, 0.3, -5.0, f64::NAN] {
+            let tuning = Tuning { max_bandwidth: Some(ByteRate(rate)), ..Tuning::default() };
+            let asked = Decision { tuning, ..Decision::leave_alone("test") };
+            assert_eq!(guard(&view(), asked).tuning.max_bandwidth, None, "{rate}");
+        }
     }
 
     proptest! {

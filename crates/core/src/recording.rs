@@ -39,6 +39,9 @@ pub struct Head {
     pub landfall: String,
     /// The policy that decided, by name.
     pub policy: String,
+    /// The text of that policy where it is a script: what the file holds may change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
     /// The second dial of 2011.
     pub aggression: Aggression,
     /// What the operator demanded.

@@ -192,12 +192,14 @@ fn trespasses(program: &str) -> Vec<String> {
 }
 
 #[test]
-fn core_and_simulator_name_nothing_that_can_read_a_clock_a_file_or_a_socket() {
-    for (name, least) in [("core", 10), ("sim", 10)] {
+fn core_simulator_and_scripts_name_nothing_that_can_read_a_clock_a_file_or_a_socket() {
+    for (name, least) in [("core", 10), ("sim", 10), ("script", 5)] {
         let files = sources(&crates().join(name).join("src"));
         assert!(files.len() > least, "{files:?}");
         for file in files {
-            let found = trespasses(&program(&file));
+            let mut found = trespasses(&program(&file));
+            // A script that panics in its engine is one that fails, and may end nobody's migration.
+            found.retain(|path| name != "script" || !path.starts_with("std::panic"));
             assert!(found.is_empty(), "{} names {found:?}", file.display());
         }
     }
@@ -247,6 +249,11 @@ fn core_depends_on_serde_and_thiserror_alone() {
 #[test]
 fn the_simulator_depends_on_the_core_and_on_what_reads_its_scenarios() {
     assert_eq!(dependencies("sim"), ["landfall-core", "serde", "thiserror", "toml"]);
+}
+
+#[test]
+fn scripts_depend_on_the_core_and_on_their_engine() {
+    assert_eq!(dependencies("script"), ["landfall-core", "rhai", "thiserror"]);
 }
 
 #[test]

@@ -64,6 +64,7 @@ fn recorded(policy: &str, samples: &[Sample]) -> (Head, Vec<Line>) {
         version: VERSION,
         landfall: "test".to_owned(),
         policy: policy.to_owned(),
+        script: None,
         aggression: Aggression::DEFAULT,
         requirements: Requirements {
             min_cpu: Share::clamped(0.01),

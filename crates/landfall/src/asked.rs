@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser};
 use landfall_core::demands::{Demand, Demands};
 use landfall_core::policy;
 use landfall_core::units::parse_duration;
+
+use crate::law::{Law, LawParser};
 
 /// The options. What is read here is read by [`Demand::read`], like everywhere else.
 #[derive(Debug, Clone, Args)]
@@ -50,8 +51,8 @@ pub struct Asked {
 
     /// What to do about a guest that dirties its memory faster than the link carries it
     #[arg(long, value_name = "NAME", default_value = policy::DEFAULT,
-          value_parser = PossibleValuesParser::new(policies()))]
-    pub policy: String,
+          value_parser = LawParser { simulated: false })]
+    pub policy: Law,
 
     /// How long to watch how the guest writes before the start, for the forecast and the first plan;
     /// 0s knows nothing
@@ -71,7 +72,7 @@ impl Asked {
         };
         let options =
             [&self.max_bandwidth, &self.min_cpu, &self.max_stall, &self.max_time, &self.aggression];
-        options.into_iter().flatten().for_each(|demand| demands.ask(demand.clone()));
+        options.into_iter().flatten().for_each(|demand| demands.apply(demand.clone()));
         if !self.give_way.is_empty() {
             let names: Vec<String> = self.give_way.iter().map(Demand::text).collect();
             demands.set("give-way", &names.join(",")).map_err(|error| error.to_string())?;
@@ -91,11 +92,6 @@ fn demand(
     name: &'static str,
 ) -> impl Fn(&str) -> Result<Demand, String> + Clone + Send + Sync + 'static {
     move |text| Demand::read(name, text).map_err(|error| error.problem())
-}
-
-/// The policies of a real migration, with a line of help each.
-pub fn policies() -> impl Iterator<Item = PossibleValue> {
-    policy::ALL.iter().map(|entry| PossibleValue::new(entry.name).help(entry.help))
 }
 
 #[cfg(test)]

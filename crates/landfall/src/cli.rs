@@ -12,8 +12,11 @@ use landfall_core::units::ByteRate;
 use landfall_qemu::machine;
 use landfall_qemu::qmp::Address;
 
-use crate::asked::{Asked, policies};
+use crate::asked::Asked;
+use crate::hooks::Hook;
+use crate::law::{Law, LawParser};
 use crate::plan::Plan;
+
 pub use set::Set;
 
 /// Makes live migrations of QEMU/KVM guests land inside limits that you state, and takes as little
@@ -88,6 +91,12 @@ pub struct Migrate {
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 
+    /// Run a program at a point of the migration (before-start, before-switch-over, landed, failed),
+    /// with the facts as JSON on its standard input; again for another. A before-start that fails
+    /// refuses the migration
+    #[arg(long, value_name = "POINT=PROGRAM")]
+    pub hook: Vec<Hook>,
+
     /// Print the report as one JSON object on standard output, and nothing else
     #[arg(long)]
     pub json: bool,
@@ -113,8 +122,8 @@ pub struct Replay {
     /// Simulate the same guest over the same link by these policies as well, and by the recorded one
     /// to compare with
     #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "check",
-          value_parser = PossibleValuesParser::new(policies()))]
-    pub policy: Vec<String>,
+          value_parser = LawParser { simulated: false })]
+    pub policy: Vec<Law>,
 
     /// Draw what was left, the dirty rate, the link and the guest's CPU over time into this file (SVG)
     #[arg(long, value_name = "FILE")]
@@ -163,8 +172,8 @@ pub struct Simulate {
 
     /// A policy to move the guest by; again for another [default: those of the scenario]
     #[arg(long, value_name = "NAME",
-          value_parser = PossibleValuesParser::new(landfall_sim::policies::names()))]
-    pub policy: Vec<String>,
+          value_parser = LawParser { simulated: true })]
+    pub policy: Vec<Law>,
 
     /// The gentlest way that keeps the requirements at 0.0, the fastest end at 1.0 [default: the
     /// scenario's, or 0.5]
@@ -206,7 +215,7 @@ pub struct Bench {
     pub only: Vec<String>,
 
     /// Move them by these policies alone [default: those that each comparison is about]
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(policies()))]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(landfall_core::policy::names()))]
     pub policy: Vec<String>,
 
     /// How often each policy moves each guest
@@ -429,7 +438,8 @@ mod tests {
         else {
             panic!()
         };
-        assert_eq!(options.policy, ["plain", "auto-converge-2013"]);
+        let names: Vec<&str> = options.policy.iter().map(Law::name).collect();
+        assert_eq!(names, ["plain", "auto-converge-2013"]);
         let error = parse(&[&["landfall", "migrate", "unix:/s", "tcp:h:1"][..], &old].concat());
         assert!(error.unwrap_err().to_string().contains("auto-converge-2013"));
         assert!(parse(&["landfall", "simulate"]).is_err(), "there is no scenario");

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use landfall_core::policy;
 use landfall_core::prior::Prior;
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Aggression, Requirements};
@@ -15,6 +14,7 @@ use landfall_qemu::probe::{self, Found};
 use landfall_qemu::qmp::{Address, QmpError};
 use landfall_sim::{Expected, Question, forecast};
 
+use crate::law::{Law, say_once};
 use crate::words::seconds;
 
 /// What is known before the start.
@@ -57,11 +57,10 @@ impl Foresight {
     /// What is to be expected of a migration by a policy; `None` while too little is known.
     pub fn expect(
         &self,
-        name: &str,
+        law: &Law,
         asked: &Requirements,
         aggression: Aggression,
     ) -> Option<Expected> {
-        policy::by_name(name).ok()?;
         let question = Question {
             prior: self.prior.clone(),
             requirements: asked.clone(),
@@ -69,7 +68,8 @@ impl Foresight {
             levers: levers(),
             vcpus: self.vcpus,
         };
-        forecast(&question, &|| policy::by_name(name).expect("there is such a policy"))
+        let tell = say_once("in the forecast");
+        forecast(&question, &|| law.policy(&tell))
     }
 }
 

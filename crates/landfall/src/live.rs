@@ -1,10 +1,14 @@
 //! The live line: how far it is, for a person at a terminal. Nothing where there is none.
 
+use std::sync::Arc;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use landfall_core::progress::Glance;
 use landfall_core::units::show_duration;
 use landfall_core::view::Phase;
+use landfall_qemu::say::say;
 use landfall_qemu::steer::Look;
+use landfall_script::Tell;
 
 /// A line on standard error that is written over; silent if that is not a terminal.
 pub struct Live {
@@ -32,6 +36,12 @@ impl Live {
     pub fn show(&self, glance: &Glance) {
         self.bar.set_message(line(glance));
         self.bar.set_position((glance.done * 100.0) as u64);
+    }
+
+    /// Says something at once, above the line.
+    pub fn teller(&self) -> Tell {
+        let bar = self.bar.clone();
+        Arc::new(move |what| bar.suspend(|| say(&format!("landfall: {what}"))))
     }
 
     pub fn clear(self) {

@@ -10,6 +10,8 @@ mod bench;
 mod cli;
 mod demo;
 mod foresight;
+mod hooks;
+mod law;
 mod live;
 mod migrate;
 mod page;

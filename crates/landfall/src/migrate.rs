@@ -4,14 +4,15 @@ use std::env;
 use std::io::{self, Write};
 
 use landfall_core::demands::Demands;
-use landfall_core::policy;
 use landfall_core::report::Report;
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_qemu::say::say;
 use landfall_qemu::steer::{self, Order};
+use landfall_script::Tell;
 
 use crate::cli::{Migrate, PostCopy};
 use crate::foresight::{self, Foresight};
+use crate::hooks::{Facts, Hooks};
 use crate::live::Live;
 use crate::recording::Recorder;
 use crate::recording::write::Begun;
@@ -28,7 +29,8 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         Err(problem) => return usage(&problem),
     };
     let policy = &options.asked.policy;
-    let mut order = match order(&options, &asked, aggression) {
+    let live = Live::new();
+    let mut order = match order(&options, &asked, aggression, &live.teller()) {
         Ok(order) => order,
         Err(problem) => return usage(&problem),
     };
@@ -36,7 +38,8 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         None => None,
         Some(path) => {
             let begun = Begun {
-                policy: policy.clone(),
+                policy: policy.name().to_owned(),
+                script: policy.script(),
                 aggression,
                 requirements: asked.clone(),
                 prior: order.prior.clone(),
@@ -48,6 +51,7 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         }
     };
     let mut stops = signals::listen();
+    let mut hooks = Hooks::new(options.hook.clone(), Facts::of(&options, &asked, aggression));
     let foresight = tokio::select! {
         biased;
         Some(reason) = stops.recv() => Err(reason),
@@ -58,12 +62,8 @@ pub async fn run(options: Box<Migrate>) -> u8 {
     let foresight = match foresight {
         Ok(foresight) => foresight,
         Err(reason) => {
-            let report = Report::refused(policy, reason);
-            if let Some(recorder) = recorder {
-                recorder.report(&report);
-            }
-            show(&report, &asked, options.json);
-            return report.exit_status();
+            let report = Report::refused(policy.name(), reason);
+            return end(report, recorder, hooks, &asked, options.json).await;
         }
     };
     let expected = foresight.expect(policy, &asked, aggression);
@@ -72,39 +72,66 @@ pub async fn run(options: Box<Migrate>) -> u8 {
     {
         say(&foresight::in_words(expected));
     }
-    order.prior = foresight.prior;
     order.forecast = expected.and_then(|expected| expected.forecast);
+    hooks.facts().know(&foresight, order.forecast);
+    order.prior = foresight.prior;
     if let Some(recorder) = &mut recorder {
         recorder.knows(&order.prior);
     }
-    let live = Live::new();
+    let leave = tokio::select! {
+        biased;
+        Some(reason) = stops.recv() => Err(reason),
+        leave = hooks.before_start() => leave,
+    };
+    if let Err(reason) = leave {
+        let report = Report::refused(policy.name(), reason);
+        return end(report, recorder, hooks, &asked, options.json).await;
+    }
     let mut asked = asked;
     let report = steer::migrate(order, &mut stops, &mut |look| {
         live.look(look);
         if let Some(changed) = look.changed {
             asked = changed.requirements.clone();
         }
+        hooks.look(look);
         if let Some(recorder) = &mut recorder {
             recorder.look(look);
         }
     })
     .await;
     live.clear();
+    end(report, recorder, hooks, &asked, options.json).await
+}
+
+/// Writes and shows the report, then tells the hooks; gives the exit status.
+async fn end(
+    report: Report,
+    recorder: Option<Recorder>,
+    hooks: Hooks,
+    asked: &Requirements,
+    json: bool,
+) -> u8 {
     if let Some(recorder) = recorder {
         recorder.report(&report);
     }
-    show(&report, &asked, options.json);
+    show(&report, asked, json);
+    hooks.ended(&report).await;
     report.exit_status()
 }
 
-fn order(options: &Migrate, asked: &Requirements, aggression: Aggression) -> Result<Order, String> {
+fn order(
+    options: &Migrate,
+    asked: &Requirements,
+    aggression: Aggression,
+    tell: &Tell,
+) -> Result<Order, String> {
     Ok(Order {
         source: options.source.clone(),
         destination: options.destination.clone(),
         destination_qmp: options.destination_qmp.clone(),
         requirements: asked.clone(),
         aggression,
-        policy: policy::by_name(&options.asked.policy).map_err(|error| error.to_string())?,
+        policy: options.asked.policy.policy(tell),
         post_copy: options.post_copy == PostCopy::Allow,
         prior: landfall_core::prior::Prior::default(),
         forecast: None,

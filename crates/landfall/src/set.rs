@@ -82,7 +82,7 @@ fn in_words(steered: &Steered, was: Option<&Demands>) -> String {
         text += &format!("{done} after {time}: {}\n{}\n", live::line(glance), glance.why);
     }
     let table: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    text + &table.join("\n")
+    text + table.join("\n").as_str()
 }
 
 fn called(guest: &Guest) -> String {

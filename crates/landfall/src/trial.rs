@@ -4,7 +4,6 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use landfall_core::policy;
 use landfall_core::prior::PROBE_BUDGET;
 use landfall_core::report::{Outcome, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
@@ -16,6 +15,7 @@ use landfall_qemu::steer::{self, Look, Order, Stops};
 use landfall_sim::Expected;
 
 use crate::foresight::Foresight;
+use crate::law::{Law, say_once};
 use crate::recording::Recorder;
 use crate::recording::write::Begun;
 
@@ -151,14 +151,15 @@ impl Trial {
         tokio::time::sleep(BASELINE).await;
         let source = Address::Unix(pair.source.qmp_socket());
         let foresight = Foresight::gain(&source, &self.asked, PROBE_BUDGET).await?;
-        let expected = foresight.expect(self.policy, &self.asked, self.aggression);
+        let law = Law::named(self.policy, Path::new("")).map_err(std::io::Error::other)?;
+        let expected = foresight.expect(&law, &self.asked, self.aggression);
         let order = Order {
             source,
             destination: pair.uri(),
             destination_qmp: Some(Address::Unix(pair.destination.qmp_socket())),
             requirements: self.asked.clone(),
             aggression: self.aggression,
-            policy: policy::by_name(self.policy).map_err(std::io::Error::other)?,
+            policy: law.policy(&say_once(self.guest)),
             post_copy: false,
             prior: foresight.prior.clone(),
             forecast: expected.as_ref().and_then(|expected| expected.forecast),
@@ -222,6 +223,7 @@ impl Trial {
     fn recorder(&self, path: &Path, foresight: &Foresight) -> Result<Recorder, TrialError> {
         let begun = Begun {
             policy: self.policy.to_owned(),
+            script: None,
             aggression: self.aggression,
             requirements: self.asked.clone(),
             prior: foresight.prior.clone(),

@@ -13,7 +13,7 @@ use crate::vcpus::Process;
 /// Held as long as it lives, and by the guardian as long as that does.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// Why a guest could not be locked.
@@ -68,7 +68,15 @@ impl Lock {
         file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
         write!(file, "{}", std::process::id()).map_err(failed)?;
         // The file stays, for somebody may be waiting to lock it; /run is emptied at every boot.
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
+    }
+
+    /// Keeps the lock from child processes started from now on: whoever inherits it holds the guest.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    pub fn bequeathed(&self) -> io::Result<()> {
+        Ok(fcntl_setfd(&self.file, FdFlags::CLOEXEC)?)
     }
 }
 

@@ -33,7 +33,7 @@ struct Timed {
 }
 
 impl Policy for Timed {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         self.policy.name()
     }
     fn needs(&self) -> Needs {

@@ -5,7 +5,7 @@ use landfall_core::report::Outcome;
 
 use crate::chance::Seed;
 use crate::oracle::{Oracle, oracle, regret};
-use crate::policies;
+use crate::policies::{self, Choice};
 use crate::qemu::Qemu;
 use crate::run::{Run, Setup, run, run_traced};
 use crate::scenario::Scenario;
@@ -54,13 +54,27 @@ impl Compared {
     }
 }
 
+/// Where the policy of a name comes from.
+pub type Find<'a> = &'a dyn Fn(&str) -> Option<Choice>;
+
 /// Simulates so many draws of a scenario by each of these policies; names that there are not are
 /// left out.
 pub fn compare(scenario: &Scenario, policies: &[String], seed: Seed, draws: u32) -> Vec<Compared> {
+    compare_of(&|name| policies::by_name(name).ok(), scenario, policies, seed, draws)
+}
+
+/// The same by policies that come from somewhere else.
+pub fn compare_of(
+    find: Find,
+    scenario: &Scenario,
+    policies: &[String],
+    seed: Seed,
+    draws: u32,
+) -> Vec<Compared> {
     let setups: Vec<(Seed, Setup)> =
         (0..u64::from(draws)).map(|n| (seed.fork(n), scenario.draw(seed.fork(n)))).collect();
     let by = |policy: &String| {
-        let one = |(seed, setup): &(Seed, Setup)| by_name(setup, policy, *seed, run);
+        let one = |(seed, setup): &(Seed, Setup)| by_name(find, setup, policy, *seed, run);
         let runs: Option<Vec<Run>> = setups.iter().map(one).collect();
         runs.map(|runs| Compared { policy: policy.clone(), runs })
     };
@@ -92,19 +106,20 @@ pub fn judge(scenario: &Scenario, all: &[Compared], seed: Seed) -> Vec<Judged> {
 
 /// The first draw of a scenario by one policy, with how it went on the way; `None` where there is no
 /// such policy.
-pub fn trace(scenario: &Scenario, policy: &str, seed: Seed) -> Option<Run> {
+pub fn trace(find: Find, scenario: &Scenario, policy: &str, seed: Seed) -> Option<Run> {
     let seed = seed.fork(0);
-    by_name(&scenario.draw(seed), policy, seed, run_traced)
+    by_name(find, &scenario.draw(seed), policy, seed, run_traced)
 }
 
 /// Simulates a migration by the policy of a name, from the QEMU it is for.
 fn by_name(
+    find: Find,
     setup: &Setup,
     policy: &str,
     seed: Seed,
     run: fn(&Setup, &mut dyn landfall_core::policy::Policy, Seed) -> Run,
 ) -> Option<Run> {
-    let mut choice = policies::by_name(policy).ok()?;
+    let mut choice = find(policy)?;
     if choice.auto_converge == setup.qemu.auto_converge {
         return Some(run(setup, &mut *choice.policy, seed));
     }

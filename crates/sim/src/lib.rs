@@ -35,7 +35,7 @@ mod scenario;
 mod vcpus;
 
 pub use chance::{Draws, Seed};
-pub use compare::{Compared, Judged, Spread, compare, judge, trace};
+pub use compare::{Compared, Find, Judged, Spread, compare, compare_of, judge, trace};
 pub use forecast::{Expected, Question, forecast};
 pub use guest::{Guest, Order, Phase, Writer, Writes};
 pub use link::{Change, Congestion, Link, SwitchOver};

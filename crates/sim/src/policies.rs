@@ -29,12 +29,27 @@ impl Policy for AutoConverge2013 {
     }
 }
 
+/// How the name of a policy begins that is a script in a file.
+pub const SCRIPT: &str = "script:";
+
 /// A policy, and the QEMU it is for.
 pub struct Choice {
     /// The law.
     pub policy: Box<dyn Policy>,
     /// The auto-converge of the QEMU to simulate.
     pub auto_converge: AutoConverge,
+}
+
+impl Choice {
+    /// A policy with the QEMU of today.
+    pub fn of_today(policy: Box<dyn Policy>) -> Choice {
+        Choice { policy, auto_converge: AutoConverge::Today }
+    }
+}
+
+/// The auto-converge of 2013, with the QEMU that had it.
+pub fn auto_converge_2013() -> Choice {
+    Choice { policy: Box::new(AutoConverge2013), auto_converge: AutoConverge::Of2013 }
 }
 
 /// The names of all policies that can be simulated.
@@ -50,10 +65,9 @@ pub fn names() -> Vec<&'static str> {
 /// [`UnknownPolicy`], with the names of those that a real migration can have.
 pub fn by_name(name: &str) -> Result<Choice, UnknownPolicy> {
     if name == AutoConverge2013.name() {
-        let policy = Box::new(AutoConverge2013);
-        return Ok(Choice { policy, auto_converge: AutoConverge::Of2013 });
+        return Ok(auto_converge_2013());
     }
-    Ok(Choice { policy: policy::by_name(name)?, auto_converge: AutoConverge::Today })
+    policy::by_name(name).map(Choice::of_today)
 }
 
 #[cfg(test)]

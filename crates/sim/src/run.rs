@@ -10,7 +10,7 @@ use std::time::Duration;
 use landfall_core::decision::{Decision, Finish, Tuning};
 use landfall_core::guard::{self, guard};
 use landfall_core::observer::Observer;
-use landfall_core::policy::{Needs, Policy};
+use landfall_core::policy::{Needs, Policy, with_fall_back};
 use landfall_core::prior::Prior;
 use landfall_core::report::{Measured, Outcome, PeakRate, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
@@ -134,7 +134,7 @@ fn steer(setup: &Setup, policy: &mut dyn Policy, seed: Seed, traced: bool) -> Ru
     }
     let (outcome, reason) = steering.run(policy);
     let account = || (outcome == Outcome::Landed).then(|| policy.account()).flatten();
-    let reason = reason.or_else(account);
+    let reason = with_fall_back(policy, reason.or_else(account));
     steering.ended(outcome, reason)
 }
 

@@ -154,7 +154,7 @@ fn conflicts() -> Vec<Question> {
 fn with(question: &Question, change: &Demand) -> Requirements {
     let Question { requirements, aggression, .. } = question.clone();
     let mut demands = Demands { requirements, aggression };
-    demands.ask(change.clone());
+    demands.apply(change.clone());
     demands.requirements
 }
 

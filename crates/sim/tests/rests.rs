@@ -14,7 +14,7 @@ use landfall_sim::{Qemu, Run, Scenario, Setup, policies, run, run_traced};
 struct Wakeful(Box<dyn Policy>);
 
 impl Policy for Wakeful {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         self.0.name()
     }
     fn needs(&self) -> Needs {

@@ -28,7 +28,7 @@ pub use rfc2011::Rfc2011;
 /// A law of steering.
 pub trait Policy: Send {
     /// Its name on the command line.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// What has to be set up before the migration starts.
     fn needs(&self) -> Needs {
@@ -48,6 +48,12 @@ pub trait Policy: Send {
         None
     }
 
+    /// What broke in it and who steers since, where something did: said in every report, whatever
+    /// became of the migration.
+    fn fell_back(&self) -> Option<&str> {
+        None
+    }
+
     /// What to do now. Called at every look, with views in order of time.
     fn decide(&mut self, view: &View) -> Decision;
 
@@ -58,6 +64,15 @@ pub trait Policy: Send {
     /// all the same.
     fn rests(&self, _view: &View) -> Option<Moment> {
         None
+    }
+}
+
+/// The reason of a report, with how the policy broke, where it did and the reason does not say so.
+pub fn with_fall_back(policy: &dyn Policy, reason: Option<String>) -> Option<String> {
+    match (policy.fell_back(), reason) {
+        (Some(how), Some(reason)) if !reason.contains(how) => Some(format!("{reason}. {how}")),
+        (Some(how), None) => Some(how.to_owned()),
+        (_, reason) => reason,
     }
 }
 
@@ -73,6 +88,7 @@ pub struct Needs {
 }
 
 /// What there is to choose from: name, one line of help, how to make one.
+#[derive(Debug, Clone, Copy)]
 pub struct Entry {
     /// Its name on the command line.
     pub name: &'static str,

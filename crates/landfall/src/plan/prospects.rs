@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use super::recommend::{Recommended, recommend};
 use crate::foresight::{Foresight, levers};
+use crate::law::Law;
 
 /// How many changes to one requirement are simulated.
 const TRIES: usize = 8;
@@ -31,7 +32,7 @@ pub struct Forecaster {
     /// What is known.
     pub foresight: Foresight,
     /// The policy that would steer.
-    pub policy: String,
+    pub policy: Law,
     /// What is demanded.
     pub demands: Demands,
 }
@@ -101,7 +102,7 @@ impl Forecaster {
         let view = self.view(self.demands.aggression);
         let implications: Vec<Implication> = dial().map(|dial| self.thorough(dial)).collect();
         Prospects {
-            policy: self.policy.clone(),
+            policy: self.policy.name().to_owned(),
             asked: self.demands.clone(),
             measured: self.measured(&view),
             class: class_in(&view).unwrap_or(Class::Unknown),
@@ -167,7 +168,7 @@ impl Forecaster {
     /// What asking that instead implies, simulated by the policy.
     fn simulated(&self, change: Demand) -> Remedy {
         let mut changed = self.clone();
-        changed.demands.ask(change.clone());
+        changed.demands.apply(change.clone());
         changed.foresight.prior.link =
             changed.demands.requirements.max_bandwidth.or(self.foresight.prior.link);
         Remedy { implies: changed.thorough(self.demands.aggression), change }

@@ -23,6 +23,7 @@ pub fn head() -> Head {
         version: VERSION,
         landfall: "0.1.0".to_owned(),
         policy: "progressive".to_owned(),
+        script: None,
         aggression: Aggression::DEFAULT,
         requirements: Requirements::default(),
         levers: Levers { quota: true, stop: true, post_copy: false, tick },
@@ -33,7 +34,7 @@ pub fn head() -> Head {
 
 fn text(head: &Head, lines: &[Line]) -> String {
     let lines = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
-    serde_json::to_string(head).unwrap() + "\n" + &lines.collect::<String>()
+    serde_json::to_string(head).unwrap() + "\n" + lines.collect::<String>().as_str()
 }
 
 fn look(ms: u64) -> Line {

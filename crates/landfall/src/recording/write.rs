@@ -18,6 +18,7 @@ use serde::Serialize;
 #[derive(Debug, Clone)]
 pub struct Begun {
     pub policy: String,
+    pub script: Option<String>,
     pub aggression: Aggression,
     pub requirements: Requirements,
     pub prior: Prior,
@@ -109,6 +110,7 @@ impl Begun {
             version: VERSION,
             landfall: env!("CARGO_PKG_VERSION").to_owned(),
             policy: self.policy,
+            script: self.script,
             aggression: self.aggression,
             requirements: self.requirements,
             levers: look.levers,

@@ -6,6 +6,7 @@ use landfall_core::units::Moment;
 use serde_json::{Value, json};
 
 use super::Step;
+use crate::law::Law;
 
 /// What became of deciding again.
 #[derive(Debug, PartialEq)]
@@ -33,7 +34,7 @@ pub struct Difference {
 
 /// Compares every decision with the recorded one.
 pub fn check(head: &Head, steps: &[Step]) -> Verdict {
-    if landfall_core::policy::by_name(&head.policy).is_err() {
+    if Law::recorded(head).is_none() {
         return Verdict::NoPolicy;
     }
     for step in steps {

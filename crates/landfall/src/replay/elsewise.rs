@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::curve::CpuTime;
-use landfall_core::policy;
 use landfall_core::recording::Line;
 use landfall_core::report::Report;
 use landfall_core::units::{Bytes, Share, show_duration};
@@ -17,6 +16,7 @@ use landfall_core::view::{Phase, View};
 use landfall_sim::{Change, Guest, Link, Seed, Setup, run};
 
 use super::Step;
+use crate::law::{Law, say_once};
 use crate::recording::Recording;
 
 /// A link's rate has changed where it differs by so much from the one before.
@@ -40,19 +40,21 @@ pub struct Course {
 pub fn simulate(
     recording: &Recording,
     steps: &[Step],
-    policies: &[String],
+    policies: &[Law],
 ) -> Result<Vec<Course>, String> {
     let setup = setup(recording, steps).ok_or(
         "the recording ends before the guest's dirty curve and the link were known, so no policy can \
          be simulated on it",
     )?;
-    let names = std::iter::once(&recording.head.policy).chain(policies);
-    let simulated = |name: &String| {
-        let mut policy = policy::by_name(name).ok()?;
-        let report = run(&setup, &mut *policy, Seed(0)).report(name, &setup.requirements);
-        Some(Course { name: format!("{name}, simulated"), report })
+    let recorded = Law::recorded(&recording.head);
+    let tell = say_once("simulated");
+    let simulated = |law: &Law| {
+        let name = law.name();
+        let report =
+            run(&setup, &mut *law.policy(&tell), Seed(0)).report(name, &setup.requirements);
+        Course { name: format!("{name}, simulated"), report }
     };
-    Ok(names.filter_map(simulated).collect())
+    Ok(recorded.iter().chain(policies).map(simulated).collect())
 }
 
 /// What the recording tells of guest and link; `None` where it does not tell enough.

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use landfall_core::changes::{self as demanded, Change};
 use landfall_core::decision::Decision;
-use landfall_core::policy;
 use landfall_core::progress::{Glance, Progress, time_left};
 use landfall_core::recording::{Line, Views, decide, look_ahead};
 use landfall_core::report::Report;
@@ -22,6 +21,7 @@ use landfall_qemu::say::{say, tell};
 use serde_json::json;
 
 use crate::cli::Replay;
+use crate::law::{Law, say_once};
 use crate::live::Live;
 use crate::recording::Recording;
 use crate::{USAGE, words};
@@ -96,7 +96,8 @@ pub async fn run(options: Replay) -> u8 {
 /// Makes the views again, and asks the recorded policy again.
 fn steps(recording: &Recording) -> Vec<Step> {
     let mut views = Views::new(&recording.head);
-    let mut policy = policy::by_name(&recording.head.policy).ok();
+    let law = Law::recorded(&recording.head);
+    let mut policy = law.map(|law| law.policy(&say_once("decided again")));
     if let Some(policy) = &mut policy {
         look_ahead(&mut **policy, &views, &recording.head);
     }

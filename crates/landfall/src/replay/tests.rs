@@ -15,7 +15,12 @@ use proptest::prelude::*;
 
 use super::check::{Verdict, check};
 use super::{Step, changes, elsewise, steps};
+use crate::law::Law;
 use crate::recording::Recording;
+
+fn laws(names: &[&str]) -> Vec<Law> {
+    names.iter().map(|name| Law::named(name, std::path::Path::new("")).unwrap()).collect()
+}
 
 fn head() -> Head {
     let tick = Duration::from_millis(4);
@@ -24,6 +29,7 @@ fn head() -> Head {
         version: VERSION,
         landfall: "0.0.1".to_owned(),
         policy: "progressive".to_owned(),
+        script: None,
         aggression: Aggression::DEFAULT,
         requirements: Requirements {
             give_way: vec![Requirement::MaxStall],
@@ -151,7 +157,7 @@ fn the_picture_shows_what_was_decided() {
 fn another_policy_is_simulated_beside_the_recorded_one() {
     let recording = recording();
     let steps = steps(&recording);
-    let policies = ["pause-and-ship".to_owned(), "plain".to_owned()];
+    let policies = laws(&["pause-and-ship", "plain"]);
     let courses = elsewise::simulate(&recording, &steps, &policies).unwrap();
     let names: Vec<&str> = courses.iter().map(|course| course.report.policy.as_str()).collect();
     assert_eq!(names, ["progressive", "pause-and-ship", "plain"]);
@@ -195,7 +201,7 @@ proptest! {
             let steps = steps(&recording);
             check(&recording.head, &steps);
             changes::table(&changes::changes(&steps));
-            let _ = elsewise::simulate(&recording, &steps, &["plain".to_owned()]);
+            let _ = elsewise::simulate(&recording, &steps, &laws(&["plain"]));
             let directory = tempfile::tempdir().unwrap();
             super::picture::write(&directory.path().join("p.svg"), &recording, &steps).unwrap();
         }

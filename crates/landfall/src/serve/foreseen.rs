@@ -1,11 +1,12 @@
 //! What was to be expected of a migration when it began: its figures with their range, and its course.
 
 use landfall_core::curve::{CpuTime, Estimator};
-use landfall_core::policy;
 use landfall_core::recording::Head;
 use landfall_core::report::Forecast;
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_sim::{Guest, Link, Question, Seed, Setup, forecast, run_traced};
+
+use crate::law::{Law, say_once};
 
 /// What was to be expected.
 #[derive(Debug, Clone)]
@@ -19,9 +20,9 @@ pub struct Foreseen {
 /// The same that was forecast at the start, for it follows from what was known then; `None` where that
 /// was too little. Takes a good part of a second.
 pub fn foreseen(head: &Head) -> Option<Foreseen> {
-    let name = head.policy.as_str();
-    policy::by_name(name).ok()?;
-    let make = || policy::by_name(name).expect("there is such a policy");
+    let law = Law::recorded(head)?;
+    let tell = say_once("in the forecast");
+    let make = || law.policy(&tell);
     let vcpus = u32::try_from(head.vcpus).ok()?;
     let question = Question {
         prior: head.prior.clone(),

@@ -94,7 +94,7 @@ fn forecaster(looked: &Looked, settings: &Settings) -> Forecaster {
     let link = settings.demands.requirements.max_bandwidth.or(prior.link);
     Forecaster {
         foresight: Foresight { prior: Prior { link, ..prior.clone() }, ..looked.foresight.clone() },
-        policy: settings.policy.clone(),
+        policy: settings.law(),
         demands: settings.demands.clone(),
     }
 }

@@ -105,6 +105,8 @@ fn verdict(implied: &Implied, settings: &Settings) -> Markup {
 
 /// A button for the setting to take, where that is another.
 fn better(implied: &Implied, settings: &Settings) -> Option<Markup> {
+    // Whoever lands by himself does so at every setting.
+    implied.class.filter(|class| *class != Class::Unaided)?;
     let recommended = implied.recommended.as_ref()?.aggression;
     let far = (recommended.get() - settings.demands.aggression.get()).abs() > 0.026;
     let apply = format!("aggression={}", recommended.get());

@@ -3,6 +3,8 @@
 use landfall_core::demands::Demands;
 use landfall_core::policy;
 
+use crate::law::Law;
+
 /// The fields of the form, by the names that the options have on the command line.
 pub const FIELDS: [&str; 7] =
     ["aggression", "max-bandwidth", "min-cpu", "max-stall", "max-time", "give-way", "policy"];
@@ -80,6 +82,12 @@ impl Settings {
     /// The n-th of the requirements that give way.
     pub fn gives_way(&self, place: usize) -> &str {
         self.demands.requirements.give_way.get(place).map_or("", |which| which.name())
+    }
+
+    /// The policy as it is: one of landfall's own, for a script's file is not for a page to name.
+    pub fn law(&self) -> Law {
+        let entry = policy::ALL.iter().find(|entry| entry.name == self.policy);
+        Law::BuiltIn(entry.unwrap_or(&policy::ALL[0]))
     }
 
     /// The options of `landfall migrate` for it.

@@ -11,11 +11,17 @@ use landfall_core::report::Outcome;
 use landfall_core::requirements::Aggression;
 use landfall_core::units::{Bytes, Share};
 use landfall_qemu::say::{say, tell};
-use landfall_sim::{Compared, Judged, Run, Scenario, Seed, Spread, compare, judge, trace};
+use landfall_sim::{
+    Compared, Judged, Run, Scenario, Seed, Spread, compare, compare_of, judge, trace,
+};
 use serde_json::{Value, json};
 
 use crate::cli::Simulate;
+use crate::law::{Law, say_once};
 use crate::picture::{self, BLUE, Curve, ORANGE, Panel, percent};
+
+/// Where a script has failed.
+const SIMULATED: &str = "in a simulated migration";
 
 /// Simulates the scenarios and gives the exit status: 0, or 2 where one cannot be read.
 pub fn run(options: &Simulate) -> u8 {
@@ -34,8 +40,16 @@ pub fn run(options: &Simulate) -> u8 {
             }
         };
         let scenario = options.aggression.map_or(scenario.clone(), |dial| scenario.at(dial));
-        let chosen = Chosen::of(&scenario, options);
-        let mut runs = compare(&scenario, &chosen.policies, chosen.seed, chosen.draws);
+        let chosen = match Chosen::of(&scenario, options, path) {
+            Ok(chosen) => chosen,
+            Err(problem) => {
+                say(&format!("landfall: {}: policies: {problem}", path.display()));
+                return 2;
+            }
+        };
+        let once = say_once(SIMULATED);
+        let find = |name: &str| chosen.law(name).map(|law| law.choice(&once));
+        let mut runs = compare_of(&find, &scenario, &chosen.names(), chosen.seed, chosen.draws);
         if options.docs.is_some()
             && let Some(gentlest) = gentlest(&scenario, chosen.seed, chosen.draws)
         {
@@ -88,22 +102,35 @@ fn read(path: &Path) -> Result<Scenario, String> {
 
 /// What of a scenario is simulated: as it says, or as the command line does.
 struct Chosen {
-    policies: Vec<String>,
+    policies: Vec<Law>,
     seed: Seed,
     draws: u32,
 }
 
 impl Chosen {
-    fn of(scenario: &Scenario, options: &Simulate) -> Chosen {
-        Chosen {
+    /// The scripts that a scenario names are looked for beside it.
+    fn of(scenario: &Scenario, options: &Simulate, path: &Path) -> Result<Chosen, String> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let named = |names: Vec<String>| {
+            names.iter().map(|name| Law::named(name, folder)).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Chosen {
             policies: match (options.policy.is_empty(), &options.docs) {
                 (false, _) => options.policy.clone(),
-                (true, Some(_)) => page::POLICIES.map(str::to_owned).to_vec(),
-                (true, None) => scenario.policies(),
+                (true, Some(_)) => named(page::POLICIES.map(str::to_owned).to_vec())?,
+                (true, None) => named(scenario.policies())?,
             },
             seed: options.seed.unwrap_or(scenario.seed),
             draws: options.draws.unwrap_or(scenario.draws),
-        }
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.policies.iter().map(|law| law.name().to_owned()).collect()
+    }
+
+    fn law(&self, name: &str) -> Option<&Law> {
+        self.policies.iter().find(|law| law.name() == name)
     }
 }
 
@@ -292,8 +319,11 @@ fn draw(
     chosen: &Chosen,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut runs = Vec::new();
-    for policy in &chosen.policies {
-        runs.extend(trace(scenario, policy, chosen.seed).map(|run| (policy, run)));
+    let once = say_once(SIMULATED);
+    let find = |name: &str| chosen.law(name).map(|law| law.choice(&once));
+    for law in &chosen.policies {
+        let name = law.name();
+        runs.extend(trace(&find, scenario, name, chosen.seed).map(|run| (name, run)));
     }
     let longest = runs.iter().map(|(_, run)| run.measured.total.as_secs_f64()).fold(1.0, f64::max);
     let panels: Vec<Panel> = runs.iter().map(|(policy, run)| panel(policy, run)).collect();
@@ -343,6 +373,7 @@ fn panel(policy: &str, run: &Run) -> Panel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use landfall_sim::compare;
 
     fn judged(text: &str, policy: &str) -> (Vec<Compared>, Vec<Judged>) {
         let scenario = Scenario::parse(text).unwrap();

@@ -108,8 +108,8 @@ async fn input_to_paint(browser: &Browser) -> f64 {
 
 #[test]
 fn a_guest_is_looked_at_the_dial_moved_and_its_migration_lands_by_the_keyboard_alone() {
-    // Half of what the link carries, twice: it has to be held.
-    let Some(scene) = Scene::boot(&random(64, 8000), ByteRate::mb(16)) else { return };
+    // Three times what the link carries: it has to be held.
+    let Some(scene) = Scene::boot(&random(64, 12_000), ByteRate::mb(16)) else { return };
     let folder = tempfile::tempdir().unwrap();
     let serving = Serving::start(&scene, &folder, "127.0.0.1:0");
     in_a_browser(async {

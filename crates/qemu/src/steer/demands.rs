@@ -69,7 +69,7 @@ impl Steering {
             }
             let was = self.observer.demands().clone();
             let mut now = was.clone();
-            demands.into_iter().for_each(|demand| now.ask(demand));
+            demands.into_iter().for_each(|demand| now.apply(demand));
             let outcome = self.put_in_force(&was, &now, status).await;
             changed |= outcome.is_ok() && was != now;
             let _ = answer.send(match outcome {

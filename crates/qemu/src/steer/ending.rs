@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use landfall_core::policy::with_fall_back;
 use landfall_core::report::{Class, Measured, Outcome, Report};
 use landfall_core::sample::Status;
 use landfall_core::units::Moment;
@@ -233,6 +234,7 @@ impl Steering {
         if outcome == Outcome::Landed && report.reason.is_none() {
             report.reason = self.policy.account();
         }
+        report.reason = with_fall_back(&*self.policy, report.reason);
         if self.post_copied {
             report.guest_cpu_lost_s = None;
         }

@@ -21,7 +21,7 @@ pub(super) struct Vcpus {
     pub(super) process: Process,
     pub(super) tids: Vec<i32>,
     pub(super) lever: Option<CpuLever>,
-    pub(super) _lock: Lock,
+    pub(super) lock: Lock,
 }
 
 impl Vcpus {
@@ -62,6 +62,7 @@ impl Hands {
         };
         let mut guardian = Guardian::start(program).map_err(no_guardian)?;
         guardian.entrust(&way_back).map_err(no_guardian)?;
+        vcpus.lock.bequeathed().map_err(no_guardian)?;
         let holds = vec![Hold::Free; vcpus.tids.len()];
         let process = vcpus.process;
         Ok(Hands {

@@ -112,7 +112,7 @@ pub type Stops = mpsc::UnboundedReceiver<String>;
 
 /// Steers a migration to its end and reports. `watch` sees every look.
 pub async fn migrate(order: Order, stops: &mut Stops, watch: &mut dyn FnMut(&Look)) -> Report {
-    let policy = order.policy.name();
+    let policy = order.policy.name().to_owned();
     let checked = tokio::select! {
         biased;
         Some(reason) = stops.recv() => Err(prepare::Refusal(reason)),
@@ -128,7 +128,7 @@ pub async fn migrate(order: Order, stops: &mut Stops, watch: &mut dyn FnMut(&Loo
             let end = steering.run(stops, watch).await;
             steering.settle(end).await
         }
-        Err(refusal) => Report::refused(policy, refusal.0),
+        Err(refusal) => Report::refused(&policy, refusal.0),
     }
 }
 

@@ -103,7 +103,7 @@ pub(super) async fn check(mut order: Order) -> Result<Checked, Refusal> {
     };
     look_ahead(&mut order, levers, tids.len()).map_err(Refusal)?;
     let found = source.settings().await?;
-    let vcpus = Vcpus { process, tids, lever, _lock: lock };
+    let vcpus = Vcpus { process, tids, lever, lock };
     let account = watch_appetite(&vcpus).await;
     let guest = Guest {
         pid: process.pid,

@@ -17,8 +17,11 @@ const FASTEST_WRITER: ByteRate = ByteRate(100e9);
 impl Scenario {
     pub(super) fn check(&self) -> Result<(), ScenarioError> {
         for name in &self.policies {
-            if !policies::names().contains(&name.as_str()) {
-                wrong("policies", name, format!("choose from {}", policies::names().join(", ")))?;
+            // A script is a file, so whoever reads the scenario's file reads that as well.
+            let script = name.strip_prefix(policies::SCRIPT).is_some_and(|file| !file.is_empty());
+            if !script && !policies::names().contains(&name.as_str()) {
+                let names = policies::names().join(", ");
+                wrong("policies", name, format!("choose from {names}, {}FILE", policies::SCRIPT))?;
             }
         }
         if self.draws == 0 || self.draws > MOST_DRAWS {

@@ -1,0 +1,152 @@
+//! One program of a hook: started without a shell, in a process group of its own, fed the facts, and
+//! killed with its group when its time is over.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::{sleep, timeout};
+
+use super::Point;
+
+/// How long a program may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// How long its last words may take to arrive once it has ended: a child of its may hold the pipe.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Bytes of its standard error that are kept: the last line is shown.
+const KEPT: usize = 4096;
+
+/// What a program did not do as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// It cannot be started.
+    #[error("it cannot be started: {0}; see whether the file is a program or begins with #!")]
+    Start(io::Error),
+    /// It says no, or has failed.
+    #[error("it ended with {status}{}", said(last_words))]
+    Ended {
+        /// How.
+        status: ExitStatus,
+        /// The last line of its standard error.
+        last_words: String,
+    },
+    /// It takes too long.
+    #[error("it was not done after {} s and was killed", LIMIT.as_secs())]
+    Silent,
+    /// The kernel does not say what became of it.
+    #[error("its end is not known: {0}")]
+    Lost(io::Error),
+}
+
+fn said(last_words: &str) -> String {
+    if last_words.is_empty() { String::new() } else { format!(": {last_words}") }
+}
+
+/// Whether a file can be run, as far as can be seen without running it.
+pub fn check(program: &Path) -> Result<(), String> {
+    let found = fs::metadata(program).map_err(|error| error.to_string())?;
+    if !found.is_file() {
+        return Err("it is no file".to_owned());
+    }
+    let may = found.permissions().mode() & 0o111 != 0;
+    may.then_some(()).ok_or_else(|| "it may not be executed".to_owned())
+}
+
+/// Runs a program to its end, or to the end of its time.
+///
+/// Everything that landfall has open closes itself in a new program, so this one gets nothing but the
+/// three streams here.
+pub async fn run(program: &Path, point: Point, facts: &str) -> Result<(), Problem> {
+    let mut command = Command::new(program);
+    command.env("LANDFALL_POINT", point.name()).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(Problem::Start)?;
+    let group = Group::of(&child);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let listening = child.stderr.take().map(|pipe| tokio::spawn(listen(pipe, Arc::clone(&heard))));
+    let Ok(ended) = timeout(LIMIT, fed(&mut child, facts)).await else {
+        drop(group);
+        let _ = timeout(LIMIT, child.wait()).await;
+        return Err(Problem::Silent);
+    };
+    group.has_ended();
+    let status = ended.map_err(Problem::Lost)?;
+    if let Some(mut listening) = listening
+        && timeout(LAST_WORDS, &mut listening).await.is_err()
+    {
+        listening.abort();
+    }
+    let last_words = last_line(&heard.lock().unwrap_or_else(|broken| broken.into_inner()));
+    if status.success() { Ok(()) } else { Err(Problem::Ended { status, last_words }) }
+}
+
+/// Gives a program the facts and waits for its end. One that does not read them may do so.
+async fn fed(child: &mut Child, facts: &str) -> io::Result<ExitStatus> {
+    let stdin = child.stdin.take();
+    let feed = async move {
+        if let Some(mut stdin) = stdin {
+            let _ = stdin.write_all(facts.as_bytes()).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        status = child.wait() => status,
+        () = feed => Err(io::ErrorKind::Other.into()),
+    }
+}
+
+/// Keeps the end of what it says. All is read, so that it never waits to be heard.
+async fn listen(mut pipe: ChildStderr, heard: Arc<Mutex<Vec<u8>>>) {
+    let mut buffer = [0; KEPT];
+    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+        keep(&mut heard.lock().unwrap_or_else(|broken| broken.into_inner()), &buffer[..count]);
+        // A program that writes without end leaves time for the migration.
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn keep(heard: &mut Vec<u8>, more: &[u8]) {
+    heard.extend_from_slice(more);
+    let surplus = heard.len().saturating_sub(KEPT);
+    heard.drain(..surplus);
+}
+
+/// The last line that says something, without what would move a terminal's cursor.
+fn last_line(heard: &[u8]) -> String {
+    let text = String::from_utf8_lossy(heard);
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    line.chars().filter(|letter| !letter.is_control()).take(300).collect()
+}
+
+/// A process group that is killed when this goes, unless it is over: when its time is up, and when
+/// landfall is told to end.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Group {
+        Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    /// It has ended by itself. What it left running is its own business, and its number is free.
+    fn has_ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // Where it has just ended there is nobody left to kill.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}

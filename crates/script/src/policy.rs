@@ -1,0 +1,128 @@
+//! A policy that decides by a script, and by `predictive` once the script has failed.
+//!
+//! A script fails at its first error, whatever kind: after that it is not asked any more, for one that
+//! steers by turns with another policy would be worse than either. That it failed is told at once, is
+//! in the reason of every decision from there on, and in the report.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+
+use landfall_core::decision::Decision;
+use landfall_core::policy::{Needs, Policy, Predictive};
+use landfall_core::view::View;
+use rhai::Dynamic;
+
+use crate::answer::Answer;
+use crate::program::Program;
+use crate::seen::Seen;
+
+/// Hears of a script's failure.
+pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Letters of a script's error that are passed on.
+const SHOWN: usize = 300;
+
+/// See the module.
+pub struct Script {
+    program: Program,
+    /// What it remembers: `this`.
+    memory: Dynamic,
+    tell: Tell,
+    failed: Option<Failed>,
+}
+
+/// What steers instead, and why.
+struct Failed {
+    why: String,
+    policy: Predictive,
+}
+
+impl Script {
+    pub(crate) fn new(program: Program, tell: Tell) -> Script {
+        let memory = program.start().into();
+        Script { program, memory, tell, failed: None }
+    }
+
+    /// Asks a function of the script about a view.
+    fn ask(&mut self, function: &str, view: &View) -> Result<Dynamic, String> {
+        let seen = Dynamic::from(Seen(Arc::new(view.clone())));
+        let (program, memory) = (&self.program, &mut self.memory);
+        let called = AssertUnwindSafe(|| program.call(function, memory, vec![seen]));
+        panic::catch_unwind(called).unwrap_or_else(|_| Err("it panicked".to_owned()))
+    }
+
+    fn answer(&mut self, view: &View) -> Result<Decision, String> {
+        let answer = self.ask("decide", view)?;
+        let kind = answer.type_name();
+        let answer = answer.try_cast::<Answer>().ok_or_else(|| {
+            format!("decide gives {kind}; give hold(...), leave_alone(...) or another decision")
+        })?;
+        answer.decision(view)
+    }
+
+    /// Has `predictive` steer from here on.
+    fn fail(&mut self, view: &View, problem: &str) -> &mut Failed {
+        let mut problem: String = problem.chars().take(SHOWN).collect();
+        problem.retain(|letter| !letter.is_control());
+        let (name, at) = (self.program.name(), view.now.as_secs_f64());
+        let why =
+            format!("{name} failed at {at:.1} s ({problem}); policy predictive steers from there");
+        (self.tell)(&why);
+        self.failed.insert(Failed { why, policy: Predictive::default() })
+    }
+}
+
+impl Failed {
+    fn decide(&mut self, view: &View) -> Decision {
+        let decision = self.policy.decide(view);
+        let why = format!("{}: {}", self.why, decision.why).into();
+        Decision { why, ..decision }
+    }
+}
+
+impl Policy for Script {
+    fn name(&self) -> &str {
+        self.program.name()
+    }
+
+    fn needs(&self) -> Needs {
+        self.program.needs()
+    }
+
+    fn before(&mut self, view: &View) -> Result<(), String> {
+        if !self.program.has("before", 1) {
+            return Ok(());
+        }
+        let problem = match self.ask("before", view) {
+            Ok(answer) if answer.is_unit() => return Ok(()),
+            Ok(answer) => match answer.into_string() {
+                Ok(refusal) => return Err(refusal),
+                Err(kind) => format!("before gives {kind}; give () to start, or a text: why not"),
+            },
+            Err(problem) => problem,
+        };
+        self.fail(view, &problem).policy.before(view)
+    }
+
+    fn account(&self) -> Option<String> {
+        let failed = self.failed.as_ref()?;
+        Some(match failed.policy.account() {
+            Some(account) => format!("{}; {account}", failed.why),
+            None => failed.why.clone(),
+        })
+    }
+
+    fn fell_back(&self) -> Option<&str> {
+        self.failed.as_ref().map(|failed| failed.why.as_str())
+    }
+
+    fn decide(&mut self, view: &View) -> Decision {
+        if let Some(failed) = &mut self.failed {
+            return failed.decide(view);
+        }
+        match self.answer(view) {
+            Ok(decision) => decision,
+            Err(problem) => self.fail(view, &problem).decide(view),
+        }
+    }
+}
