@@ -90,10 +90,10 @@ pub async fn run(options: Box<Migrate>) -> u8 {
     let mut asked = asked;
     let report = steer::migrate(order, &mut stops, &mut |look| {
         live.look(look);
+        hooks.look(look);
         if let Some(changed) = look.changed {
             asked = changed.requirements.clone();
         }
-        hooks.look(look);
         if let Some(recorder) = &mut recorder {
             recorder.look(look);
         }

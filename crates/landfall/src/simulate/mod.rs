@@ -373,7 +373,6 @@ fn panel(policy: &str, run: &Run) -> Panel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use landfall_sim::compare;
 
     fn judged(text: &str, policy: &str) -> (Vec<Compared>, Vec<Judged>) {
         let scenario = Scenario::parse(text).unwrap();
