@@ -1,6 +1,7 @@
 //! A headless browser, driven as a person drives it: by the keyboard.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,8 +28,35 @@ pub struct Looks {
 
 pub struct Browser {
     client: Client,
-    driver: Child,
+    driver: Driver,
     _profile: TempDir,
+}
+
+/// Ends with its test, however that ends, and the browser with it.
+struct Driver {
+    child: Child,
+    port: u16,
+    session: Option<String>,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(session) = &self.session {
+            let _ = self.forget(session);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Driver {
+    /// Has the browser closed, which would go on without its driver.
+    fn forget(&self, session: &str) -> io::Result<usize> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "DELETE /session/{session} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
+        stream.read(&mut [0; 64])
+    }
 }
 
 /// Programs that it takes; `None`, with the reason printed, where one is missing.
@@ -53,27 +81,28 @@ impl Browser {
     pub async fn open(looks: Looks) -> Option<Browser> {
         let (browser, program) = programs()?;
         let profile = tempfile::tempdir().unwrap();
-        let mut driver = Command::new(program)
+        let driver = Command::new(program)
             .args(["--port=0", "--log-level=SEVERE"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let port = port(&mut driver);
+        let mut driver = Driver { child: driver, port: 0, session: None };
+        driver.port = port(&mut driver.child);
         let capabilities = capabilities(browser, profile.path(), looks);
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities.as_object().unwrap().clone())
-            .connect(&format!("http://127.0.0.1:{port}"))
+            .connect(&format!("http://127.0.0.1:{}", driver.port))
             .await
             .unwrap();
+        driver.session = client.session_id().await.unwrap();
         Some(Browser { client, driver, _profile: profile })
     }
 
     pub async fn close(mut self) {
+        self.driver.session = None;
         let _ = self.client.clone().close().await;
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
 
     pub async fn go(&self, address: &str) {
