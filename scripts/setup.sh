@@ -4,7 +4,8 @@
 #
 #   setup.sh demo    QEMU 7.2 or later: 10.0 from backports on Debian 12, else the distribution's
 #   setup.sh test    that, and: QEMU 7.2 unpacked in target/tools/qemu-7.2 (not installed), a Linux
-#                    kernel in target/tools/linux, static busybox, cpio, iproute2
+#                    kernel in target/tools/linux, static busybox, cpio, iproute2, and a browser
+#                    (chromium) where the distribution has one
 set -eu
 
 tools=$(cd "$(dirname "$0")/.." && pwd)/target/tools
@@ -15,7 +16,7 @@ trap 'exit 130' INT TERM
 main() {
     case ${1:-} in
         demo) need_qemu ;;
-        test) need_qemu; need_packages; need_old_qemu; need_linux ;;
+        test) need_qemu; need_packages; need_old_qemu; need_linux; want_browser ;;
         *) echo "usage: $0 demo|test" >&2; exit 2 ;;
     esac
 }
@@ -90,6 +91,19 @@ need_linux() {
     fi
     say "$image in $tools/linux"
     unpack linux "$image"
+}
+
+# For the tests of the page. Without one they are skipped.
+want_browser() {
+    if command -v chromedriver >/dev/null && command -v chromium >/dev/null; then return; fi
+    if ! command -v apt-get >/dev/null || ! as_root true 2>/dev/null; then
+        echo "setup: no chromium with its chromedriver here; the tests of the page will be skipped" >&2
+        return
+    fi
+    say "chromium and its driver"
+    refresh
+    install_packages chromium chromium-driver || echo "setup: no chromium from this distribution; \
+the tests of the page will be skipped" >&2
 }
 
 # --- How it is had ------------------------------------------------------------------------------

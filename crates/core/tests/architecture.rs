@@ -85,7 +85,8 @@ const ACTS: &[(&[&str], &[&str])] = &[
     (&["lever.release("], &["qemu/src/steer/hands.rs"]),
     (&["step.run("], &["qemu/src/guardian.rs", "qemu/src/cgroup/"]),
     // Files: groups and limits in one place, the lock and the socket in another, the recording in a
-    // third, the page of the experiment in a fourth.
+    // third, the page of the experiment in a fourth; what was started from the management page, its
+    // socket and its token.
     (
         &[
             "fs::write",
@@ -103,6 +104,9 @@ const ACTS: &[(&[&str], &[&str])] = &[
             "qemu/src/rundir.rs",
             "qemu/src/control/server.rs",
             "landfall/src/recording/write.rs",
+            "landfall/src/serve/migrations.rs",
+            "landfall/src/serve/listen.rs",
+            "landfall/src/serve/access.rs",
             "landfall/src/page.rs",
         ],
     ),

@@ -42,6 +42,8 @@ pub enum Command {
     Replay(Replay),
     /// Simulate migrations in virtual time, by several policies side by side
     Simulate(Simulate),
+    /// Serve the page that shows guests, what each setting implies, and migrations as they go
+    Serve(crate::serve::Options),
     /// Measure policies against each other on real guests, in paired runs
     Bench(Bench),
     /// Print shell completions
@@ -98,6 +100,10 @@ pub struct Migrate {
     /// Print the report as one JSON object on standard output, and nothing else
     #[arg(long)]
     pub json: bool,
+
+    /// Go on when the terminal or whoever started this is gone (for landfall serve)
+    #[arg(long, hide = true)]
+    pub own_session: bool,
 }
 
 /// Shows what a recording of landfall migrate --record holds: the moments at which something changed

@@ -19,6 +19,7 @@ mod picture;
 mod plan;
 mod recording;
 mod replay;
+mod serve;
 mod set;
 mod signals;
 mod simulate;
@@ -72,6 +73,7 @@ async fn run(command: Command) -> ExitCode {
             }),
             Command::Simulate(options) => ExitCode::from(simulate::run(&options)),
             Command::Replay(options) => ExitCode::from(replay::run(options).await),
+            Command::Serve(options) => ExitCode::from(serve::run(options).await),
             Command::Set(options) => ExitCode::from(set::run(options).await),
             Command::Guardian => {
                 signals::ignore();

@@ -20,6 +20,10 @@ use crate::{USAGE, signals, words};
 
 /// Runs it and gives the exit status.
 pub async fn run(options: Box<Migrate>) -> u8 {
+    if options.own_session {
+        // Fails where it leads a session already, which is what is wanted.
+        let _ = rustix::process::setsid();
+    }
     let Demands { requirements: asked, aggression } = match options.asked.demands() {
         Ok(demands) => demands,
         Err(problem) => return usage(&problem),

@@ -12,7 +12,7 @@ pub mod control;
 pub mod guardian;
 pub mod lock;
 pub mod machine;
-mod mutex;
+pub mod mutex;
 pub mod probe;
 pub mod qmp;
 mod rundir;

@@ -69,6 +69,11 @@ pub fn process_of(tids: &[i32]) -> Result<Process, NotHere> {
 }
 
 impl Process {
+    /// The one that has this id now; `None` where there is none.
+    pub fn of(pid: i32) -> Option<Process> {
+        Some(Process { pid, started: started(pid)? })
+    }
+
     /// Whether it still exists.
     pub fn is_alive(self) -> bool {
         started(self.pid) == Some(self.started)

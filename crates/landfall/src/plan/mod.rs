@@ -20,6 +20,7 @@ use crate::signals;
 
 pub use options::Plan;
 pub use prospects::{Forecaster, Prospects};
+pub use recommend::{Recommended, recommend};
 
 /// Exit status where nobody answers at the monitor.
 const FAILED: u8 = 5;

@@ -88,7 +88,8 @@ impl Recording {
     }
 }
 
-fn read_head(line: &[u8]) -> Result<Head, ReadError> {
+/// Reads the first line.
+pub(super) fn read_head(line: &[u8]) -> Result<Head, ReadError> {
     let head: Value = serde_json::from_slice(line).map_err(|_| ReadError::NotARecording)?;
     if head["kind"] != KIND {
         return Err(ReadError::NotARecording);

@@ -1,5 +1,6 @@
 //! What was written is read as it was, and whatever else is in a file is an error with its line.
 
+use std::io::Write;
 use std::time::Duration;
 
 use landfall_core::decision::{Decision, Hold, Quota};
@@ -13,7 +14,7 @@ use landfall_core::view::Levers;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::Recording;
+use super::{Following, Recording};
 
 pub fn head() -> Head {
     let tick = Duration::from_millis(4);
@@ -91,6 +92,23 @@ proptest! {
         prop_assert!(lines.starts_with(&read.lines));
         let ends = whole.as_bytes()[begin..end].iter().filter(|byte| **byte == b'\n').count();
         prop_assert!(read.lines.len() - ends <= 1, "at most the last one was whole but for its end");
+    }
+
+    #[test]
+    fn followed_in_any_pieces_it_is_the_same(
+        lines in prop::collection::vec(some_line(), 1..10), cut in any::<prop::sample::Index>(),
+    ) {
+        let whole = text(&head(), &lines);
+        let (first, second) = whole.as_bytes().split_at(cut.index(whole.len()));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut following = Following::new(file.path());
+        let mut read = following.more().unwrap();
+        for piece in [first, second] {
+            (&mut file.as_file()).write_all(piece).unwrap();
+            read.extend(following.more().unwrap());
+        }
+        prop_assert_eq!(following.lines(), lines.len() + 1);
+        prop_assert_eq!((following.head, read), (Some(head()), lines));
     }
 
     #[test]

@@ -1,0 +1,119 @@
+//! What a setting implies for a guest that was looked at: quickly, by the planner alone, and thoroughly,
+//! by simulating the migration.
+
+use std::sync::Arc;
+
+use landfall_core::plan::class_in;
+use landfall_core::plan::frontier::{FrontierPoint, frontier};
+use landfall_core::plan::implications::{Implication, Ways, dial, implication, implications, ways};
+use landfall_core::plan::remedies::{Conflict, resolve};
+use landfall_core::prior::Prior;
+use landfall_core::report::Class;
+use landfall_core::view::View;
+use landfall_qemu::mutex::lock;
+
+use super::guests::Looked;
+use super::settings::Settings;
+use crate::foresight::Foresight;
+use crate::plan::{Forecaster, Recommended, recommend};
+
+/// How an answer was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grade {
+    /// By the planner alone: while a slider moves.
+    Planned,
+    /// By simulation: once it rests.
+    Simulated,
+}
+
+/// What is implied.
+#[derive(Debug, Clone)]
+pub struct Implied {
+    pub grade: Grade,
+    /// What is known, with the link as it may be used.
+    pub prior: Prior,
+    pub class: Option<Class>,
+    /// Of the setting itself.
+    pub chosen: Implication,
+    /// Of each setting of the dial, all else as it was set.
+    pub dial: Vec<Implication>,
+    /// The setting to take.
+    pub recommended: Option<Recommended>,
+    /// What cannot all be kept, and what would resolve it.
+    pub conflict: Option<Conflict>,
+    /// Holding or pausing, and which of the two loses less.
+    pub ways: Option<Ways>,
+    /// What can be had of one figure for how much of the others.
+    pub frontier: Arc<Vec<FrontierPoint>>,
+}
+
+/// What is implied, in one of the two ways. The quick one takes milliseconds, the other up to a second:
+/// it ends early, with nothing, once nobody wants it any more.
+pub fn implied(
+    looked: &Looked,
+    settings: &Settings,
+    grade: Grade,
+    wanted: &dyn Fn() -> bool,
+) -> Option<Implied> {
+    let forecaster = forecaster(looked, settings);
+    let aggression = settings.demands.aggression;
+    let view = forecaster.view(aggression);
+    let asked = &settings.demands.requirements;
+    let (chosen, dial, conflict) = match grade {
+        Grade::Planned => (implication(&view), implications(&view), planned_conflict(&view)),
+        Grade::Simulated => {
+            let thorough = |dial| wanted().then(|| forecaster.thorough(dial));
+            let all = dial().map(thorough).collect::<Option<Vec<_>>>()?;
+            let conflict = forecaster.conflict(&all);
+            (thorough(aggression)?, all, conflict)
+        }
+    };
+    Some(Implied {
+        grade,
+        class: class_in(&view),
+        recommended: recommend(&dial, asked),
+        conflict,
+        chosen,
+        dial,
+        ways: ways(&view),
+        frontier: known_frontier(looked, &view),
+        prior: forecaster.foresight.prior,
+    })
+}
+
+/// What cannot all be kept, even if something may give way, with the planner's remedies.
+fn planned_conflict(view: &View) -> Option<Conflict> {
+    let mut strict = view.clone();
+    strict.requirements.give_way.clear();
+    resolve(&strict)
+}
+
+/// Who answers, with the link as it may be used.
+fn forecaster(looked: &Looked, settings: &Settings) -> Forecaster {
+    let Foresight { prior, .. } = &looked.foresight;
+    let link = settings.demands.requirements.max_bandwidth.or(prior.link);
+    Forecaster {
+        foresight: Foresight { prior: Prior { link, ..prior.clone() }, ..looked.foresight.clone() },
+        policy: settings.law(),
+        demands: settings.demands.clone(),
+    }
+}
+
+/// The frontier does not depend on what is asked but for the link, and takes longest.
+fn known_frontier(looked: &Looked, view: &View) -> Arc<Vec<FrontierPoint>> {
+    let mut known = lock(&looked.frontier);
+    match &*known {
+        Some((link, points)) if *link == view.link => points.clone(),
+        _ => {
+            let points = Arc::new(frontier(view));
+            *known = Some((view.link, points.clone()));
+            points
+        }
+    }
+}
+
+/// The class of a guest that was looked at, with nothing demanded but what is demanded by default.
+pub fn class_by_default(looked: &Looked) -> Option<Class> {
+    let settings = Settings::read(&[]);
+    class_in(&forecaster(looked, &settings).view(settings.demands.aggression))
+}
