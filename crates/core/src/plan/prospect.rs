@@ -1,18 +1,18 @@
 //! What a migration that has not begun comes to, by the planner alone: from the first page on, for the
 //! likeliest guest and for ones that write more or less than that.
 //!
-//! The policy plans at every look, from where the migration stands. Here it is planned once, which takes
+//! The policy plans at every pass, from where the migration stands. Here it is planned once, which takes
 //! some tens of microseconds, so that many settings can be tried while somebody looks on.
 
 use std::time::Duration;
 
 use super::{Allowed, Plan, Position, STEERING, Table, Terms, share_for, weight};
-use crate::curve::DirtyCurve;
+use crate::curve::{CpuTime, DirtyCurve};
 use crate::decision::Quota;
 use crate::prior::Pace;
 use crate::requirements::Aggression;
 use crate::switch_over;
-use crate::units::{ByteRate, Share};
+use crate::units::{ByteRate, Bytes, Share};
 use crate::view::View;
 
 /// A guest and a link that may be, in standard errors from the likeliest: above zero the guest writes so
@@ -74,6 +74,9 @@ pub(super) fn pause(view: &View) -> Option<Prospect> {
 /// Weights of time to try where the aggression's does not end in time.
 const HURRIES: [f64; 2] = [0.5, 1.0];
 
+/// Seconds that a migration goes on before its link is known.
+const BLIND: f64 = 0.4;
+
 /// Relative standard error of a link where only its limit is known.
 const LINK_ERROR: f64 = 0.03;
 
@@ -81,6 +84,8 @@ struct Problem {
     curve: DirtyCurve,
     terms: Terms,
     from: Position,
+    /// Seconds until then.
+    begun: f64,
 }
 
 impl Problem {
@@ -94,17 +99,22 @@ impl Problem {
         let error = if case.0 < 0.0 { 0.0 } else { guest.error };
         let terms = allowed.terms_for(view, &curve, error)?;
         let remaining = view.contents.unwrap_or(view.total);
-        let from = Position { remaining, used: Default::default(), may_ship: false };
+        // Until the link is known nothing is held.
+        let begun = BLIND.min(remaining.as_f64() / link.0);
+        let remaining = Bytes((remaining.as_f64() - begun * link.0) as u64);
+        let used = CpuTime(terms.pace.0 * begun);
+        let from = Position { remaining, used, may_ship: false };
         // Whoever lands by himself is left alone, whatever the dial says.
         let alone = terms.floor == terms.pace;
         let weight = if alone { weight(Aggression::LEAST) } else { terms.weight };
-        Some(Problem { curve, terms: Terms { link, weight, ..terms }, from })
+        Some(Problem { curve, terms: Terms { link, weight, ..terms }, from, begun })
     }
 
     fn solve(&self, weight: f64) -> Option<Prospect> {
         let terms = Terms { weight, ..self.terms };
-        let longest = self.from.remaining.as_f64();
-        let plan = Table::new(self.curve.clone(), terms, longest, STEERING).plan(self.from)?;
+        let longest = self.from.remaining.as_f64() + self.begun * terms.link.0;
+        let mut plan = Table::new(self.curve.clone(), terms, longest, STEERING).plan(self.from)?;
+        plan.cost.total += self.begun;
         Some(Prospect { plan, terms })
     }
 }
