@@ -117,8 +117,11 @@ impl Account {
         for index in 0..self.vcpus.len() {
             let (before, now) = (self.hold(index), holds.get(index).copied().unwrap_or_default());
             if before != now {
-                self.measure_share(index, share_span(before) / LEAST_OF_SPAN);
-                self.vcpus[index].measure_anew();
+                let measured = self.measure_share(index, share_span(before) / LEAST_OF_SPAN);
+                // What a hold was too short for is measured together with the next one.
+                if measured || now == Hold::Free {
+                    self.vcpus[index].measure_anew();
+                }
             }
         }
         self.holds = holds.to_vec();
@@ -255,15 +258,16 @@ impl Account {
     }
 
     /// Takes the share that a vCPU got since the last measurement, if that is long enough ago.
-    fn measure_share(&mut self, index: usize, least: Duration) {
+    fn measure_share(&mut self, index: usize, least: Duration) -> bool {
         let vcpu = &mut self.vcpus[index];
         let all = (vcpu.got + vcpu.taken).as_secs_f64();
         if vcpu.hindered < least || all == 0.0 {
-            return;
+            return false;
         }
         let share = Share::clamped(vcpu.got.as_secs_f64() / all);
         vcpu.measure_anew();
         self.min_share = Some(self.min_share.map_or(share, |least| least.min(share)));
+        true
     }
 
     fn hold(&self, index: usize) -> Hold {

@@ -295,7 +295,9 @@ impl Predictive {
         self.drain(view, plan);
         let share = self.held_to_the_end(view, terms).unwrap_or_else(|| {
             let left = (cpu - view.cpu_since_sync.unwrap_or_default()).0.max(0.0);
-            share_for(view, Pace(left / time_to_send(view, terms).max(LAST_STRETCH))).max(tightest)
+            let time = time_to_send(view, terms).max(LAST_STRETCH);
+            let share = share_for(view, Pace(left / time)).max(tightest);
+            self.held.filter(|(_, held)| gives(view, *held, time, left)).map_or(share, |it| it.1)
         });
         self.hold(view, share, "held to what lands it at the end of this pass")
     }
@@ -409,6 +411,15 @@ fn much_alike(one: &Terms, other: &Terms) -> bool {
     near(one.pace.0, other.pace.0)
         && near(one.floor.0, other.floor.0)
         && near(one.link.0, other.link.0)
+}
+
+/// Whether a hold gives so much CPU in a time, give or take a quota: a new quota is granted whole, so
+/// that to change it for less gives more away than it mends.
+fn gives(view: &View, held: Share, time: f64, cpu: f64) -> bool {
+    let each = Quota::least(view.levers.tick).as_secs_f64();
+    let (all, quotas) =
+        (view.vcpus.len() as f64 * held.get() * time, view.vcpus.len() as f64 * each);
+    held < Share::FULL && (all - cpu).abs() <= 1.5 * quotas
 }
 
 fn near(held: Share, wanted: Share) -> bool {
