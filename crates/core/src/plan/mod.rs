@@ -99,12 +99,13 @@ impl Plan {
     }
 }
 
-/// The weight of time at an aggression. At 0 just enough to end: passes at full speed cost nothing,
-/// and without it there would be no end of them. At 1 time counts, and work only between plans that
-/// take as long; in the middle of the dial a second of work still weighs as much as six of time.
+/// The weight of time at an aggression. At 0 little, but enough to end: passes at full speed cost
+/// nothing, and what the next one saves gets less from one to the next. In the middle of the dial a second
+/// of work still weighs as much as eight of time. At 1 time counts, and work only between plans that
+/// take as long.
 pub fn weight(aggression: Aggression) -> f64 {
     let dial = aggression.get();
-    0.02 + 0.97 * dial.powi(3)
+    0.05 + 0.94 * dial.powi(4)
 }
 
 /// The class of the guest in a view, within all that was asked; `None` while too little is known.
