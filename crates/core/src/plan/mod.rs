@@ -83,6 +83,20 @@ pub struct Position {
     pub may_ship: bool,
 }
 
+impl Position {
+    /// The moment from which a migration that has not begun can be steered, and how many seconds after its
+    /// start that is: until the link is known nothing is held.
+    pub(crate) fn once_known(remaining: Bytes, terms: &Terms) -> (Position, f64) {
+        let begun = BLIND.min(remaining.as_f64() / terms.link.0);
+        let remaining = Bytes((remaining.as_f64() - begun * terms.link.0) as u64);
+        let used = CpuTime(terms.pace.0 * begun);
+        (Position { remaining, used, may_ship: false }, begun)
+    }
+}
+
+/// Seconds that a migration goes on before its link is known.
+const BLIND: f64 = 0.4;
+
 /// A plan.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
@@ -107,6 +121,9 @@ pub fn weight(aggression: Aggression) -> f64 {
     let dial = aggression.get();
     0.05 + 0.94 * dial.powi(4)
 }
+
+/// Weights of time to try where the aggression's does not end in time.
+pub(crate) const HURRIES: [f64; 2] = [0.5, 1.0];
 
 /// The class of the guest in a view, within all that was asked; `None` while too little is known.
 pub fn class_in(view: &View) -> Option<Class> {

@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use super::{Allowed, Plan, Position, STEERING, Table, Terms, share_for, weight};
-use crate::curve::{CpuTime, DirtyCurve};
+use super::{Allowed, HURRIES, Plan, Position, STEERING, Table, Terms, share_for, weight};
+use crate::curve::DirtyCurve;
 use crate::decision::Quota;
 use crate::prior::Pace;
 use crate::requirements::Aggression;
 use crate::switch_over;
-use crate::units::{ByteRate, Bytes, Share};
+use crate::units::{ByteRate, Share};
 use crate::view::View;
 
 /// A guest and a link that may be, in standard errors from the likeliest: above zero the guest writes so
@@ -71,12 +71,6 @@ pub(super) fn pause(view: &View) -> Option<Prospect> {
     problem.solve(problem.terms.weight)
 }
 
-/// Weights of time to try where the aggression's does not end in time.
-const HURRIES: [f64; 2] = [0.5, 1.0];
-
-/// Seconds that a migration goes on before its link is known.
-const BLIND: f64 = 0.4;
-
 /// Relative standard error of a link where only its limit is known.
 const LINK_ERROR: f64 = 0.03;
 
@@ -99,15 +93,12 @@ impl Problem {
         let error = if case.0 < 0.0 { 0.0 } else { guest.error };
         let terms = allowed.terms_for(view, &curve, error)?;
         let remaining = view.contents.unwrap_or(view.total);
-        // Until the link is known nothing is held.
-        let begun = BLIND.min(remaining.as_f64() / link.0);
-        let remaining = Bytes((remaining.as_f64() - begun * link.0) as u64);
-        let used = CpuTime(terms.pace.0 * begun);
-        let from = Position { remaining, used, may_ship: false };
+        let terms = Terms { link, ..terms };
+        let (from, begun) = Position::once_known(remaining, &terms);
         // Whoever lands by himself is left alone, whatever the dial says.
         let alone = terms.floor == terms.pace;
         let weight = if alone { weight(Aggression::LEAST) } else { terms.weight };
-        Some(Problem { curve, terms: Terms { link, weight, ..terms }, from, begun })
+        Some(Problem { curve, terms: Terms { weight, ..terms }, from, begun })
     }
 
     fn solve(&self, weight: f64) -> Option<Prospect> {

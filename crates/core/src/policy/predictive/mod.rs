@@ -206,7 +206,6 @@ impl Predictive {
     /// The cheapest plan that keeps all requirements; or else all but the first that may give way,
     /// and so on. `None` while too little is known.
     fn best(&mut self, view: &View) -> Option<Best> {
-        let from = position(view)?;
         let guest = Arc::clone(view.guest()?);
         let mut allowed = Allowed::all(&view.requirements);
         let mut terms = allowed.terms(view)?;
@@ -218,12 +217,14 @@ impl Predictive {
                 terms = allowed.terms(view)?;
             }
             terms.weight = terms.weight.max(self.hurry(view));
+            let (from, begun) = position(view, &terms)?;
             let now = Position { may_ship: self.ships_now(view, &allowed), ..from };
-            if let Some(plan) = self.tables.in_time(level, &guest, terms, now, &allowed, view) {
+            let left = time_left(&allowed, view) - begun;
+            if let Some(plan) = self.tables.in_time(level, &guest, terms, now, left) {
                 return Some(Best::Plan(plan, terms, allowed));
             }
             // Nothing is given up while it may yet be kept.
-            if let Some(plan) = hopeful(&guest, terms, now, &allowed, view) {
+            if let Some(plan) = hopeful(&guest, terms, now, left, &allowed, view) {
                 return Some(Best::Plan(plan, terms, allowed));
             }
         }
@@ -432,12 +433,13 @@ fn time_to_send(view: &View, terms: &Terms) -> f64 {
     view.to_send().as_f64() / terms.link.0
 }
 
-fn position(view: &View) -> Option<Position> {
-    let used = match view.phase {
-        Phase::Setup => CpuTime::default(),
-        _ => view.cpu_since_sync?,
-    };
-    Some(Position { remaining: view.to_send(), used, may_ship: false })
+/// Where it stands, or will once it can be steered, and how many seconds from now that is.
+fn position(view: &View, terms: &Terms) -> Option<(Position, f64)> {
+    let remaining = view.to_send();
+    match view.phase {
+        Phase::Setup => Some(Position::once_known(remaining, terms)),
+        _ => Some((Position { remaining, used: view.cpu_since_sync?, may_ship: false }, 0.0)),
+    }
 }
 
 /// The rate that can be relied on for the moment.
@@ -466,7 +468,7 @@ fn explanation(view: &View, plan: &Plan) -> Option<String> {
     let seconds = |time: f64| show_duration(Duration::from_secs_f64(time.clamp(0.0, 1e9)));
     let any = Allowed::all(&view.requirements).without(Requirement::MaxStall).terms(view)?;
     let unheld = Terms { floor: any.pace, ..any };
-    let from = position(view)?;
+    let (from, _) = position(view, &unheld)?;
     let guest = view.guest()?;
     let pause = Table::new(guest.curve.clone(), unheld, longest(&from, &unheld), STEERING)
         .plan(Position { may_ship: view.phase == Phase::Iterating, ..from })?;

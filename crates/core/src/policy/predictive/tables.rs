@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::curve::{DirtyCurve, Estimate};
-use crate::plan::{Allowed, Plan, Position, STEERING, Table, Terms};
+use crate::plan::{Allowed, HURRIES, Plan, Position, STEERING, Table, Terms};
 use crate::view::View;
 
 /// The tables of plans, kept as long as what they were made of stays the same: one for each level of
@@ -32,12 +32,11 @@ impl Tables {
         guest: &Arc<Estimate>,
         terms: Terms,
         from: Position,
-        allowed: &Allowed,
-        view: &View,
+        left: f64,
     ) -> Option<Plan> {
         let longest = longest(&from, &terms);
         let plan = self.at(level, guest, terms, longest).plan(from)?;
-        first_in_time(plan, &guest.curve, terms, from, time_left(allowed, view))
+        first_in_time(plan, &guest.curve, terms, from, left)
     }
 }
 
@@ -57,9 +56,6 @@ fn first_in_time(
     plans.find(|plan| plan.cost.total <= left)
 }
 
-/// Weights of time to try where the aggression's does not end in time.
-const HURRIES: [f64; 2] = [0.5, 1.0];
-
 /// What is left of the time allowed, in seconds.
 pub(super) fn time_left(allowed: &Allowed, view: &View) -> f64 {
     let left = |limit: Duration| limit.saturating_sub(view.now.0).as_secs_f64();
@@ -71,6 +67,7 @@ pub(super) fn hopeful(
     guest: &Estimate,
     terms: Terms,
     from: Position,
+    left: f64,
     allowed: &Allowed,
     view: &View,
 ) -> Option<Plan> {
@@ -79,7 +76,7 @@ pub(super) fn hopeful(
     let terms = allowed.terms_for(view, &curve, 0.0).unwrap_or(terms);
     let terms = Terms { weight, ..terms };
     let plan = Table::new(curve.clone(), terms, longest(&from, &terms), STEERING).plan(from)?;
-    first_in_time(plan, &curve, terms, from, time_left(allowed, view))
+    first_in_time(plan, &curve, terms, from, left)
 }
 
 /// How many standard errors below the likeliest the most hopeful curve is.
