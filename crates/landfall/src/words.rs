@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 use landfall_core::report::{Outcome, Report, Verdict};
 use landfall_core::requirements::{Requirement, Requirements};
 use landfall_core::units::{ByteRate, Bytes, Share, show_duration};
+use landfall_core::view::Phase;
 
 /// The report as a few lines of text; styles are for a terminal, whoever prints strips them
 /// elsewhere.
@@ -94,4 +95,16 @@ fn kept(verdict: &Verdict, asked: &Requirements) -> String {
 /// A time in seconds, for people.
 pub fn seconds(value: f64) -> String {
     show_duration(Duration::try_from_secs_f64(value).unwrap_or_default())
+}
+
+/// A phase in words.
+pub fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Setup => "connecting",
+        Phase::FirstPass => "first pass",
+        Phase::Iterating => "later passes",
+        Phase::SwitchOver => "switching over",
+        Phase::PostCopy => "runs there",
+        Phase::Over => "over",
+    }
 }

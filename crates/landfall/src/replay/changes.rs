@@ -8,6 +8,7 @@ use landfall_core::view::Phase;
 use serde_json::{Value, json};
 
 use super::Step;
+use crate::words;
 
 /// A grip that becomes tighter or looser by less than this, in all, is not told.
 const GRIP: f64 = 0.05;
@@ -49,7 +50,7 @@ impl Told {
         let view = &step.view;
         let mut what = Vec::new();
         if self.phase.replace(view.phase) != Some(view.phase) {
-            what.push(phase(view.phase).to_owned());
+            what.push(words::phase(view.phase).to_owned());
         }
         if view.intervals > self.intervals {
             self.intervals = view.intervals;
@@ -92,17 +93,6 @@ impl Told {
             Some(Share::NONE) => "paused".to_owned(),
             Some(share) => format!("held to {share}"),
         })
-    }
-}
-
-fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Setup => "connecting",
-        Phase::FirstPass => "first pass",
-        Phase::Iterating => "later passes",
-        Phase::SwitchOver => "switching over",
-        Phase::PostCopy => "runs there",
-        Phase::Over => "over",
     }
 }
 

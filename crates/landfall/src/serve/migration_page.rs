@@ -13,7 +13,7 @@ use super::layout::{Place, badge, between, known, moment, outcome, page, percent
 use super::migrations::Migration;
 use super::pictures::{self, Room};
 use super::track::Track;
-use crate::words::seconds;
+use crate::words::{self, seconds};
 
 /// A migration, with all that is known of it.
 pub struct Shown<'a> {
@@ -80,12 +80,8 @@ pub fn state(shown: &Shown<'_>) -> Markup {
         (true, Some(phase)) => badge(
             "live",
             match phase {
-                Phase::Setup => "connecting",
-                Phase::FirstPass => "first pass",
-                Phase::Iterating => "later passes",
-                Phase::SwitchOver => "switching over",
-                Phase::PostCopy => "runs there",
                 Phase::Over => "ending",
+                phase => words::phase(phase),
             },
         ),
     }

@@ -3,9 +3,8 @@
 //!
 //! At the begin of every pass, and amid one if what it rests on has changed, the plan is made anew
 //! ([`crate::plan`]) from where the migration stands and what is known of guest and link by now. It
-//! holds the guest late, hard and short, for a pass at full speed
-//! costs no work; pauses it where that loses less than holding it and the stall allows; and leaves
-//! a guest that lands by itself alone.
+//! holds the guest late, hard and short, for a pass at full speed costs no work; pauses it where that
+//! loses less than holding it and the stall allows; and leaves a guest that lands by itself alone.
 //!
 //! While it steers, it keeps QEMU's own downtime limit at next to nothing: QEMU would otherwise look
 //! at its bitmap anew as soon as what remains *of the pass* fits the limit, and forget with each
@@ -315,14 +314,10 @@ impl Predictive {
         let least = 0.02 + 1.5 * guest.curve.at(terms.pace.0 * WINDOW) / terms.link.0;
         // Should that not do, it may soon take longer.
         let patient = least * 2f64.powf(view.intervals as f64 / 4.0);
-        let limit = patient.min(most);
+        let limit = Duration::try_from_secs_f64(patient.min(most)).ok();
         self.drain(view, plan);
-        let limit = Duration::try_from_secs_f64(limit).ok();
-        let tuning = Tuning {
-            downtime_limit: limit,
-            max_bandwidth: self.drained.map(|link| ByteRate(link.0 * switch_over::DRAIN)),
-            ..Tuning::default()
-        };
+        let max_bandwidth = self.drains_at();
+        let tuning = Tuning { downtime_limit: limit, max_bandwidth, ..Tuning::default() };
         Decision { tuning, ..Decision::leave_alone("it lands by itself") }
     }
 
@@ -335,6 +330,11 @@ impl Predictive {
         let left = plan.cost.total - plan.cost.shipment;
         let ends = last && left <= switch_over::time_to_drain(link).as_secs_f64();
         self.drained = ends.then_some(link);
+    }
+
+    /// What the link is given while it is being drained.
+    fn drains_at(&self) -> Option<ByteRate> {
+        self.drained.map(|link| ByteRate(link.0 * switch_over::DRAIN))
     }
 
     /// The rate at which the rest would be shipped: while the link is being drained, what leaves says
@@ -370,7 +370,7 @@ impl Predictive {
         self.held = Some((view.intervals, share));
         let hold = view.quota_for(share).map_or(Hold::Free, Hold::Quota);
         let limit = self.steering.then_some(WHOLE_PASSES);
-        let max_bandwidth = self.drained.map(|link| ByteRate(link.0 * switch_over::DRAIN));
+        let max_bandwidth = self.drains_at();
         let tuning = Tuning { downtime_limit: limit, max_bandwidth, ..Tuning::default() };
         Decision { tuning, ..Decision::hold_all(view.vcpus.len(), hold, why) }
     }
