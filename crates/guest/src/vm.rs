@@ -4,6 +4,7 @@ use crate::beats::{Heartbeats, Place};
 use crate::child::Child;
 use crate::image::IMAGE;
 use crate::probe::{Probe, ProbeError};
+use crate::processors::Processors;
 use crate::spec::{Spec, SpecError};
 use landfall_core::units::Bytes;
 use std::env;
@@ -105,6 +106,7 @@ pub struct VmBuilder {
     memory_file: Option<PathBuf>,
     arguments: Vec<String>,
     heartbeats: Heartbeats,
+    processors: Option<Processors>,
 }
 
 impl VmBuilder {
@@ -164,6 +166,13 @@ impl VmBuilder {
         self
     }
 
+    /// Has the vCPUs run on these processors and nowhere else, here and at the destination. Default:
+    /// wherever the kernel puts them.
+    pub fn processors(mut self, processors: Option<Processors>) -> Self {
+        self.processors = processors;
+        self
+    }
+
     /// Starts QEMU and waits until it answers. A source then boots its guest, see
     /// [`Heartbeats::ready`]; a destination listens.
     ///
@@ -198,6 +207,11 @@ impl VmBuilder {
             Some(Incoming::Unix) => Some(format!("unix:{}", file("incoming.sock").display())),
             Some(Incoming::Uri(uri)) => Some(uri.clone()),
         };
+        if let Some(processors) = self.processors {
+            for thread in vcpu_threads(&mut probe)? {
+                processors.take(thread).map_err(io_error("put a vCPU on its processor"))?;
+            }
+        }
         Ok(Vm { builder: self, child: Mutex::new(start.child), pid, directory, incoming, place })
     }
 
@@ -297,6 +311,7 @@ impl Vm {
             memory_file: None,
             arguments: Vec::new(),
             heartbeats: Heartbeats::new(),
+            processors: None,
         }
     }
 
@@ -361,9 +376,7 @@ impl Vm {
     /// # Errors
     /// As [`Vm::probe`].
     pub fn vcpu_threads(&self) -> Result<Vec<u32>, VmError> {
-        let cpus = self.probe()?.run("query-cpus-fast")?;
-        let thread = |cpu: &serde_json::Value| u32::try_from(cpu["thread-id"].as_u64()?).ok();
-        Ok(cpus.as_array().into_iter().flatten().filter_map(thread).collect())
+        vcpu_threads(&mut self.probe()?)
     }
 
     /// CPU time that one of QEMU's threads has had, by the kernel's count.
@@ -460,6 +473,12 @@ impl RunDirectory {
             RunDirectory::Given(path) => path,
         }
     }
+}
+
+fn vcpu_threads(probe: &mut Probe) -> Result<Vec<u32>, VmError> {
+    let cpus = probe.run("query-cpus-fast")?;
+    let thread = |cpu: &serde_json::Value| u32::try_from(cpu["thread-id"].as_u64()?).ok();
+    Ok(cpus.as_array().into_iter().flatten().filter_map(thread).collect())
 }
 
 fn io_error(what: &str) -> impl Fn(io::Error) -> VmError + use<> {

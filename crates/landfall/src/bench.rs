@@ -5,7 +5,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::units::{ByteRate, Bytes, Share, show_duration};
-use landfall_guest::{Kind, PagesPerSecond, Phase, Spec};
+use landfall_guest::{Kind, PagesPerSecond, Phase, Processors, Spec};
 use landfall_qemu::steer::Stops;
 use landfall_sim::Spread;
 use serde_json::json;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::cli::Bench;
 use crate::live::Live;
 use crate::signals;
-use crate::trial::{Seen, Trial, asked_of};
+use crate::trial::{Seen, Trial, asked_of, set_a_processor_apart};
 use landfall_qemu::say::{say, tell};
 
 /// A guest, a link, and the ways to move it; the first is what the others are measured against.
@@ -124,6 +124,7 @@ pub fn names() -> Vec<&'static str> {
 /// Runs the comparisons and gives the exit status.
 pub async fn run(options: Bench) -> u8 {
     let mut stops = signals::listen();
+    let processors = set_a_processor_apart();
     let mut all = Vec::new();
     let chosen = |name: &str| options.only.is_empty() || options.only.iter().any(|n| n == name);
     for comparison in ALL.iter().filter(|comparison| chosen(comparison.name)) {
@@ -134,7 +135,7 @@ pub async fn run(options: Bench) -> u8 {
         if ways.is_empty() {
             continue;
         }
-        let runs = match comparison.run(&ways, &options, &mut stops).await {
+        let runs = match comparison.run(&ways, &options, processors, &mut stops).await {
             Ok(runs) => runs,
             Err(problem) => {
                 say(&format!("landfall: {problem}"));
@@ -159,6 +160,7 @@ impl Comparison {
         &self,
         ways: &[&Way],
         options: &Bench,
+        processors: Option<Processors>,
         stops: &mut Stops,
     ) -> Result<Vec<Vec<Seen>>, String> {
         let mut runs: Vec<Vec<Seen>> = ways.iter().map(|_| Vec::new()).collect();
@@ -178,6 +180,7 @@ impl Comparison {
                     record: options.record.as_ref().map(|folder| {
                         folder.join(format!("{}-{}-{turn}.jsonl", self.name, index + 1))
                     }),
+                    processors,
                 };
                 let seen = trial.run(stops, &mut |look| live.look(look)).await;
                 live.clear();
@@ -208,7 +211,7 @@ fn table(ways: &[&Way], runs: &[Vec<Seen>]) -> Table {
     for (name, _) in FIGURES {
         header.extend([name.to_owned(), "min..max".to_owned(), "ratio".to_owned()]);
     }
-    header.extend(["sent", "throttled", "landed"].map(str::to_owned));
+    header.extend(["sent", "throttled", "steering", "landed"].map(str::to_owned));
     let columns = header.len();
     table.set_header(header);
     for (way, seen) in ways.iter().zip(runs) {
@@ -224,6 +227,8 @@ fn table(ways: &[&Way], runs: &[Vec<Seen>]) -> Table {
         let throttled = spread(seen, |seen| seen.report.throttled_s.unwrap_or(f64::NAN)).median;
         row.push(Bytes(sent as u64).to_string());
         row.push(seconds(throttled));
+        let steering = spread(seen, |seen| seen.steering).median;
+        row.push(format!("{:.2} %", 100.0 * steering));
         let landed = seen.iter().filter(|seen| seen.landed()).count();
         row.push(format!("{landed} of {}", seen.len()));
         table.add_row(row);
@@ -253,6 +258,7 @@ fn as_json(comparison: &Comparison, ways: &[&Way], runs: &[Vec<Seen>]) -> serde_
             "work_lost_s": seen.lost.as_secs_f64(),
             "longest_stall_s": seen.longest_stall.as_secs_f64(),
             "sent_bytes": seen.sent.0,
+            "steering_cpu_share": seen.steering,
             "report": seen.report,
         })
     };

@@ -9,10 +9,12 @@ use landfall_core::report::{Outcome, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::switch_over;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
-use landfall_guest::{Pair, Spec};
+use landfall_guest::{Pair, Processors, Spec, Vm};
 use landfall_qemu::qmp::Address;
+use landfall_qemu::say::say;
 use landfall_qemu::steer::{self, Look, Order, Stops};
 use landfall_sim::Expected;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::foresight::Foresight;
 use crate::law::{Law, say_once};
@@ -34,6 +36,19 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the link carries, as a multiple of what may be used of it.
 pub const ROOM: f64 = 1.12;
+
+/// Sets a processor apart for the vCPU of the guests to come, as they have one on a host that is not
+/// overbooked. Two QEMUs, the link and landfall itself would otherwise take from a guest what its
+/// migration is then blamed for. Says so where it cannot be.
+pub fn set_a_processor_apart() -> Option<Processors> {
+    let problem = match Processors::set_apart(1) {
+        Ok(Some(processors)) => return Some(processors),
+        Ok(None) => "there is but one".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    say(&format!("landfall: no processor is set apart for the guest's vCPU: {problem}"));
+    None
+}
 
 /// What a policy is asked for in a comparison: all the same bandwidth, and a switch-over within QEMU's
 /// default of 300 ms.
@@ -72,6 +87,8 @@ pub struct Trial {
     pub link: ByteRate,
     /// Where the recording goes, if one is wanted.
     pub record: Option<PathBuf>,
+    /// Where the guest's vCPUs run, if not everywhere.
+    pub processors: Option<Processors>,
 }
 
 /// What came of it.
@@ -95,6 +112,8 @@ pub struct Seen {
     pub sent: Bytes,
     /// Work per second over time, as a share of the undisturbed rate.
     pub work: Vec<(f64, f64)>,
+    /// Share of a CPU that steering took: asking QEMU, deciding, pulling the levers.
+    pub steering: f64,
     /// Share of a CPU that the source's vCPUs used over time.
     pub cpu: Vec<(f64, f64)>,
     /// Whether the guest found its memory as it had left it.
@@ -147,7 +166,8 @@ impl Trial {
         stops: &mut Stops,
         watch: &mut dyn FnMut(&Look<'_>),
     ) -> Result<Seen, TrialError> {
-        let pair = Pair::boot(&self.spec, ByteRate(self.link.0 * ROOM))?;
+        let source = Vm::builder(&self.spec).processors(self.processors).start()?;
+        let pair = Pair::start(source, ByteRate(self.link.0 * ROOM))?;
         tokio::time::sleep(BASELINE).await;
         let source = Address::Unix(pair.source.qmp_socket());
         let foresight = Foresight::gain(&source, &self.asked, PROBE_BUDGET).await?;
@@ -170,7 +190,7 @@ impl Trial {
             Some(path) => Some(self.recorder(path, &foresight)?),
         };
         let mut cpu = Vec::new();
-        let begin = Instant::now();
+        let (begin, spent) = (Instant::now(), cpu_of_this_thread());
         let report = steer::migrate(order, stops, &mut |look| {
             let used: Option<Duration> = look.sample.vcpus.iter().map(|vcpu| vcpu.cpu).sum();
             cpu.extend(used.map(|used| (look.sample.at.0, used)));
@@ -180,6 +200,7 @@ impl Trial {
             watch(look);
         })
         .await;
+        let steering = cpu_of_this_thread().saturating_sub(spent).div_duration_f64(begin.elapsed());
         if let Some(recorder) = recorder {
             recorder.report(&report);
         }
@@ -211,6 +232,7 @@ impl Trial {
             lost: timeline.total_work_lost(begin, end, &baseline),
             sent: pair.link.passed(),
             work: work.collect(),
+            steering,
             cpu: shares(&cpu, timeline.vcpus()),
             memory_intact: verified.errors == 0 && heartbeats.corruptions().is_empty(),
             zeal,
@@ -230,6 +252,13 @@ impl Trial {
         };
         Recorder::create(path, begun).map_err(TrialError::NotRecorded)
     }
+}
+
+/// CPU time of the calling thread. The runtime has one thread, which steers; links and beats have their
+/// own.
+fn cpu_of_this_thread() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// CPU time used so far, at several times, as the share of a CPU used by each vCPU in between.

@@ -11,6 +11,7 @@ mod page;
 use landfall_core::report::{Class, Outcome, Report};
 use landfall_core::requirements::Aggression;
 use landfall_core::units::ByteRate;
+use landfall_guest::Processors;
 use landfall_qemu::say::{say, tell};
 use landfall_qemu::steer::Stops;
 use landfall_sim::{Expected, Run, Seed, Setup};
@@ -20,7 +21,7 @@ use crate::cli::Accuracy;
 use crate::foresight::levers;
 use crate::live::Live;
 use crate::signals;
-use crate::trial::{Trial, TrialError};
+use crate::trial::{Trial, TrialError, set_a_processor_apart};
 use matrix::{Case, Guest};
 
 /// One migration: what was expected, what came, and what the simulator makes of it.
@@ -39,6 +40,7 @@ pub struct Row {
 /// Makes the comparison and gives the exit status.
 pub async fn run(options: Accuracy) -> u8 {
     let mut stops = signals::listen();
+    let processors = set_a_processor_apart();
     let mut rows = Vec::new();
     let cases = matrix::cases();
     for turn in 1..=options.repeat.max(1) {
@@ -52,7 +54,7 @@ pub async fn run(options: Accuracy) -> u8 {
                 case.way.name,
                 case.link
             ));
-            match row(case, &mut stops).await {
+            match row(case, processors, &mut stops).await {
                 Ok(row) => rows.push(row),
                 Err(problem) => {
                     say(&format!("landfall: {problem}"));
@@ -75,7 +77,11 @@ pub async fn run(options: Accuracy) -> u8 {
     0
 }
 
-async fn row(case: &Case, stops: &mut Stops) -> Result<Row, TrialError> {
+async fn row(
+    case: &Case,
+    processors: Option<Processors>,
+    stops: &mut Stops,
+) -> Result<Row, TrialError> {
     let asked = case.asked();
     let trial = Trial {
         guest: case.guest.name,
@@ -85,6 +91,7 @@ async fn row(case: &Case, stops: &mut Stops) -> Result<Row, TrialError> {
         aggression: case.way.aggression(),
         link: case.link,
         record: None,
+        processors,
     };
     let live = Live::new();
     let seen = trial.run(stops, &mut |look| live.look(look)).await;

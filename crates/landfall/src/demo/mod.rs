@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::cli::Demo;
 use crate::live::Live;
 use crate::signals;
-use crate::trial::{Seen, Trial, asked_of};
+use crate::trial::{Seen, Trial, asked_of, set_a_processor_apart};
 use crate::words::seconds;
 use landfall_qemu::say::{say, tell};
 
@@ -66,6 +66,7 @@ fn trials(link: ByteRate) -> Vec<Trial> {
     let pathological = Spec::new(Kind::Sweep);
     let rate = PagesPerSecond((4.0 * link.0 / 4096.0) as u64);
     let middle = Spec { working_set: Bytes::mib(144), ..Spec::new(Kind::Random { rate }) };
+    let processors = set_a_processor_apart();
     let trial = |guest, spec: &Spec, policy| Trial {
         guest,
         spec: spec.clone(),
@@ -74,6 +75,7 @@ fn trials(link: ByteRate) -> Vec<Trial> {
         aggression: Aggression::DEFAULT,
         link,
         record: None,
+        processors,
     };
     vec![
         trial("pathological guest", &pathological, "auto-converge"),
