@@ -41,6 +41,8 @@ pub struct Observer {
     known: Known,
     contents: Option<Bytes>,
     pace: Option<Pace>,
+    /// What each vCPU used when it was last free.
+    free: Vec<Option<Share>>,
 }
 
 /// The part of a sample that rates are made of.
@@ -87,6 +89,7 @@ impl Observer {
             known: Known::new(prior),
             contents: prior.contents,
             pace: prior.pace,
+            free: Vec::new(),
         }
     }
 
@@ -106,11 +109,12 @@ impl Observer {
             intervals: 0,
             cpu_since_sync: None,
             migrated: Bytes(0),
+            zeros: Bytes(0),
             dirtied: Bytes(0),
             known: self.known.clone(),
             contents: self.contents,
             pace: self.pace,
-            vcpus: vec![VcpuView { hold: Hold::Free, used: None, wanted: None }; vcpus],
+            vcpus: vec![VcpuView::unseen(Hold::Free); vcpus],
             levers: self.levers,
         }
     }
@@ -165,6 +169,7 @@ impl Observer {
             intervals: self.intervals,
             cpu_since_sync: self.cpu_since_sync(sample),
             migrated: ram.map_or(Bytes(0), |ram| ram.sent()),
+            zeros: ram.map_or(Bytes(0), |ram| ram.duplicate),
             dirtied: self.dirtied,
             known: self.known.clone(),
             contents: self.contents,
@@ -265,29 +270,49 @@ impl Observer {
         Some(now?.saturating_sub(self.at_sync?.cpu?).into())
     }
 
-    fn vcpus(&self, sample: &Sample) -> Vec<VcpuView> {
+    fn vcpus(&mut self, sample: &Sample) -> Vec<VcpuView> {
+        self.free.resize(sample.vcpus.len(), None);
         let oldest = self.window.front();
         let share = |from: Option<Duration>, to: Option<Duration>, span: Duration| {
             let used = to?.saturating_sub(from?).as_secs_f64();
             (span >= LEAST_SPAN).then(|| used / span.as_secs_f64())
         };
-        let view = |(index, now): (usize, &VcpuCounters)| {
+        let view = |((index, now), free): ((usize, &VcpuCounters), &mut Option<Share>)| {
             let hold = self.holds.get(index).copied().unwrap_or_default();
             let before = oldest.and_then(|look| Some((look.at, look.vcpus.get(index)?)));
             let Some((at, before)) = before else {
-                return VcpuView { hold, used: None, wanted: None };
+                return VcpuView { unheld: *free, ..VcpuView::unseen(hold) };
             };
             let span = sample.at.since(at);
             let used = share(before.cpu, now.cpu, span);
             let waited = share(before.wait, now.wait, span).unwrap_or(0.0);
             let held = share(before.held, now.held, span).unwrap_or(0.0);
+            let wanted = used.map(|used| used + waited + held);
+            if hold == Hold::Free && held == 0.0 {
+                *free = used.map(Share::clamped).or(*free);
+            }
+            // As before it was held, as far as the counters allow: a gap is counted when it is over.
+            let unheld = used.zip(wanted).map_or(*free, |(used, wanted)| {
+                let most = wanted + gap(hold).div_duration_f64(span);
+                Some(Share::clamped(free.map_or(wanted, |free| free.get().clamp(used, most))))
+            });
             VcpuView {
                 hold,
                 used: used.map(Share::clamped),
-                wanted: used.map(|used| Share::clamped(used + waited + held)),
+                wanted: wanted.map(Share::clamped),
+                unheld,
             }
         };
-        sample.vcpus.iter().enumerate().map(view).collect()
+        sample.vcpus.iter().enumerate().zip(&mut self.free).map(view).collect()
+    }
+}
+
+/// How long a held vCPU may have stood still before the kernel counts it.
+fn gap(hold: Hold) -> Duration {
+    match hold {
+        Hold::Quota(quota) => quota.gap(),
+        Hold::Free => Duration::ZERO,
+        Hold::Stopped => Duration::MAX,
     }
 }
 
@@ -305,6 +330,7 @@ fn phase(status: Status, ram: Option<Ram>) -> Phase {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decision::Quota;
     use crate::sample::Migration;
     use crate::units::ByteRate;
 
@@ -370,6 +396,45 @@ mod tests {
         assert_eq!(view.link, Some(ByteRate(1000.0)));
         assert_eq!(view.vcpus[0].used, Some(Share::clamped(0.5)));
         assert_eq!(view.vcpus[0].wanted, Some(Share::clamped(0.75)));
+    }
+
+    #[test]
+    fn a_hold_does_not_change_what_a_guest_is_taken_to_use_without_one() {
+        let mut observer = observer();
+        let quota = Quota { quota: Duration::from_millis(5), period: Duration::from_millis(135) };
+        let (mut cpu, mut held) = (0, 0);
+        let mut unheld = |observer: &mut Observer, ms: u64, ran: u64, gaps: u64| {
+            (cpu, held) = (cpu + ran, held + gaps);
+            let counters = VcpuCounters {
+                cpu: Some(Duration::from_millis(cpu)),
+                held: Some(Duration::from_millis(held)),
+                ..VcpuCounters::default()
+            };
+            let seen =
+                observer.observe(&Sample { vcpus: vec![counters], ..sample(ms, 1, 1000, 0) });
+            seen.unwrap().vcpus[0].unheld.map(Share::get)
+        };
+        unheld(&mut observer, 0, 0, 0);
+        for ms in (100..=1000).step_by(100) {
+            unheld(&mut observer, ms, 90, 0);
+        }
+        observer.held(&[Hold::Quota(quota)]);
+        // The first gap is not counted before it is over.
+        assert_eq!(unheld(&mut observer, 1100, 5, 0), Some(0.9));
+        for ms in (1235..=2315).step_by(135) {
+            assert_eq!(unheld(&mut observer, ms, 5, 130), Some(0.9), "{ms}");
+        }
+        observer.held(&[Hold::Free]);
+        assert_eq!(
+            unheld(&mut observer, 2400, 80, 130),
+            Some(0.9),
+            "what it did when held is past"
+        );
+        for ms in (2500..=3900).step_by(100) {
+            unheld(&mut observer, ms, 60, 0);
+        }
+        let now = unheld(&mut observer, 4000, 60, 0).unwrap();
+        assert!((now - 0.6).abs() < 1e-9, "it takes less by now: {now}");
     }
 
     #[test]

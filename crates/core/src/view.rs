@@ -39,6 +39,8 @@ pub struct View {
     pub cpu_since_sync: Option<CpuTime>,
     /// Guest memory sent since the start, zero pages included.
     pub migrated: Bytes,
+    /// Pages of zeros among that, which cost nothing.
+    pub zeros: Bytes,
     /// Guest memory found newly dirty since the start; the pages of the first pass do not count.
     pub dirtied: Bytes,
     /// What is known of the guest's dirty curve.
@@ -104,6 +106,15 @@ pub struct VcpuView {
     pub used: Option<Share>,
     /// Share of a CPU it would have used: what it used, waited for and was kept from.
     pub wanted: Option<Share>,
+    /// Share of a CPU it uses while nothing holds it: as it does of late, or did before it was held.
+    pub unheld: Option<Share>,
+}
+
+impl VcpuView {
+    /// One that has not been watched yet.
+    pub fn unseen(hold: Hold) -> VcpuView {
+        VcpuView { hold, used: None, wanted: None, unheld: None }
+    }
 }
 
 /// The levers there are for this guest on this host.
@@ -139,9 +150,8 @@ impl View {
     pub fn to_send(&self) -> Bytes {
         match (self.phase, self.contents) {
             (Phase::Setup | Phase::FirstPass, Some(contents)) => {
-                // Where the zero pages lie is not known: they are taken to be spread evenly.
-                let part = contents.as_f64() / self.total.as_f64().max(1.0);
-                Bytes((self.remaining.as_f64() * part.min(1.0)) as u64)
+                let sent = self.migrated.saturating_sub(self.zeros);
+                contents.saturating_sub(sent).min(self.remaining)
             }
             _ => self.remaining,
         }
@@ -207,15 +217,6 @@ impl View {
         let written = guest.curve.working_set().as_f64() * (1.0 + 2.0 * guest.error);
         let left = self.interval.map_or(Bytes(0), |interval| interval.left);
         Some(self.remaining.max(left).max(Bytes(written as u64)))
-    }
-
-    /// CPU time in a second that each vCPU takes, or would take if it were not held.
-    pub fn paces(&self) -> impl Iterator<Item = Option<Pace>> {
-        let pace = |vcpu: &VcpuView| {
-            let share = if vcpu.hold == Hold::Free { vcpu.used } else { vcpu.wanted };
-            share.map(|share| Pace(share.get()))
-        };
-        self.vcpus.iter().map(pace)
     }
 
     /// Whether pausing now and shipping the rest keeps the stall, or may break it.

@@ -64,6 +64,7 @@ type OfVcpu = (&'static str, fn(&VcpuView) -> Dynamic);
 pub const OF_VCPU: &[OfVcpu] = &[
     ("used", |vcpu| or_unknown(vcpu.used.map(share))),
     ("wanted", |vcpu| or_unknown(vcpu.wanted.map(share))),
+    ("unheld", |vcpu| or_unknown(vcpu.unheld.map(share))),
     ("held_to", |vcpu| share(vcpu.hold.share())),
 ];
 

@@ -14,7 +14,7 @@ use landfall_script::{Of, Program, Script};
 use proptest::prelude::*;
 
 fn view(vcpus: usize) -> View {
-    let vcpu = VcpuView { hold: Hold::Free, used: Some(Share::FULL), wanted: None };
+    let vcpu = VcpuView { hold: Hold::Free, used: Some(Share::FULL), wanted: None, unheld: None };
     View {
         now: Moment::ms(1000),
         requirements: Requirements::default(),
@@ -28,6 +28,7 @@ fn view(vcpus: usize) -> View {
         intervals: 1,
         cpu_since_sync: None,
         migrated: Bytes(100_000_000),
+        zeros: Bytes(0),
         dirtied: Bytes(96_000_000),
         known: Known::default(),
         contents: None,

@@ -92,7 +92,8 @@ const LEAST_PACE: f64 = 1e-3;
 /// CPU time that each vCPU takes in a second when nothing holds it: as seen of late, or before the
 /// start.
 fn paces(view: &View) -> Option<Vec<f64>> {
-    let of_late: Option<Vec<f64>> = view.paces().map(|pace| Some(pace?.0)).collect();
+    let of_late: Option<Vec<f64>> =
+        view.vcpus.iter().map(|vcpu| vcpu.unheld.map(Share::get)).collect();
     let before = || {
         let each = view.pace?.0 / view.vcpus.len().max(1) as f64;
         Some(vec![each; view.vcpus.len().max(1)])

@@ -182,6 +182,7 @@ pub(crate) mod testing {
             intervals: 1,
             cpu_since_sync: None,
             migrated: Bytes(100_000_000),
+            zeros: Bytes(0),
             dirtied: Bytes(96_000_000),
             known: Known::default(),
             contents: None,
@@ -190,6 +191,7 @@ pub(crate) mod testing {
                 hold: Hold::Free,
                 used: Some(Share::FULL),
                 wanted: Some(Share::FULL),
+                unheld: Some(Share::FULL),
             }],
             levers: Levers {
                 quota: true,
