@@ -2,9 +2,8 @@
 //!
 //! The problem: given measurements "so much distinct memory in so much CPU time", each with its
 //! error, find sets of pages (on a fixed ladder of time constants) whose sum comes nearest. It is a
-//! least-squares problem in amounts that cannot be negative, which is convex: coordinate descent,
-//! one set at a time, cannot get stuck short of the optimum. No amount is negative, so the curve is
-//! concave and rises however noisy the points were.
+//! least-squares problem in amounts that cannot be negative, which is convex and solved exactly. No
+//! amount is negative, so the curve is concave and rises however noisy the points were.
 //!
 //! Where there are no points the curve has to come from somewhere: beyond both ends of what was
 //! measured, points of little weight continue it with the slope that it has there, or, where that is
@@ -26,9 +25,9 @@ pub struct Point {
     pub error: f64,
 }
 
-/// Rungs of the ladder of time constants per decade of time. Between two rungs the sum of both is
+/// From one rung of the ladder of time constants to the next. Between two rungs the sum of both is
 /// within a hundredth of the true curve.
-const RUNGS: f64 = 3.0;
+const RATIO: f64 = 2.0;
 
 /// How far beyond the measured times the ladder reaches, as a factor.
 const BEYOND: f64 = 10.0;
@@ -50,8 +49,7 @@ const NEAR_MOST: f64 = 0.1;
 /// An error that no count of pages is free of.
 const GRAIN: f64 = 16.0 * PAGE.0 as f64;
 
-const MOST_RUNGS: usize = 32;
-const SWEEPS: usize = 60;
+const MOST_RUNGS: usize = 24;
 
 /// The curve nearest to the points; the idle one where there are none, or none with any CPU time.
 ///
@@ -83,7 +81,9 @@ pub fn fit(points: &[Point], most: Option<Bytes>) -> DirtyCurve {
     };
     normal.add(&beyond);
     let mut sets = normal.solve();
-    if let Some(most) = most {
+    if let Some(most) = most.filter(|most| sets.iter().sum::<f64>() > most.as_f64()) {
+        normal.add_total(most);
+        sets = normal.solve();
         cut(&mut sets[..rungs.len()], most.as_f64());
     }
     let part = |(&time, &set): (&f64, &f64)| Part { set: Bytes(set as u64), time: CpuTime(time) };
@@ -120,18 +120,16 @@ fn continued(from: Point, factor: f64, slope: f64) -> Point {
     }
 }
 
-/// Time constants from `least` to `most`, evenly on a logarithmic scale.
+/// Time constants from about `least` to `most`, each [`RATIO`] times the one before.
 fn ladder(least: f64, most: f64, rungs: &mut [f64; MOST_RUNGS]) -> &[f64] {
-    let wanted = ((most / least).log10() * RUNGS).ceil().max(1.0);
-    let steps = wanted.min((MOST_RUNGS - 1) as f64);
-    let ratio = (most / least).powf(1.0 / steps);
-    let count = steps as usize + 1;
-    let mut time = least;
-    for rung in &mut rungs[..count] {
+    let wanted = (most / least).log2().ceil().max(1.0) as usize + 1;
+    let rungs = &mut rungs[..wanted.min(MOST_RUNGS)];
+    let mut time = most;
+    for rung in rungs.iter_mut().rev() {
         *rung = time;
-        time *= ratio;
+        time /= RATIO;
     }
-    &rungs[..count]
+    rungs
 }
 
 /// The normal equations of the weighted least-squares problem, in sets of 1 MB.
@@ -144,61 +142,159 @@ struct Normal<'a> {
 /// Unit of the amounts while they are being solved for.
 const MB: f64 = 1e6;
 
-/// A sweep that moves no set by as much as this has arrived.
-const BYTE: f64 = 1.0 / MB;
-
 impl<'a> Normal<'a> {
     fn new(rungs: &'a [f64]) -> Self {
         Normal { rungs, gram: [[0.0; MOST_RUNGS]; MOST_RUNGS], right: [0.0; MOST_RUNGS] }
     }
 
+    /// What is clean of a set is an exponential of time over its time constant. From one rung down to the
+    /// next it is squared, for the [`RATIO`] is 2: a part `d` that is dirty becomes `d * (2 - d)`.
     fn add(&mut self, point: &Point) {
-        let dirtied = point.dirtied.as_f64();
-        let weight = MB / (point.error.max(1e-3) * dirtied + GRAIN);
-        let mut row = [0.0; MOST_RUNGS];
-        for (entry, time) in row.iter_mut().zip(self.rungs) {
-            *entry = -(-point.cpu.0 / time).exp_m1() * weight;
+        let longest = self.rungs.last().copied().unwrap_or(f64::INFINITY);
+        let (mut row, mut part) = ([0.0; MOST_RUNGS], -(-point.cpu.0 / longest).exp_m1());
+        for entry in row[..self.rungs.len()].iter_mut().rev() {
+            *entry = part;
+            part *= 2.0 - part;
         }
-        let wanted = dirtied / MB * weight;
-        for i in 0..self.rungs.len() {
-            self.right[i] += row[i] * wanted;
-            for j in 0..self.rungs.len() {
-                self.gram[i][j] += row[i] * row[j];
+        self.add_row(row, point.dirtied, point.error.max(1e-3));
+    }
+
+    /// All sets together come to so much.
+    fn add_total(&mut self, total: Bytes) {
+        self.add_row([1.0; MOST_RUNGS], total, 1e-3);
+    }
+
+    /// An equation: such a part of each set is `found` in all.
+    fn add_row(&mut self, parts: [f64; MOST_RUNGS], found: Bytes, error: f64) {
+        let found = found.as_f64();
+        let weight = MB / (error * found + GRAIN);
+        let (row, wanted) = (parts.map(|part| part * weight), found / MB * weight);
+        let row = &row[..self.rungs.len()];
+        for (i, part) in row.iter().enumerate() {
+            self.right[i] += part * wanted;
+            for (entry, other) in self.gram[i].iter_mut().zip(row) {
+                *entry += part * other;
             }
         }
     }
 
-    /// Bytes in the set of each rung.
+    /// Bytes in the set of each rung: the least squares in amounts that are not negative, by the
+    /// active-set method of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23). Few
+    /// sets are not empty in the end, so few equations are ever solved at once.
     fn solve(&self) -> [f64; MOST_RUNGS] {
-        let count = self.rungs.len();
         let mut sets = [0.0; MOST_RUNGS];
-        // What each equation still lacks. Most sets stay empty, and one that does not change leaves it
-        // as it is: nearly all of the work of a sweep is not done.
-        let mut lacking = self.right;
-        for _ in 0..SWEEPS {
-            let mut moved = 0.0f64;
-            for i in 0..count {
-                let row = &self.gram[i];
-                if row[i] <= 0.0 || (sets[i] == 0.0 && lacking[i] <= 0.0) {
-                    continue;
-                }
-                let set = (sets[i] + lacking[i] / row[i]).max(0.0);
-                let more = set - sets[i];
-                if more == 0.0 {
-                    continue;
-                }
-                sets[i] = set;
-                moved = moved.max(more.abs());
-                for (lacking, entry) in lacking[..count].iter_mut().zip(row) {
-                    *lacking -= entry * more;
-                }
-            }
-            if moved < BYTE {
+        let mut filled = Filled::default();
+        // Each set is tried about once; what goes round in circles differs by rounding alone.
+        for _ in 0..3 * self.rungs.len() {
+            let lacking = self.lacking(&filled, &sets);
+            let empty = (0..self.rungs.len()).filter(|rung| !filled.rungs().contains(rung));
+            let Some(most) = empty.max_by(|a, b| lacking[*a].total_cmp(&lacking[*b])) else {
                 break;
+            };
+            let met = lacking[most] <= TOLERANCE * self.right[most];
+            if met || !filled.add(most, &self.gram) {
+                break;
+            }
+            while let Some(leaving) = self.step(&filled, &mut sets) {
+                filled.remove(leaving, &self.gram);
+                sets[leaving] = 0.0;
             }
         }
         sets.map(|set| set * MB)
     }
+
+    /// What the equation of each rung still lacks.
+    fn lacking(&self, filled: &Filled, sets: &[f64; MOST_RUNGS]) -> [f64; MOST_RUNGS] {
+        let mut lacking = self.right;
+        for rung in filled.rungs() {
+            for (lacking, entry) in lacking.iter_mut().zip(&self.gram[*rung]) {
+                *lacking -= entry * sets[*rung];
+            }
+        }
+        lacking
+    }
+
+    /// Goes to the solution for the filled sets, or as far towards it as none becomes negative, and
+    /// tells the one that is empty then.
+    fn step(&self, filled: &Filled, sets: &mut [f64; MOST_RUNGS]) -> Option<usize> {
+        let solution = filled.solve(&self.right);
+        let ways = filled.rungs().iter().zip(&solution).filter(|(_, wanted)| **wanted <= 0.0);
+        let part = |(rung, wanted): (&usize, &f64)| (*rung, sets[*rung] / (sets[*rung] - wanted));
+        let first = ways.map(part).min_by(|a, b| a.1.total_cmp(&b.1));
+        let far = first.map_or(1.0, |(_, far)| if far.is_finite() { far } else { 0.0 });
+        for (rung, wanted) in filled.rungs().iter().zip(&solution) {
+            sets[*rung] += far * (wanted - sets[*rung]);
+        }
+        first.map(|(rung, _)| rung)
+    }
+}
+
+/// An equation that lacks no more than this part of its right side is met.
+const TOLERANCE: f64 = 1e-9;
+
+/// A set whose column differs from those of the filled ones by no more than this part tells nothing
+/// that they do not.
+const ALIKE: f64 = 1e-10;
+
+/// The sets that are not empty, and the Cholesky factor of their equations.
+#[derive(Default)]
+struct Filled {
+    rungs: [usize; MOST_RUNGS],
+    count: usize,
+    factor: [[f64; MOST_RUNGS]; MOST_RUNGS],
+}
+
+impl Filled {
+    fn rungs(&self) -> &[usize] {
+        &self.rungs[..self.count]
+    }
+
+    /// `false` where it would tell nothing new.
+    fn add(&mut self, rung: usize, gram: &[[f64; MOST_RUNGS]; MOST_RUNGS]) -> bool {
+        let (last, mut square) = (self.count, gram[rung][rung]);
+        let mut row = [0.0; MOST_RUNGS];
+        for (place, filled) in self.rungs().iter().enumerate() {
+            let met = dot(&self.factor[place], &row, place);
+            row[place] = (gram[rung][*filled] - met) / self.factor[place][place];
+            square -= row[place] * row[place];
+        }
+        if square <= ALIKE * gram[rung][rung] {
+            return false;
+        }
+        row[last] = square.sqrt();
+        self.factor[last] = row;
+        self.rungs[last] = rung;
+        self.count += 1;
+        true
+    }
+
+    fn remove(&mut self, rung: usize, gram: &[[f64; MOST_RUNGS]; MOST_RUNGS]) {
+        let Some(place) = self.rungs().iter().position(|filled| *filled == rung) else { return };
+        let (rungs, count) = (self.rungs, self.count);
+        self.count = place;
+        for later in &rungs[place + 1..count] {
+            self.add(*later, gram);
+        }
+    }
+
+    /// The amounts that meet the equations of the filled sets, in their order.
+    fn solve(&self, right: &[f64; MOST_RUNGS]) -> [f64; MOST_RUNGS] {
+        let mut found = [0.0; MOST_RUNGS];
+        for place in 0..self.count {
+            let met = dot(&self.factor[place], &found, place);
+            found[place] = (right[self.rungs[place]] - met) / self.factor[place][place];
+        }
+        for place in (0..self.count).rev() {
+            let met: f64 =
+                (place + 1..self.count).map(|later| self.factor[later][place] * found[later]).sum();
+            found[place] = (found[place] - met) / self.factor[place][place];
+        }
+        found
+    }
+}
+
+fn dot(one: &[f64; MOST_RUNGS], other: &[f64; MOST_RUNGS], count: usize) -> f64 {
+    one[..count].iter().zip(other).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]

@@ -290,9 +290,9 @@ impl GuestText {
         let writes = if let Some(writers) = &self.writers {
             Writes::Pages(writers.iter().map(|writer| writer.draw(draws)).collect())
         } else if let Some(phases) = &self.phases {
-            Writes::Curve(phases.iter().map(|phase| phase.draw(draws)).collect())
+            Writes::Curve(phases.iter().map(|phase| phase.draw(contents, draws)).collect())
         } else {
-            let curve = curve_of(self.sets.as_deref(), self.measured.as_deref(), draws);
+            let curve = curve_of(self.sets.as_deref(), self.measured.as_deref(), contents, draws);
             Writes::Curve(vec![Phase::forever(curve)])
         };
         Guest { memory, contents, vcpus: self.vcpus, pace, writes }
@@ -300,9 +300,9 @@ impl GuestText {
 }
 
 impl PhaseText {
-    fn draw(&self, draws: &mut Draws) -> Phase {
+    fn draw(&self, contents: Bytes, draws: &mut Draws) -> Phase {
         let lasts = self.lasts.map_or(f64::INFINITY, |value| value.draw(draws).as_secs_f64());
-        let curve = curve_of(self.sets.as_deref(), self.measured.as_deref(), draws);
+        let curve = curve_of(self.sets.as_deref(), self.measured.as_deref(), contents, draws);
         Phase { lasts: CpuTime(lasts), curve }
     }
 }
@@ -318,10 +318,11 @@ impl WriterText {
     }
 }
 
-/// The curve of sets of pages, or through measured points.
+/// The curve of sets of pages, or through measured points of a guest with so much contents.
 fn curve_of(
     sets: Option<&[SetText]>,
     measured: Option<&[PointText]>,
+    contents: Bytes,
     draws: &mut Draws,
 ) -> DirtyCurve {
     let mut part = |set: &SetText| {
@@ -336,7 +337,7 @@ fn curve_of(
         Point { cpu: over.into(), dirtied: rate.over(over), error: MEASURED }
     };
     let points: Vec<Point> = measured.into_iter().flatten().map(&mut point).collect();
-    curve::fit(&points, None)
+    curve::fit(&points, Some(contents))
 }
 
 /// How nearly a curve goes through points that were published without an error.
