@@ -333,7 +333,9 @@ impl<'a> Steering<'a> {
 
     /// Until when no look is needed. At first, and while nothing moves on the link, all are.
     fn rest(&self, policy: &dyn Policy, view: &View) -> f64 {
-        let known = view.link.is_some() || self.now > PEAK_SPAN;
+        // The first look at what there is to send is where the first pass is reckoned from.
+        let begun = view.phase != Phase::Setup;
+        let known = begun && (view.link.is_some() || self.now > PEAK_SPAN);
         let moves = known && self.now - self.moved.1 < LOOK;
         let rests = || Some(policy.rests(view)?.min(guard::rests(view)));
         moves.then(rests).flatten().map_or(0.0, Moment::as_secs_f64)

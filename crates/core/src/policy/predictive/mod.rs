@@ -116,7 +116,7 @@ impl Policy for Predictive {
             None => return Decision::leave_alone("learning how the guest writes"),
         };
         match best {
-            Best::Plan(..) if view.phase == Phase::FirstPass && view.link_error.is_none() => {
+            Best::Plan(..) if waits_for_link(view) => {
                 Decision::leave_alone("the link is not known yet")
             }
             Best::Plan(plan, terms, allowed) if self.waits(view, &plan, &terms, &allowed) => {
@@ -192,7 +192,10 @@ impl Predictive {
             return Some(ships.unwrap_or(kept));
         }
         let best = self.best(view)?;
-        if let Best::Plan(plan, terms, allowed) = best {
+        // A plan that cannot be followed yet gets worse meanwhile.
+        if let Best::Plan(plan, terms, allowed) = best
+            && !waits_for_link(view)
+        {
             let guest = Arc::clone(view.guest()?);
             let pass = (view.phase, view.intervals);
             let asked = (view.requirements.clone(), view.aggression);
@@ -445,6 +448,11 @@ fn position(view: &View, terms: &Terms) -> Option<(Position, f64)> {
 /// The rate that can be relied on for the moment.
 fn sure_of(view: &View) -> Option<ByteRate> {
     Some(ByteRate(view.link?.0 * (1.0 - view.link_error.unwrap_or(0.0).min(0.5))))
+}
+
+/// Whether nothing is done yet because only the link's limit is known.
+fn waits_for_link(view: &View) -> bool {
+    view.phase == Phase::FirstPass && view.link_error.is_none()
 }
 
 /// Whether QEMU's own rule lands the guest too: it looks anew as soon as what remains fits the limit,
