@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::least_squares::{Equations, MOST_UNKNOWN};
 use super::{CpuTime, DirtyCurve, Part};
 use crate::units::{Bytes, PAGE};
 
@@ -49,7 +50,7 @@ const NEAR_MOST: f64 = 0.1;
 /// An error that no count of pages is free of.
 const GRAIN: f64 = 16.0 * PAGE.0 as f64;
 
-const MOST_RUNGS: usize = 24;
+const MOST_RUNGS: usize = MOST_UNKNOWN;
 
 /// The curve nearest to the points; the idle one where there are none, or none with any CPU time.
 ///
@@ -68,22 +69,22 @@ pub fn fit(points: &[Point], most: Option<Bytes>) -> DirtyCurve {
     let after = before_last.map_or(SLOPE_AFTER, |point| slope(*point, last).min(SLOPE_AFTER));
     let mut rungs = [0.0; MOST_RUNGS];
     let rungs = ladder(first.cpu.0 / BEYOND, last.cpu.0 * BEYOND, &mut rungs);
-    let mut normal = Normal::new(rungs);
+    let mut curve = Sets::on(rungs);
     for point in known() {
-        normal.add(point);
+        curve.meet(point);
     }
-    normal.add(&continued(first, 1.0 / BEYOND, before));
+    curve.meet(&continued(first, 1.0 / BEYOND, before));
     let beyond = continued(last, BEYOND, after);
     let beyond = match most {
         // More than there is cannot be, and a guest that comes near to it is likely to reach it.
         Some(most) if beyond.dirtied > most => Point { dirtied: most, error: NEAR_MOST, ..beyond },
         _ => beyond,
     };
-    normal.add(&beyond);
-    let mut sets = normal.solve();
+    curve.meet(&beyond);
+    let mut sets = curve.solve();
     if let Some(most) = most.filter(|most| sets.iter().sum::<f64>() > most.as_f64()) {
-        normal.add_total(most);
-        sets = normal.solve();
+        curve.come_to(most);
+        sets = curve.solve();
         cut(&mut sets[..rungs.len()], most.as_f64());
     }
     let part = |(&time, &set): (&f64, &f64)| Part { set: Bytes(set as u64), time: CpuTime(time) };
@@ -132,169 +133,48 @@ fn ladder(least: f64, most: f64, rungs: &mut [f64; MOST_RUNGS]) -> &[f64] {
     rungs
 }
 
-/// The normal equations of the weighted least-squares problem, in sets of 1 MB.
-struct Normal<'a> {
+/// The equations for the sets on a ladder, in MB.
+struct Sets<'a> {
     rungs: &'a [f64],
-    gram: [[f64; MOST_RUNGS]; MOST_RUNGS],
-    right: [f64; MOST_RUNGS],
+    equations: Equations,
 }
 
 /// Unit of the amounts while they are being solved for.
 const MB: f64 = 1e6;
 
-impl<'a> Normal<'a> {
-    fn new(rungs: &'a [f64]) -> Self {
-        Normal { rungs, gram: [[0.0; MOST_RUNGS]; MOST_RUNGS], right: [0.0; MOST_RUNGS] }
+impl<'a> Sets<'a> {
+    fn on(rungs: &'a [f64]) -> Self {
+        Sets { rungs, equations: Equations::of(rungs.len()) }
     }
 
     /// What is clean of a set is an exponential of time over its time constant. From one rung down to the
     /// next it is squared, for the [`RATIO`] is 2: a part `d` that is dirty becomes `d * (2 - d)`.
-    fn add(&mut self, point: &Point) {
+    fn meet(&mut self, point: &Point) {
         let longest = self.rungs.last().copied().unwrap_or(f64::INFINITY);
-        let (mut row, mut part) = ([0.0; MOST_RUNGS], -(-point.cpu.0 / longest).exp_m1());
-        for entry in row[..self.rungs.len()].iter_mut().rev() {
-            *entry = part;
+        let (mut parts, mut part) = ([0.0; MOST_RUNGS], -(-point.cpu.0 / longest).exp_m1());
+        for rung in parts[..self.rungs.len()].iter_mut().rev() {
+            *rung = part;
             part *= 2.0 - part;
         }
-        self.add_row(row, point.dirtied, point.error.max(1e-3));
+        self.add(parts, point.dirtied, point.error.max(1e-3));
     }
 
     /// All sets together come to so much.
-    fn add_total(&mut self, total: Bytes) {
-        self.add_row([1.0; MOST_RUNGS], total, 1e-3);
+    fn come_to(&mut self, total: Bytes) {
+        self.add([1.0; MOST_RUNGS], total, 1e-3);
     }
 
-    /// An equation: such a part of each set is `found` in all.
-    fn add_row(&mut self, parts: [f64; MOST_RUNGS], found: Bytes, error: f64) {
+    /// Such a part of each set is `found` in all.
+    fn add(&mut self, parts: [f64; MOST_RUNGS], found: Bytes, error: f64) {
         let found = found.as_f64();
         let weight = MB / (error * found + GRAIN);
-        let (row, wanted) = (parts.map(|part| part * weight), found / MB * weight);
-        let row = &row[..self.rungs.len()];
-        for (i, part) in row.iter().enumerate() {
-            self.right[i] += part * wanted;
-            for (entry, other) in self.gram[i].iter_mut().zip(row) {
-                *entry += part * other;
-            }
-        }
+        self.equations.add(&parts.map(|part| part * weight), found / MB * weight);
     }
 
-    /// Bytes in the set of each rung: the least squares in amounts that are not negative, by the
-    /// active-set method of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23). Few
-    /// sets are not empty in the end, so few equations are ever solved at once.
+    /// Bytes in the set of each rung.
     fn solve(&self) -> [f64; MOST_RUNGS] {
-        let mut sets = [0.0; MOST_RUNGS];
-        let mut filled = Filled::default();
-        // Each set is tried about once; what goes round in circles differs by rounding alone.
-        for _ in 0..3 * self.rungs.len() {
-            let lacking = self.lacking(&filled, &sets);
-            let empty = (0..self.rungs.len()).filter(|rung| !filled.rungs().contains(rung));
-            let Some(most) = empty.max_by(|a, b| lacking[*a].total_cmp(&lacking[*b])) else {
-                break;
-            };
-            let met = lacking[most] <= TOLERANCE * self.right[most];
-            if met || !filled.add(most, &self.gram) {
-                break;
-            }
-            while let Some(leaving) = self.step(&filled, &mut sets) {
-                filled.remove(leaving, &self.gram);
-                sets[leaving] = 0.0;
-            }
-        }
-        sets.map(|set| set * MB)
+        self.equations.solve().map(|set| set * MB)
     }
-
-    /// What the equation of each rung still lacks.
-    fn lacking(&self, filled: &Filled, sets: &[f64; MOST_RUNGS]) -> [f64; MOST_RUNGS] {
-        let mut lacking = self.right;
-        for rung in filled.rungs() {
-            for (lacking, entry) in lacking.iter_mut().zip(&self.gram[*rung]) {
-                *lacking -= entry * sets[*rung];
-            }
-        }
-        lacking
-    }
-
-    /// Goes to the solution for the filled sets, or as far towards it as none becomes negative, and
-    /// tells the one that is empty then.
-    fn step(&self, filled: &Filled, sets: &mut [f64; MOST_RUNGS]) -> Option<usize> {
-        let solution = filled.solve(&self.right);
-        let ways = filled.rungs().iter().zip(&solution).filter(|(_, wanted)| **wanted <= 0.0);
-        let part = |(rung, wanted): (&usize, &f64)| (*rung, sets[*rung] / (sets[*rung] - wanted));
-        let first = ways.map(part).min_by(|a, b| a.1.total_cmp(&b.1));
-        let far = first.map_or(1.0, |(_, far)| if far.is_finite() { far } else { 0.0 });
-        for (rung, wanted) in filled.rungs().iter().zip(&solution) {
-            sets[*rung] += far * (wanted - sets[*rung]);
-        }
-        first.map(|(rung, _)| rung)
-    }
-}
-
-/// An equation that lacks no more than this part of its right side is met.
-const TOLERANCE: f64 = 1e-9;
-
-/// A set whose column differs from those of the filled ones by no more than this part tells nothing
-/// that they do not.
-const ALIKE: f64 = 1e-10;
-
-/// The sets that are not empty, and the Cholesky factor of their equations.
-#[derive(Default)]
-struct Filled {
-    rungs: [usize; MOST_RUNGS],
-    count: usize,
-    factor: [[f64; MOST_RUNGS]; MOST_RUNGS],
-}
-
-impl Filled {
-    fn rungs(&self) -> &[usize] {
-        &self.rungs[..self.count]
-    }
-
-    /// `false` where it would tell nothing new.
-    fn add(&mut self, rung: usize, gram: &[[f64; MOST_RUNGS]; MOST_RUNGS]) -> bool {
-        let (last, mut square) = (self.count, gram[rung][rung]);
-        let mut row = [0.0; MOST_RUNGS];
-        for (place, filled) in self.rungs().iter().enumerate() {
-            let met = dot(&self.factor[place], &row, place);
-            row[place] = (gram[rung][*filled] - met) / self.factor[place][place];
-            square -= row[place] * row[place];
-        }
-        if square <= ALIKE * gram[rung][rung] {
-            return false;
-        }
-        row[last] = square.sqrt();
-        self.factor[last] = row;
-        self.rungs[last] = rung;
-        self.count += 1;
-        true
-    }
-
-    fn remove(&mut self, rung: usize, gram: &[[f64; MOST_RUNGS]; MOST_RUNGS]) {
-        let Some(place) = self.rungs().iter().position(|filled| *filled == rung) else { return };
-        let (rungs, count) = (self.rungs, self.count);
-        self.count = place;
-        for later in &rungs[place + 1..count] {
-            self.add(*later, gram);
-        }
-    }
-
-    /// The amounts that meet the equations of the filled sets, in their order.
-    fn solve(&self, right: &[f64; MOST_RUNGS]) -> [f64; MOST_RUNGS] {
-        let mut found = [0.0; MOST_RUNGS];
-        for place in 0..self.count {
-            let met = dot(&self.factor[place], &found, place);
-            found[place] = (right[self.rungs[place]] - met) / self.factor[place][place];
-        }
-        for place in (0..self.count).rev() {
-            let met: f64 =
-                (place + 1..self.count).map(|later| self.factor[later][place] * found[later]).sum();
-            found[place] = (found[place] - met) / self.factor[place][place];
-        }
-        found
-    }
-}
-
-fn dot(one: &[f64; MOST_RUNGS], other: &[f64; MOST_RUNGS], count: usize) -> f64 {
-    one[..count].iter().zip(other).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod estimate;
 mod fit;
 mod known;
+mod least_squares;
 
 use std::fmt;
 use std::iter::Sum;
