@@ -41,8 +41,8 @@ pub struct Observer {
     known: Known,
     contents: Option<Bytes>,
     pace: Option<Pace>,
-    /// What each vCPU used when it was last free.
-    free: Vec<Option<Share>>,
+    /// What each vCPU used when it was last free, and when it was last held.
+    free: Vec<(Option<Share>, Option<Moment>)>,
 }
 
 /// The part of a sample that rates are made of.
@@ -271,13 +271,14 @@ impl Observer {
     }
 
     fn vcpus(&mut self, sample: &Sample) -> Vec<VcpuView> {
-        self.free.resize(sample.vcpus.len(), None);
+        self.free.resize(sample.vcpus.len(), (None, None));
         let oldest = self.window.front();
         let share = |from: Option<Duration>, to: Option<Duration>, span: Duration| {
             let used = to?.saturating_sub(from?).as_secs_f64();
             (span >= LEAST_SPAN).then(|| used / span.as_secs_f64())
         };
-        let view = |((index, now), free): ((usize, &VcpuCounters), &mut Option<Share>)| {
+        type Past = (Option<Share>, Option<Moment>);
+        let view = |((index, now), (free, last)): ((usize, &VcpuCounters), &mut Past)| {
             let hold = self.holds.get(index).copied().unwrap_or_default();
             let before = oldest.and_then(|look| Some((look.at, look.vcpus.get(index)?)));
             let Some((at, before)) = before else {
@@ -288,7 +289,10 @@ impl Observer {
             let waited = share(before.wait, now.wait, span).unwrap_or(0.0);
             let held = share(before.held, now.held, span).unwrap_or(0.0);
             let wanted = used.map(|used| used + waited + held);
-            if hold == Hold::Free && held == 0.0 {
+            // What others hold a vCPU to, it is held to without us as well.
+            if hold != Hold::Free {
+                *last = Some(sample.at);
+            } else if last.is_none_or(|last| last < at) {
                 *free = used.map(Share::clamped).or(*free);
             }
             // As before it was held, as far as the counters allow: a gap is counted when it is over.
@@ -435,6 +439,22 @@ mod tests {
         }
         let now = unheld(&mut observer, 4000, 60, 0).unwrap();
         assert!((now - 0.6).abs() < 1e-9, "it takes less by now: {now}");
+    }
+
+    #[test]
+    fn what_others_hold_a_vcpu_to_is_what_it_uses_unheld() {
+        let mut observer = observer();
+        let mut unheld = None;
+        for n in 0..20 {
+            let counters = VcpuCounters {
+                cpu: Some(Duration::from_millis(50 * n)),
+                held: Some(Duration::from_millis(50 * n)),
+                ..VcpuCounters::default()
+            };
+            let sample = Sample { vcpus: vec![counters], ..sample(100 * n, 1, 1000, 0) };
+            unheld = observer.observe(&sample).unwrap().vcpus[0].unheld;
+        }
+        assert_eq!(unheld, Some(Share::clamped(0.5)));
     }
 
     #[test]

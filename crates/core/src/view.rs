@@ -39,7 +39,7 @@ pub struct View {
     pub cpu_since_sync: Option<CpuTime>,
     /// Guest memory sent since the start, zero pages included.
     pub migrated: Bytes,
-    /// Pages of zeros among that, which cost nothing.
+    /// Pages of zeros among that, which cost next to nothing.
     pub zeros: Bytes,
     /// Guest memory found newly dirty since the start; the pages of the first pass do not count.
     pub dirtied: Bytes,
@@ -137,6 +137,10 @@ pub const LOOK: Duration = Duration::from_millis(100);
 /// the hold that follows has to be sent as well, and a shipment that fits is not to be missed.
 pub const CLOSE_LOOK: Duration = Duration::from_millis(20);
 
+/// Contents are counted to half a part in a hundred; who has sent more than this many times as much has
+/// seen that there were more.
+const COUNTED: f64 = 1.01;
+
 impl View {
     /// How soon to look again.
     pub fn next_look(&self) -> Duration {
@@ -151,7 +155,14 @@ impl View {
         match (self.phase, self.contents) {
             (Phase::Setup | Phase::FirstPass, Some(contents)) => {
                 let sent = self.migrated.saturating_sub(self.zeros);
-                contents.saturating_sub(sent).min(self.remaining)
+                let left = if sent.as_f64() <= contents.as_f64() * COUNTED {
+                    contents.saturating_sub(sent)
+                } else {
+                    // The guest has filled more since it was counted: the rest is taken to be like the whole.
+                    let part = contents.as_f64() / self.total.as_f64().max(1.0);
+                    Bytes((self.remaining.as_f64() * part.min(1.0)) as u64)
+                };
+                left.min(self.remaining)
             }
             _ => self.remaining,
         }
@@ -258,5 +269,26 @@ impl View {
         } else {
             self.requirements.min_cpu
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::view;
+
+    #[test]
+    fn a_first_pass_has_left_what_was_counted_until_more_is_seen() {
+        let mb = |n: u64| Bytes(n * 1_000_000);
+        let left = |sent, zeros| {
+            let migrated = mb(sent + zeros);
+            let remaining = mb(256).saturating_sub(migrated);
+            let (phase, contents) = (Phase::FirstPass, Some(mb(100)));
+            let zeros = mb(zeros);
+            View { phase, total: mb(256), contents, migrated, zeros, remaining, ..view() }.to_send()
+        };
+        assert_eq!(left(70, 80), mb(30), "wherever the pages of zeros lie");
+        assert_eq!(left(100, 0), mb(0), "the rest is zeros");
+        assert_eq!(left(128, 0), mb(50), "it was not");
     }
 }

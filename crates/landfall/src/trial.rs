@@ -112,7 +112,8 @@ pub struct Seen {
     pub sent: Bytes,
     /// Work per second over time, as a share of the undisturbed rate.
     pub work: Vec<(f64, f64)>,
-    /// Share of a CPU that steering took: asking QEMU, deciding, pulling the levers.
+    /// Share of a CPU that steering took, with all that its thread does besides: the live line, a
+    /// recording.
     pub steering: f64,
     /// Share of a CPU that the source's vCPUs used over time.
     pub cpu: Vec<(f64, f64)>,

@@ -7,7 +7,8 @@
 //!
 //! Where there are no points the curve has to come from somewhere: beyond both ends of what was
 //! measured, points of little weight continue it with the slope that it has there, or, where that is
-//! not known, that published guests have.
+//! not known, that published guests have. All sets together are no more than the memory that has contents,
+//! where that is known.
 
 use serde::{Deserialize, Serialize};
 
@@ -121,10 +122,11 @@ fn continued(from: Point, factor: f64, slope: f64) -> Point {
     }
 }
 
-/// Time constants from about `least` to `most`, each [`RATIO`] times the one before.
+/// Time constants from `most` down to about `least`, as far as there are rungs, each [`RATIO`] times the
+/// one before. Below the lowest rung a curve is straight.
 fn ladder(least: f64, most: f64, rungs: &mut [f64; MOST_RUNGS]) -> &[f64] {
-    let wanted = (most / least).log2().ceil().max(1.0) as usize + 1;
-    let rungs = &mut rungs[..wanted.min(MOST_RUNGS)];
+    let steps = (most / least).log2().ceil().max(1.0).min((MOST_RUNGS - 1) as f64);
+    let rungs = &mut rungs[..steps as usize + 1];
     let mut time = most;
     for rung in rungs.iter_mut().rev() {
         *rung = time;

@@ -26,7 +26,7 @@ pub(super) struct Trend {
 pub(super) enum Step {
     /// There was none since the last look.
     None,
-    /// Less remains than after any before.
+    /// A good deal less remains than at the best before.
     Progress,
     /// No less remains; this many in a row by now.
     Stuck(u32),
@@ -35,8 +35,8 @@ pub(super) enum Step {
 impl Trend {
     /// Takes in a view and says what is new in it.
     ///
-    /// The first sync, at the end of the bulk pass, is progress if the guest dirtied less than was
-    /// sent meanwhile.
+    /// The first sync, at the end of the bulk pass, is progress if the guest dirtied a good deal less
+    /// than was sent meanwhile.
     pub(super) fn step(&mut self, view: &View) -> Step {
         let Some(interval) = view.interval.filter(|_| view.intervals > self.seen) else {
             return Step::None;
@@ -51,7 +51,8 @@ impl Trend {
             self.without_progress = 0;
             Step::Progress
         } else {
-            self.best = Some(self.best.map_or(interval.left, |best| best.min(interval.left)));
+            // The best stays what it was: many small steps are progress as well, after a while.
+            self.best.get_or_insert(interval.left);
             self.without_progress += 1;
             Step::Stuck(self.without_progress)
         }

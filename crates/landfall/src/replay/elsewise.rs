@@ -96,12 +96,12 @@ fn contents(recording: &Recording) -> Option<Bytes> {
     recording.head.prior.contents.or(sent)
 }
 
-/// CPU the guest wanted, in CPU seconds per second: the median of the looks.
+/// CPU the guest takes while nothing holds it, in CPU seconds per second: the median of the looks.
 fn pace(steps: &[&Step]) -> Option<CpuTime> {
-    let wanted = |view: &View| -> Option<f64> {
-        view.vcpus.iter().map(|vcpu| vcpu.wanted.map(Share::get)).sum()
+    let unheld = |view: &View| -> Option<f64> {
+        view.vcpus.iter().map(|vcpu| vcpu.unheld.map(Share::get)).sum()
     };
-    let mut known: Vec<f64> = steps.iter().filter_map(|step| wanted(&step.view)).collect();
+    let mut known: Vec<f64> = steps.iter().filter_map(|step| unheld(&step.view)).collect();
     known.sort_by(f64::total_cmp);
     known.get(known.len() / 2).map(|pace| CpuTime(*pace))
 }
