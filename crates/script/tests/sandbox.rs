@@ -14,7 +14,7 @@ use landfall_script::{Of, Program, Script};
 use proptest::prelude::*;
 
 fn view(vcpus: usize) -> View {
-    let vcpu = VcpuView { hold: Hold::Free, used: Some(Share::FULL), wanted: None, unheld: None };
+    let vcpu = VcpuView { used: Some(Share::FULL), ..VcpuView::unseen(Hold::Free) };
     View {
         now: Moment::ms(1000),
         requirements: Requirements::default(),

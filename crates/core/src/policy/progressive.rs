@@ -8,8 +8,8 @@
 //! > the point of effectively even paused) without disturbing the niceness of our largely idle
 //! > guests.
 //!
-//! Progress is a good deal less left after a sync than at the best before. Each sync without progress tightens
-//! the grip by a factor; a guest that calms down gets a looser one back; when the next grip would
+//! Progress is a good deal less left after a sync than at the best before. Each sync without progress
+//! tightens the grip by a factor; a guest that calms down gets a looser one back; when the next grip would
 //! be tighter than the threshold, the guest is paused and the rest shipped. `--min-cpu` is the
 //! user's say in how far throttling may go.
 

@@ -45,7 +45,7 @@ fn facts(folder: &Path, point: &str) -> Value {
 }
 
 fn scene() -> Option<Scene> {
-    Scene::boot(&sweep(24), ByteRate::mb(60))
+    Scene::boot(&sweep(48), ByteRate::mb(60))
 }
 
 #[test]
@@ -66,8 +66,7 @@ fn programs_run_in_their_order_with_the_facts_and_nothing_of_landfalls_open() {
     let near = facts(folder.path(), "before-switch-over");
     println!("{near:#}");
     assert!(near["now"]["remaining_bytes"].as_u64().unwrap() > 0, "{near}");
-    // Whether it is the policy that ships the rest, or QEMU that finds little enough of it, is their affair.
-    assert!(!near["now"]["why"].as_str().unwrap().is_empty(), "{near}");
+    assert!(near["now"]["why"].as_str().unwrap().contains("ship the rest"), "{near}");
     assert_eq!(facts(folder.path(), "landed")["report"], ended.report);
     let open = fs::read_to_string(folder.path().join("open")).unwrap();
     for of_landfall in ["socket:", "/run/landfall/", "cgroup", "eventpoll"] {
