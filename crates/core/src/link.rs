@@ -111,18 +111,16 @@ impl LinkMeter {
 
     /// Relative standard deviation of the rate from one second to the next, as far as it is more than
     /// a window of the rate limit too many or too few explains.
-    fn unsteadiness(&self, mean: f64) -> f64 {
+    fn unsteadiness(&mut self, mean: f64) -> f64 {
         let (mut squares, mut count) = (0.0, 0.0);
-        let mut from = self.looks.front().copied();
-        for look in &self.looks {
-            let Some(first) = from else { break };
-            let span = look.time - first.time;
-            if span >= SHORT - 1e-9 {
-                let off = (look.bytes - first.bytes) / span / mean - 1.0;
-                squares += (off * off - EDGE * EDGE).max(0.0);
-                count += 1.0;
-                from = Some(*look);
-            }
+        let mut looks = &*self.looks.make_contiguous();
+        while let Some(first) = looks.first() {
+            let second = first.time + SHORT - 1e-9;
+            looks = &looks[looks.partition_point(|look| look.time < second)..];
+            let Some(last) = looks.first() else { break };
+            let off = (last.bytes - first.bytes) / (last.time - first.time) / mean - 1.0;
+            squares += (off * off - EDGE * EDGE).max(0.0);
+            count += 1.0;
         }
         if count > 0.0 { f64::sqrt(squares / count) } else { 0.0 }
     }

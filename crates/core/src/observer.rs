@@ -33,6 +33,8 @@ pub struct Observer {
     levers: Levers,
     holds: Vec<Hold>,
     window: VecDeque<Look>,
+    /// Room of a look that was forgotten, for the next.
+    spare: Vec<VcpuCounters>,
     at_sync: Option<AtSync>,
     interval: Option<SyncInterval>,
     intervals: u64,
@@ -81,6 +83,7 @@ impl Observer {
             levers,
             holds: Vec::new(),
             window: VecDeque::new(),
+            spare: Vec::new(),
             at_sync: None,
             interval: None,
             intervals: 0,
@@ -182,7 +185,8 @@ impl Observer {
     /// Takes a sample in of which nobody wants a view.
     pub fn take(&mut self, sample: &Sample) {
         let ram = sample.migration.as_ref().and_then(|m| m.ram);
-        let look = Look { at: sample.at, ram, vcpus: sample.vcpus.clone() };
+        let mut look = Look { at: sample.at, ram, vcpus: std::mem::take(&mut self.spare) };
+        look.vcpus.clone_from(&sample.vcpus);
         if let Some(ram) = ram {
             let status = sample.migration.as_ref().map(|migration| migration.status);
             self.note_sync(&look, ram, status == Some(Status::Active));
@@ -191,7 +195,7 @@ impl Observer {
         self.window.push_back(look);
         let horizon = sample.at - WINDOW;
         while self.window.get(1).is_some_and(|second| second.at <= horizon) {
-            self.window.pop_front();
+            self.spare = self.window.pop_front().map(|look| look.vcpus).unwrap_or_default();
         }
     }
 

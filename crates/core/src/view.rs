@@ -232,8 +232,11 @@ impl View {
 
     /// Whether pausing now and shipping the rest keeps the stall, or may break it.
     pub fn may_ship(&self) -> bool {
+        let keeps = |stall: Duration| stall <= self.requirements.max_stall;
+        // What is known to remain takes no curve to reckon with, and often is too much already.
+        let least = self.link.and_then(|link| self.remaining / link);
         self.requirements.may_break(Requirement::MaxStall)
-            || self.blackout_if_shipped().is_some_and(|stall| stall <= self.requirements.max_stall)
+            || least.is_some_and(keeps) && self.blackout_if_shipped().is_some_and(keeps)
     }
 
     /// The longest gap a quota may cause.

@@ -16,13 +16,24 @@ use crate::units::Bytes;
 #[derive(Debug, Clone, Default)]
 pub struct Known(Arc<Node>);
 
-/// What was known before, and what has been seen since.
 #[derive(Debug, Default)]
 struct Node {
-    before: Option<(Known, Seen)>,
+    source: Source,
     /// How many of those before have to be worked out first.
     waiting: usize,
     now: OnceLock<Now>,
+}
+
+/// What it is worked out of.
+#[derive(Debug, Default)]
+enum Source {
+    /// Nothing: it was worked out elsewhere, or there is nothing to know.
+    #[default]
+    Given,
+    /// What was found out before the migration.
+    Prior(Prior),
+    /// What was known before, and what has been seen since.
+    Seen(Known, Seen),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -56,7 +67,11 @@ const MOST_WAITING: usize = 200;
 impl Known {
     /// What was found out before the migration.
     pub fn new(prior: &Prior) -> Known {
-        Known::from(Now::of(Estimator::new(prior)))
+        Known::of(Source::Prior(prior.clone()), 1)
+    }
+
+    fn of(source: Source, waiting: usize) -> Known {
+        Known(Arc::new(Node { source, waiting, now: OnceLock::new() }))
     }
 
     /// The estimate; `None` before the first point.
@@ -71,14 +86,14 @@ impl Known {
         if waiting > MOST_WAITING {
             return Known::from(self.now().clone()).and(seen);
         }
-        let before = Some((self.clone(), seen));
-        Known(Arc::new(Node { before, waiting, now: OnceLock::new() }))
+        Known::of(Source::Seen(self.clone(), seen), waiting)
     }
 
     fn now(&self) -> &Now {
-        self.0.now.get_or_init(|| match &self.0.before {
-            Some((before, seen)) => before.now().and(seen),
-            None => Now::default(),
+        self.0.now.get_or_init(|| match &self.0.source {
+            Source::Given => Now::default(),
+            Source::Prior(prior) => Now::of(Estimator::new(prior)),
+            Source::Seen(before, seen) => before.now().and(seen),
         })
     }
 }
