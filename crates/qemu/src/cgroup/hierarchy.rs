@@ -85,9 +85,20 @@ pub(super) fn task_file(pid: i32, tid: i32, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/task/{tid}/{name}"))
 }
 
-/// Reads a file of a thread; a thread that ends while it is read gives ESRCH.
+/// Reads a file of a thread.
 pub(super) fn read_of_thread(pid: i32, tid: i32, file: &Path) -> Result<String, CgroupError> {
-    fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(|source| {
+    let read = fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    of_thread(pid, tid, file, read)
+}
+
+/// What was read of a file of a thread; one that ends meanwhile gives ESRCH.
+pub(super) fn of_thread(
+    pid: i32,
+    tid: i32,
+    file: &Path,
+    read: io::Result<String>,
+) -> Result<String, CgroupError> {
+    read.map_err(|source| {
         let gone = source.kind() == io::ErrorKind::NotFound
             || rustix::io::Errno::from_io_error(&source) == Some(rustix::io::Errno::SRCH);
         match gone {

@@ -8,7 +8,8 @@ use landfall_core::decision::Quota;
 
 use super::error::CgroupError;
 use super::group::{Group, Limit, check, is_tighter, write};
-use super::hierarchy::{Version, read_of_thread, task_file, thread_stat};
+use super::hierarchy::{Version, of_thread, task_file, thread_stat};
+use super::kept::Kept;
 use super::survey::{Home, VcpuThread};
 use super::text::{self, Throttling};
 use super::undo::UndoStep;
@@ -19,6 +20,14 @@ pub struct CpuLever {
     pid: i32,
     threads: Vec<VcpuThread>,
     grips: Vec<Grip>,
+    counters: Vec<Counters>,
+}
+
+/// Where the kernel counts for a thread.
+#[derive(Debug)]
+struct Counters {
+    thread: Kept,
+    group: Kept,
 }
 
 /// What has been done to a thread.
@@ -78,7 +87,12 @@ pub struct ReleaseFailure {
 impl CpuLever {
     pub(super) fn new(pid: i32, threads: Vec<VcpuThread>) -> Self {
         let grips = vec![Grip::default(); threads.len()];
-        Self { pid, threads, grips }
+        let counters = |thread: &VcpuThread| Counters {
+            thread: Kept::new(task_file(pid, thread.tid, "schedstat")),
+            group: Kept::new(thread.group.file("cpu.stat")),
+        };
+        let counters = threads.iter().map(counters).collect();
+        Self { pid, threads, grips, counters }
     }
 
     /// The process whose threads they are.
@@ -162,11 +176,10 @@ impl CpuLever {
     /// [`CgroupError::System`], [`CgroupError::Unreadable`].
     pub fn stats(&self, vcpu: usize) -> Result<Stats, CgroupError> {
         let index = self.index(vcpu)?;
-        let tid = self.threads[index].tid;
-        let file = task_file(self.pid, tid, "schedstat");
-        let text = read_of_thread(self.pid, tid, &file)?;
+        let file = &self.counters[index].thread;
+        let text = of_thread(self.pid, self.threads[index].tid, file.path(), file.read())?;
         let (ran, waited) =
-            text::schedstat(&text).ok_or_else(|| CgroupError::unreadable(&file, &text))?;
+            text::schedstat(&text).ok_or_else(|| CgroupError::unreadable(file.path(), &text))?;
         let throttling = self.throttling(index);
         Ok(Stats {
             periods: throttling.periods,
@@ -216,8 +229,8 @@ impl CpuLever {
 
     /// What the controller counted for a thread, over all the groups it was held in.
     fn throttling(&self, index: usize) -> Throttling {
-        let (group, before) = (&self.threads[index].group, self.grips[index].counted);
-        let text = super::group::read(&group.file("cpu.stat")).unwrap_or_default();
+        let before = self.grips[index].counted;
+        let text = self.counters[index].group.read().unwrap_or_default();
         let now = text::throttling(&text).unwrap_or_default();
         Throttling {
             periods: before.periods + now.periods,

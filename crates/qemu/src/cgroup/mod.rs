@@ -18,8 +18,8 @@
 //!
 //! From the inside out: `text` reads the kernel's files as text, `hierarchy` finds where the
 //! controller is mounted and where a thread is in it, `group` is one cgroup directory, `survey`
-//! decides which group will hold which thread, `lever` holds and lets go, `undo` is the way back
-//! as data.
+//! decides which group will hold which thread, `kept` is a file that is read again and again, `lever`
+//! holds and lets go, `undo` is the way back as data.
 //!
 //! # What the kernel does, and what follows
 //!
@@ -37,6 +37,7 @@
 mod error;
 mod group;
 mod hierarchy;
+mod kept;
 mod lever;
 mod survey;
 pub mod text;
