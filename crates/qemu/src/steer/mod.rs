@@ -10,7 +10,7 @@
 //!
 //! Two clocks tick: the hypervisor is asked ten times a second, for QEMU renews its own figures no
 //! oftener, and more often near the end of a pass; the kernel's counters, which cost a hundredth of
-//! that, are read every 10 ms while the guest is hindered, so that each gap of a quota is seen by
+//! that, are read every 10 to 20 ms while the guest is hindered, so that each gap of a quota is seen by
 //! itself.
 
 mod demands;
@@ -53,8 +53,10 @@ use giving_up::GivingUp;
 use hands::Hands;
 use link::{LinkWatch, Minded};
 
-/// How often the kernel's counters are read while the guest is hindered.
-const WATCH: Duration = Duration::from_millis(10);
+/// How often the kernel's counters are read while the guest is hindered: twice a period of its quota,
+/// within these. The kernel has the length of each gap; where the guest stands still by other means,
+/// the looks have it, and are as close as they may be.
+const WATCH: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(20));
 
 /// A migration to be steered.
 pub struct Order {
@@ -266,8 +268,21 @@ impl Steering {
     }
 
     fn next_tick(&self) -> Instant {
-        let watch = Instant::now() + if self.hindered() { WATCH } else { LOOK };
+        let watch = Instant::now() + if self.hindered() { self.watch() } else { LOOK };
         if self.asked.is_none() { watch.min(self.next_ask) } else { watch }
+    }
+
+    /// How soon to read the counters again while the guest is hindered.
+    fn watch(&self) -> Duration {
+        let stands_still = self.shipped.is_some() || self.account.stopped_since().is_some();
+        if self.hindered_by_qemu || stands_still {
+            return WATCH.0;
+        }
+        let periods = self.hands.holds().iter().filter_map(|hold| match hold {
+            Hold::Quota(quota) => Some(quota.period),
+            Hold::Free | Hold::Stopped => None,
+        });
+        periods.min().map_or(WATCH.0, |period| (period / 2).clamp(WATCH.0, WATCH.1))
     }
 
     fn hindered(&self) -> bool {
