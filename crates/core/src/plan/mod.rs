@@ -115,11 +115,11 @@ impl Plan {
 
 /// The weight of time at an aggression. At 0 little, but enough to end: passes at full speed cost
 /// nothing, and what the next one saves gets less from one to the next. In the middle of the dial a second
-/// of work still weighs as much as eight of time. At 1 time counts, and work only between plans that
+/// of work still weighs as much as nine of time. At 1 time counts, and work only between plans that
 /// take as long.
 pub fn weight(aggression: Aggression) -> f64 {
     let dial = aggression.get();
-    0.05 + 0.94 * dial.powi(4)
+    0.04 + 0.95 * dial.powi(4)
 }
 
 /// Weights of time to try where the aggression's does not end in time.

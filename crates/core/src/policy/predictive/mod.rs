@@ -21,6 +21,7 @@ mod tables;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::trend::{self, Trend};
 use super::{Needs, Policy, Progressive};
 use crate::curve::{CpuTime, Estimate};
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
@@ -31,7 +32,7 @@ use crate::prior::Pace;
 use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::switch_over;
 use crate::units::{ByteRate, Bytes, Share, show_duration};
-use crate::view::{Phase, View};
+use crate::view::{Phase, SyncInterval, View};
 use congestion::Congestion;
 use tables::{Tables, hopeful, longest, time_left};
 
@@ -72,8 +73,13 @@ pub struct Predictive {
     /// The pass in which shipping was last decided, and how often QEMU then found too much.
     shipping: Option<u64>,
     failed: u32,
+    /// The syncs there were, and how many of them nearly landed a guest that lands by itself.
+    misses: (u64, u32),
     /// The syncs there will be when it was to land, as it was planned at first.
     due: Option<u64>,
+    trend: Trend,
+    /// Syncs in a row that left no less than the best before them.
+    stuck: u32,
     account: Option<String>,
 }
 
@@ -110,6 +116,11 @@ impl Policy for Predictive {
             self.drained = None;
         }
         self.congestion.look(view);
+        match self.trend.step(view) {
+            trend::Step::None => {}
+            trend::Step::Progress => self.stuck = 0,
+            trend::Step::Stuck(syncs) => self.stuck = syncs,
+        }
         let best = match self.aim_or_best(view) {
             Some(best) => best,
             None if view.intervals > 1 => return self.blind.decide(view),
@@ -237,7 +248,7 @@ impl Predictive {
     /// planned are cheap one by one, and never end: so the later it is, the more time weighs.
     fn hurry(&self, view: &View) -> f64 {
         let overdue = self.due.map_or(0, |due| view.intervals.saturating_sub(due));
-        (0.25 * (overdue / 2) as f64).min(1.0)
+        (0.25 * (overdue.min(self.stuck.into()) / 2) as f64).min(1.0)
     }
 
     /// Whether to leave the guest at full speed until the link is what it was: while there is time, and
@@ -316,12 +327,22 @@ impl Predictive {
         // What is dirtied in a window of the rate limit is always left.
         let least = 0.02 + 1.5 * guest.curve.at(terms.pace.0 * WINDOW) / terms.link.0;
         // Should that not do, it may soon take longer.
-        let patient = least * 2f64.powf(view.intervals as f64 / 4.0);
+        let patient = least * 2f64.powf(f64::from(self.missed(view, least * terms.link.0)) / 4.0);
         let limit = Duration::try_from_secs_f64(patient.min(most)).ok();
         self.drain(view, plan);
         let max_bandwidth = self.drains_at();
         let tuning = Tuning { downtime_limit: limit, max_bandwidth, ..Tuning::default() };
         Decision { tuning, ..Decision::leave_alone("it lands by itself") }
+    }
+
+    /// How many syncs have left so little that it was nearly shipped, and then was not.
+    fn missed(&mut self, view: &View, shipped: f64) -> u32 {
+        let near = |interval: &SyncInterval| interval.left.as_f64() < NEARLY * shipped;
+        if view.intervals > self.misses.0 {
+            let missed = view.interval.as_ref().is_some_and(near);
+            self.misses = (view.intervals, self.misses.1 + u32::from(missed));
+        }
+        self.misses.1
     }
 
     /// Towards the end, sends a little less than the link carries, so that its buffers are empty when
@@ -467,6 +488,9 @@ fn lands_by_itself(view: &View, terms: &Terms) -> bool {
 /// Part of the link's rate that the fresh dirty rate of a guest must not exceed for that. A faster one
 /// that lands unaided too lands with less to ship if its passes run to their ends.
 const UNAIDED: f64 = 0.5;
+
+/// So many times what may be shipped is nearly that.
+const NEARLY: f64 = 3.0;
 
 /// A window of QEMU's rate limit, in seconds (`BUFFER_DELAY`).
 const WINDOW: f64 = 0.1;
