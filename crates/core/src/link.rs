@@ -59,7 +59,7 @@ impl LinkMeter {
         LinkMeter { rate, ..LinkMeter::default() }
     }
 
-    /// The rate as known now.
+    /// The rate as it was known when it was last measured.
     pub fn rate(&self) -> Option<LinkRate> {
         self.rate
     }
@@ -74,7 +74,7 @@ impl LinkMeter {
         self.looks.extend(self.last.map(|_| Sent { time: 0.0, bytes: 0.0 }));
     }
 
-    /// Takes in the counters of a look.
+    /// Takes in the counters of a look. What they change is known once it is measured.
     pub fn take(&mut self, at: Moment, ram: Ram) {
         let Some((then, before)) = self.last.replace((at, ram)) else {
             self.looks.push_back(Sent { time: 0.0, bytes: 0.0 });
@@ -91,10 +91,10 @@ impl LinkMeter {
             return;
         }
         self.looks.push_back(Sent { time: last.time + time, bytes: last.bytes + normal.as_f64() });
-        self.measure();
     }
 
-    fn measure(&mut self) {
+    /// Measures the rate, of all that was taken in.
+    pub fn measure(&mut self) {
         let Some(&now) = self.looks.back() else { return };
         self.forget_before(now.time - LONG);
         let (Some(long), Some(short)) = (self.over(LONG), self.over(SHORT)) else { return };
@@ -166,6 +166,7 @@ mod tests {
                 syncs: 1,
             };
             meter.take(Moment::ms(100 * n as u64), ram);
+            meter.measure();
         }
         meter.rate()
     }
@@ -219,6 +220,7 @@ mod tests {
                 syncs: 1,
             };
             meter.take(Moment::ms(100 * n), ram);
+            meter.measure();
         };
         (0..40).for_each(|n| look(&mut meter, n, 100));
         meter.limited(Some(ByteRate(400.0)));

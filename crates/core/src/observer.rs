@@ -157,6 +157,7 @@ impl Observer {
     pub fn observe(&mut self, sample: &Sample) -> Option<View> {
         self.take(sample);
         let migration = sample.migration.as_ref()?;
+        self.meter.measure();
         let link = self.meter.rate();
         let ram = self.window.iter().rev().find_map(|look| look.ram);
         Some(View {

@@ -229,7 +229,10 @@ impl fmt::Display for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = self.0 * 100.0;
         let digits = usize::from(percent > 0.0 && percent < 9.95);
-        f.pad(&format!("{percent:.digits$} %"))
+        match f.width() {
+            None => write!(f, "{percent:.digits$} %"),
+            Some(_) => f.pad(&format!("{percent:.digits$} %")),
+        }
     }
 }
 

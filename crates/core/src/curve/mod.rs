@@ -188,12 +188,16 @@ impl DirtyCurve {
         }
         let mut dirty = vec![0.0; count];
         for part in &self.parts {
-            for (place, (cpu, bytes)) in along.iter_mut().enumerate() {
-                dirty[place] = match place.checked_sub(per_octave) {
-                    Some(half) => dirty[half] * (2.0 - dirty[half]),
-                    None => -(-*cpu / part.time.0).exp_m1(),
-                };
-                *bytes += part.set.as_f64() * dirty[place];
+            for ((cpu, _), dirty) in along.iter().zip(&mut dirty).take(per_octave) {
+                *dirty = -(-cpu / part.time.0).exp_m1();
+            }
+            for place in per_octave..count {
+                let half = dirty[place - per_octave];
+                dirty[place] = half * (2.0 - half);
+            }
+            let set = part.set.as_f64();
+            for ((_, bytes), dirty) in along.iter_mut().zip(&dirty) {
+                *bytes += set * dirty;
             }
         }
         along

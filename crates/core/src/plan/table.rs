@@ -1,6 +1,5 @@
 //! The table of states, and the plans read from it.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::{Cost, Plan, Position, Terms};
@@ -82,24 +81,25 @@ impl Table {
     /// better than all after them.
     fn fill(&mut self) {
         self.scores.reserve(self.rungs.len());
-        let mut window: VecDeque<usize> = VecDeque::new();
+        // What has left the window stays before `first`.
+        let (mut window, mut first) = (Vec::with_capacity(self.rungs.len()), 0);
         let (mut entered, mut reach) = (0, 0..0);
         for state in 0..self.rungs.len() {
             let bytes = self.rungs[state].bytes;
             reach = self.reach(bytes, 0.0, reach);
             let enter = reach.end.min(state);
             for rung in entered..enter {
-                while window.back().is_some_and(|back| self.scores[*back] > self.scores[rung]) {
-                    window.pop_back();
+                let score = self.scores[rung];
+                while window[first..].last().is_some_and(|last: &usize| self.scores[*last] > score)
+                {
+                    window.pop();
                 }
-                window.push_back(rung);
+                window.push(rung);
             }
             entered = enter.max(entered);
-            while window.front().is_some_and(|front| *front < reach.start) {
-                window.pop_front();
-            }
+            first += window[first..].iter().take_while(|rung| **rung < reach.start).count();
             let shipped = self.terms.pace.0 * bytes / self.terms.link.0;
-            let on = self.best(bytes, 0.0, state, &reach, window.front().copied());
+            let on = self.best(bytes, 0.0, state, &reach, window.get(first).copied());
             let ships = self.ships(bytes) && shipped <= on.0;
             let rung = &mut self.rungs[state];
             (rung.value, rung.way) = if ships { (shipped, Way::Ship) } else { on };
@@ -138,14 +138,16 @@ impl Table {
         // on the one above, which leaves a little more.
         // What lies beyond the top leaves what the top leaves: all there is, or nearly.
         let top = self.rungs.len().saturating_sub(1);
-        let ends = [(used + full, reach.end), (used + floor.0 * length, reach.start)]
-            .map(|(cpu, to)| (cpu, to.min(top)));
-        let on_rung = within.map(|to| (self.rungs[to].cpu, to));
-        for (cpu, to) in ends.into_iter().chain(on_rung).filter(|(_, to)| *to < below) {
+        let mut end = |cpu: f64, to: usize| {
             let cost = full - (1.0 - weight) * (cpu - used) + self.rungs[to].value;
-            if cost < best.0 {
+            if to < below && cost < best.0 {
                 best = (cost, Way::Pass { cpu, to });
             }
+        };
+        end(used + full, reach.end.min(top));
+        end(used + floor.0 * length, reach.start.min(top));
+        if let Some(to) = within {
+            end(self.rungs[to].cpu, to);
         }
         best
     }
