@@ -82,10 +82,10 @@ pub fn fit(points: &[Point], most: Option<Bytes>) -> DirtyCurve {
         _ => beyond,
     };
     curve.meet(&beyond);
-    let mut sets = curve.solve();
+    let mut sets = curve.solve(&[0.0; MOST_RUNGS]);
     if let Some(most) = most.filter(|most| sets.iter().sum::<f64>() > most.as_f64()) {
         curve.come_to(most);
-        sets = curve.solve();
+        sets = curve.solve(&sets);
         cut(&mut sets[..rungs.len()], most.as_f64());
     }
     let part = |(&time, &set): (&f64, &f64)| Part { set: Bytes(set as u64), time: CpuTime(time) };
@@ -173,9 +173,9 @@ impl<'a> Sets<'a> {
         self.equations.add(&parts.map(|part| part * weight), found / MB * weight);
     }
 
-    /// Bytes in the set of each rung.
-    fn solve(&self) -> [f64; MOST_RUNGS] {
-        self.equations.solve().map(|set| set * MB)
+    /// Bytes in the set of each rung, which are about so many.
+    fn solve(&self, about: &[f64; MOST_RUNGS]) -> [f64; MOST_RUNGS] {
+        self.equations.solve(&about.map(|set| set / MB)).map(|set| set * MB)
     }
 }
 
