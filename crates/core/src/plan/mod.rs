@@ -144,3 +144,12 @@ pub fn class(curve: &DirtyCurve, terms: &Terms) -> Class {
         (false, false) => Class::Pathological,
     }
 }
+
+/// Whether it is plain, without a table, that nothing lands it from here within the terms: what has to be
+/// shipped is too much, and of a pathological guest no pass leaves less ([`class`]).
+pub(crate) fn is_hopeless(curve: &DirtyCurve, terms: &Terms, from: &Position) -> bool {
+    let too_much = |stall: f64| from.remaining.as_f64() > terms.link.0 * stall;
+    !from.may_ship
+        && terms.shipment.is_some_and(too_much)
+        && class(curve, terms) == Class::Pathological
+}

@@ -239,7 +239,7 @@ fn cpu_for(curve: &DirtyCurve, bytes: f64) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::curve::Part;
-    use crate::plan::{class, weight};
+    use crate::plan::{class, is_hopeless, weight};
     use crate::prior::Pace;
     use crate::report::Class;
     use crate::requirements::Aggression;
@@ -360,6 +360,13 @@ mod tests {
                 prop_assert!(found.cost.shipment <= terms.shipment.unwrap() * 1.0001);
                 let floor = terms.floor.0 / terms.pace.0;
                 prop_assert!(found.cost.least_share >= floor * 0.999, "{found:?}");
+            }
+        }
+
+        #[test]
+        fn there_is_no_plan_where_it_is_plain_that_there_is_none((curve, terms, start) in problems()) {
+            if is_hopeless(&curve, &terms, &start) {
+                prop_assert_eq!(plan(&curve, terms, start), None);
             }
         }
 

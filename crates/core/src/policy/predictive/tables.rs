@@ -4,25 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::curve::{DirtyCurve, Estimate};
-use crate::plan::{Allowed, HURRIES, Plan, Position, STEERING, Table, Terms};
+use crate::plan::{Allowed, HURRIES, Plan, Position, STEERING, Table, Terms, is_hopeless};
 use crate::view::View;
 
 /// The tables of plans, kept as long as what they were made of stays the same: one for each level of
-/// giving way.
+/// giving way that may have a plan.
 #[derive(Debug, Default)]
-pub(super) struct Tables(Vec<(Arc<Estimate>, Table)>);
+pub(super) struct Tables(Vec<Option<(Arc<Estimate>, Table)>>);
 
 impl Tables {
     fn at(&mut self, level: usize, guest: &Arc<Estimate>, terms: Terms, longest: f64) -> &Table {
         let fresh = |(of, table): &(Arc<Estimate>, Table)| {
             Arc::ptr_eq(of, guest) && alike(table.terms(), &terms)
         };
-        if !self.0.get(level).is_some_and(fresh) {
-            let table = Table::new(guest.curve.clone(), terms, longest, STEERING);
-            self.0.truncate(level);
-            self.0.push((Arc::clone(guest), table));
+        if self.0.len() <= level {
+            self.0.resize_with(level + 1, || None);
         }
-        &self.0[level].1
+        let kept = self.0[level].take().filter(fresh);
+        let make = || Table::new(guest.curve.clone(), terms, longest, STEERING);
+        let (_, table) = self.0[level].insert(kept.unwrap_or_else(|| (Arc::clone(guest), make())));
+        table
     }
 
     /// The plan at the weight that the aggression gives, or at a greater one if only that ends in time.
@@ -34,6 +35,9 @@ impl Tables {
         from: Position,
         left: f64,
     ) -> Option<Plan> {
+        if is_hopeless(&guest.curve, &terms, &from) {
+            return None;
+        }
         let longest = longest(&from, &terms);
         let plan = self.at(level, guest, terms, longest).plan(from)?;
         first_in_time(plan, &guest.curve, terms, from, left)
@@ -75,6 +79,9 @@ pub(super) fn hopeful(
     let weight = terms.weight;
     let terms = allowed.terms_for(view, &curve, 0.0).unwrap_or(terms);
     let terms = Terms { weight, ..terms };
+    if is_hopeless(&curve, &terms, &from) {
+        return None;
+    }
     let plan = Table::new(curve.clone(), terms, longest(&from, &terms), STEERING).plan(from)?;
     first_in_time(plan, &curve, terms, from, left)
 }
