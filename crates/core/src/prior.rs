@@ -50,4 +50,7 @@ pub struct Prior {
     pub pace: Option<Pace>,
     /// Rate at which guest pages will leave.
     pub link: Option<ByteRate>,
+    /// Its vCPUs are emulated, as far as is known, and not run by the hardware.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub emulated: bool,
 }

@@ -166,6 +166,12 @@ impl Machine {
         Ok(answer["name"].as_str().map(str::to_owned))
     }
 
+    /// Whether the vCPUs are emulated, and not run by the hardware.
+    pub async fn is_emulated(&mut self) -> Result<bool, QmpError> {
+        let answer = self.qmp.execute("query-kvm", Value::Null).await?;
+        Ok(answer["enabled"].as_bool() == Some(false))
+    }
+
     /// The host's thread of each vCPU, in QEMU's order.
     pub async fn vcpu_threads(&mut self) -> Result<Vec<i32>, QmpError> {
         let command = "query-cpus-fast";

@@ -18,6 +18,7 @@ use landfall_core::view::Levers;
 use crate::chance::Seed;
 use crate::guest::Guest;
 use crate::link::Link;
+use crate::qemu::Qemu;
 use crate::run::{Run, Setup, run};
 
 /// What a forecast is asked for.
@@ -110,6 +111,7 @@ fn setup(question: &Question, curve: DirtyCurve, link: ByteRate) -> Option<Setup
         aggression: *aggression,
         prior: prior.clone(),
         levers: *levers,
+        qemu: Qemu::of(prior),
         ..Setup::new(guest, Link::steady(link))
     })
 }
@@ -159,6 +161,7 @@ mod tests {
                 memory: Some(Bytes(256_000_000)),
                 pace: Some(Pace(1.0)),
                 link: Some(ByteRate::mb(link)),
+                ..Prior::default()
             },
             requirements: Requirements {
                 max_bandwidth: Some(ByteRate::mb(link)),

@@ -46,6 +46,7 @@ pub(crate) fn probe(guest: &Guest, limit: ByteRate, budget: Duration, seed: Seed
         memory: Some(guest.memory),
         pace: Some(Pace(guest.pace.0)),
         link,
+        emulated: false,
     }
 }
 

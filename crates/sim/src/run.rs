@@ -251,13 +251,18 @@ impl<'a> Steering<'a> {
                 self.vcpus.sleep(sleep);
             }
             if next == self.precopy.next() {
-                match self.precopy.wake() {
+                let turn = self.precopy.wake();
+                let before_sync = self.precopy.take_before_sync();
+                if before_sync.is_some() && self.setup.qemu.emulated {
+                    self.wait_for_vcpus(turn);
+                }
+                match turn {
                     Turn::On => {}
                     Turn::SwitchOver => return self.switch_over(),
                     Turn::PostCopy => return self.post_copy(),
                 }
                 self.note_bytes();
-                if let Some(before) = self.precopy.take_before_sync() {
+                if let Some(before) = before_sync {
                     self.wake_from_rest(before);
                 }
                 if let Some(sleep) = self.precopy.take_sleep() {
@@ -273,6 +278,17 @@ impl<'a> Steering<'a> {
                     return end;
                 }
                 self.next_look = self.look_after(next);
+            }
+        }
+    }
+
+    /// A QEMU that emulates goes on after a look at its bitmap when all vCPUs have run.
+    fn wait_for_vcpus(&mut self, turn: Turn) {
+        let ready = self.vcpus.all_have_run();
+        if ready > self.now {
+            self.precopy.hold_up(ready);
+            if turn != Turn::On {
+                self.pass(ready);
             }
         }
     }

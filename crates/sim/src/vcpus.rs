@@ -218,6 +218,13 @@ impl Vcpus {
         (stops, lead)
     }
 
+    /// When each of them has run, if only for a moment; at once, where the guest stands still as a whole.
+    pub(crate) fn all_have_run(&self) -> f64 {
+        let runs = |vcpu: &Vcpu| vcpu.duty.runs_next(self.at);
+        let all = if self.is_stopped() { &[] } else { &self.vcpus[..] };
+        all.iter().map(runs).fold(self.at, f64::max)
+    }
+
     /// The guest stands still from now on; a held vCPU's stall began so much earlier.
     pub(crate) fn stop(&mut self, lead: f64) {
         self.stopped.get_or_insert(Stopped { since: self.at, lead });

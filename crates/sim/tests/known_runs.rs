@@ -85,6 +85,16 @@ fn auto_converge_takes_the_pathological_guest_to_its_tightest_before_it_lands() 
 }
 
 #[test]
+fn auto_converge_never_lands_a_pathological_guest_that_is_emulated_and_a_pause_does() {
+    // Real QEMU 10.0.2: most runs have not landed after a minute.
+    let mut setup = pathological();
+    setup.qemu.emulated = true;
+    let (theirs, ours) = (by(&setup, "auto-converge"), by(&setup, "pause-and-ship"));
+    assert!(seconds(theirs.measured.total) > 55.0, "{theirs:?}");
+    assert!((1.8..2.6).contains(&seconds(ours.measured.total)), "{ours:?}");
+}
+
+#[test]
 fn auto_converge_lands_a_guest_of_the_middle_with_more_lost_than_a_late_grip() {
     // Real QEMU 10.0.2: 54.6 s and 13.9 s lost, against 13.7 s and 6.6 s.
     let theirs = by(&middle(), "auto-converge");

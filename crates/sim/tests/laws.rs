@@ -18,7 +18,7 @@ fn by(setup: &Setup, name: &str, seed: u64) -> Run {
 fn setups() -> impl Strategy<Value = Setup> {
     let sets = proptest::collection::vec((1u64..60, 0.002f64..20.0), 0..4);
     let link = (5u64..400, 0.0f64..0.3);
-    let asked = (0.0f64..0.6, 100u64..2000, any::<bool>(), any::<bool>());
+    let asked = (0.0f64..0.6, 100u64..2000, any::<bool>(), any::<bool>(), any::<bool>());
     (sets, 1u32..4, 0.05f64..1.0, link, asked).prop_map(|(sets, vcpus, busy, link, asked)| {
         let part = |(mib, time)| Part { set: Bytes::mib(mib), time: CpuTime(time) };
         let curve = DirtyCurve::new(sets.into_iter().map(part));
@@ -39,7 +39,8 @@ fn setups() -> impl Strategy<Value = Setup> {
         };
         let mut levers = setup.levers;
         (levers.stop, levers.post_copy) = (asked.3, true);
-        Setup { requirements, levers, ..setup }
+        let qemu = Qemu { emulated: asked.4, ..setup.qemu };
+        Setup { requirements, levers, qemu, ..setup }
     })
 }
 

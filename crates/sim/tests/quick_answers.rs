@@ -38,6 +38,7 @@ fn question(parts: &[(u64, f64)], aggression: Aggression) -> Question {
             memory: Some(Bytes(256_000_000)),
             pace: Some(Pace(1.0)),
             link: Some(ByteRate::mb(60)),
+            ..Prior::default()
         },
         requirements: Requirements {
             max_bandwidth: Some(ByteRate::mb(60)),

@@ -14,7 +14,7 @@ use landfall_core::units::ByteRate;
 use landfall_guest::Processors;
 use landfall_qemu::say::{say, tell};
 use landfall_qemu::steer::Stops;
-use landfall_sim::{Expected, Run, Seed, Setup};
+use landfall_sim::{Expected, Qemu, Run, Seed, Setup};
 use serde_json::json;
 
 use crate::cli::Accuracy;
@@ -111,6 +111,7 @@ async fn row(
             aggression: trial.aggression,
             prior: prior.clone(),
             levers: levers(),
+            qemu: Qemu::of(prior),
             ..Setup::new(guest, link)
         };
         simulate(&setup, case.way.policy)

@@ -77,6 +77,8 @@ pub struct Measured {
     pub pace: Option<Pace>,
     /// How many it has.
     pub vcpus: u32,
+    /// Whether they are emulated.
+    pub emulated: bool,
     /// The rate at which its pages would leave.
     pub link_bytes_per_second: Option<ByteRate>,
     /// Why something is missing.
@@ -92,6 +94,7 @@ impl Measured {
             memory: self.memory_bytes,
             pace: self.pace,
             link: self.link_bytes_per_second,
+            emulated: self.emulated,
         }
     }
 }
@@ -176,7 +179,7 @@ impl Forecaster {
 
     fn measured(&self, view: &View) -> Measured {
         let Foresight { prior, vcpus, notes } = &self.foresight;
-        let Prior { points, contents, memory, pace, link } = prior.clone();
+        let Prior { points, contents, memory, pace, link, emulated } = prior.clone();
         Measured {
             points,
             error: view.guest().map(|guest| guest.error),
@@ -185,6 +188,7 @@ impl Forecaster {
             contents_bytes: contents,
             pace,
             vcpus: *vcpus,
+            emulated,
             link_bytes_per_second: link,
             notes: notes.clone(),
         }

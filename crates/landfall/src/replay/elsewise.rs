@@ -13,7 +13,7 @@ use landfall_core::recording::Line;
 use landfall_core::report::Report;
 use landfall_core::units::{Bytes, Share, show_duration};
 use landfall_core::view::{Phase, View};
-use landfall_sim::{Change, Guest, Link, Seed, Setup, run};
+use landfall_sim::{Change, Guest, Link, Qemu, Seed, Setup, run};
 
 use super::Step;
 use crate::law::{Law, say_once};
@@ -77,6 +77,7 @@ fn setup(recording: &Recording, steps: &[Step]) -> Option<Setup> {
         aggression: head.aggression,
         prior: head.prior.clone(),
         levers: head.levers,
+        qemu: Qemu::of(&head.prior),
         ..Setup::new(guest, link(steps)?)
     })
 }

@@ -185,6 +185,7 @@ proptest! {
             memory: Some(Bytes(50_000_000)),
             pace: Some(Pace(1.0)),
             link: Some(ByteRate::mb(100)),
+            emulated: true,
         };
         recording.head.policy = policy.to_owned();
         // The head, the first looks and the last are all there is to tell apart.

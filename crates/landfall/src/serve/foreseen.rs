@@ -4,7 +4,7 @@ use landfall_core::curve::{CpuTime, Estimator};
 use landfall_core::recording::Head;
 use landfall_core::report::Forecast;
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_sim::{Guest, Link, Question, Seed, Setup, forecast, run_traced};
+use landfall_sim::{Guest, Link, Qemu, Question, Seed, Setup, forecast, run_traced};
 
 use crate::law::{Law, say_once};
 
@@ -55,6 +55,7 @@ fn setup(head: &Head, vcpus: u32) -> Option<Setup> {
         aggression: head.aggression,
         prior: prior.clone(),
         levers: head.levers,
+        qemu: Qemu::of(prior),
         ..Setup::new(guest, Link::steady(link))
     })
 }

@@ -69,6 +69,7 @@ impl Found {
     async fn measure(&mut self, machine: &mut Machine, budget: Duration) -> Result<(), QmpError> {
         let tids = machine.vcpu_threads().await?;
         let backends = machine.memory_backends().await?;
+        self.prior.emulated = machine.is_emulated().await?;
         let process = match vcpus::process_of(&tids) {
             Ok(process) => process,
             Err(error) => {

@@ -9,6 +9,7 @@
 
 mod auto_converge;
 
+use landfall_core::prior::Prior;
 use landfall_core::sample::Ram;
 use landfall_core::units::{ByteRate, Bytes};
 
@@ -25,13 +26,24 @@ pub struct Qemu {
     pub max_bandwidth: ByteRate,
     /// Its own throttle, for policies that ask for it.
     pub auto_converge: AutoConverge,
+    /// The vCPUs are emulated (TCG). After a look at its bitmap QEMU then waits until each of them has
+    /// run (`tcg_log_global_after_sync`, `system/physmem.c`): one that it makes sleep writes again before
+    /// anything more is sent, and auto-converge may never land a guest that KVM would have landed.
+    pub emulated: bool,
+}
+
+impl Qemu {
+    /// QEMU's own defaults, of the kind that was found before.
+    pub fn of(prior: &Prior) -> Qemu {
+        Qemu { emulated: prior.emulated, ..Qemu::default() }
+    }
 }
 
 impl Default for Qemu {
     /// QEMU's own defaults: 128 MiB/s.
     fn default() -> Self {
         let max_bandwidth = ByteRate(Bytes::mib(128).as_f64());
-        Qemu { max_bandwidth, auto_converge: AutoConverge::Today }
+        Qemu { max_bandwidth, auto_converge: AutoConverge::Today, emulated: false }
     }
 }
 
@@ -244,6 +256,13 @@ impl<'a> Precopy<'a> {
             return Turn::On;
         }
         self.iterate()
+    }
+
+    /// Does nothing until then.
+    pub(crate) fn hold_up(&mut self, until: f64) {
+        self.leave_stretch();
+        self.doing = Doing::Waiting;
+        self.next = until;
     }
 
     /// The way in which the vCPUs are to sleep, if that was changed.

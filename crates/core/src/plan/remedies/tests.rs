@@ -23,6 +23,7 @@ fn view(parts: &[(u64, f64)], link: u64, asked: Requirements) -> View {
         memory: Some(Bytes((memory + 100) * 1_000_000)),
         pace: Some(Pace(1.0)),
         link: Some(ByteRate::mb(link)),
+        ..Prior::default()
     };
     let levers = Levers { quota: true, stop: true, post_copy: false, tick: TICK };
     let observer = Observer::new(asked, Aggression::DEFAULT, levers, &prior);
