@@ -134,6 +134,9 @@ impl Seen {
     }
 }
 
+/// A signal is heard of within this.
+const SIGNALLED: Duration = Duration::from_millis(100);
+
 /// Why a trial could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
@@ -149,6 +152,9 @@ pub enum TrialError {
     /// It was not moved.
     #[error("the guest did not land: {0}")]
     NotLanded(String),
+    /// Somebody asked for an end.
+    #[error("{0}; the guests have ended")]
+    Ended(String),
     /// The recording cannot be written.
     #[error("{0}")]
     NotRecorded(String),
@@ -158,7 +164,8 @@ pub enum TrialError {
 }
 
 impl Trial {
-    /// Boots the guest, moves it, and asks it how it was. `stops` gives it up with a reason.
+    /// Boots the guest, moves it, and asks it how it was. Whoever asks for an end meanwhile gets it at
+    /// once: the guests are our own, and end with it.
     ///
     /// # Errors
     /// [`TrialError`].
@@ -167,6 +174,19 @@ impl Trial {
         stops: &mut Stops,
         watch: &mut dyn FnMut(&Look<'_>),
     ) -> Result<Seen, TrialError> {
+        let ended = tokio::select! {
+            seen = self.move_it(watch) => match seen {
+                Ok(seen) => return Ok(seen),
+                Err(error) => error,
+            },
+            Some(reason) = stops.recv() => return Err(TrialError::Ended(reason)),
+        };
+        // What a terminal sends reaches the guests as well, and their end may show first.
+        let told = tokio::time::timeout(SIGNALLED, stops.recv()).await;
+        Err(told.ok().flatten().map_or(ended, TrialError::Ended))
+    }
+
+    async fn move_it(&self, watch: &mut dyn FnMut(&Look<'_>)) -> Result<Seen, TrialError> {
         let source = Vm::builder(&self.spec).processors(self.processors).start()?;
         let pair = Pair::start(source, ByteRate(self.link.0 * ROOM))?;
         tokio::time::sleep(BASELINE).await;
@@ -192,7 +212,9 @@ impl Trial {
         };
         let mut cpu = Vec::new();
         let (begin, spent) = (Instant::now(), cpu_of_this_thread());
-        let report = steer::migrate(order, stops, &mut |look| {
+        // Nobody tells: it ends as a whole, or not at all.
+        let (_tell, mut never) = tokio::sync::mpsc::unbounded_channel();
+        let report = steer::migrate(order, &mut never, &mut |look| {
             let used: Option<Duration> = look.sample.vcpus.iter().map(|vcpu| vcpu.cpu).sum();
             cpu.extend(used.map(|used| (look.sample.at.0, used)));
             if let Some(recorder) = &mut recorder {

@@ -16,3 +16,4 @@ mod refusals;
 mod scene;
 mod scripts;
 mod sudden_death;
+mod trials;

@@ -327,7 +327,7 @@ fn groups_left(pid: i32) -> Vec<PathBuf> {
 }
 
 /// Waits for this machine's other scenes to be over.
-fn take_turn() -> fs::File {
+pub fn take_turn() -> fs::File {
     let path = std::env::temp_dir().join("landfall-tests.lock");
     let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
     flock(&file, FlockOperation::LockExclusive).unwrap();
