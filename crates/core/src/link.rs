@@ -23,6 +23,8 @@ pub struct LinkMeter {
     looks: VecDeque<Sent>,
     last: Option<(Moment, Ram)>,
     rate: Option<LinkRate>,
+    /// The next look may be of before the limit was changed.
+    stale: bool,
 }
 
 /// So much sent in so much time, both since the start and without what does not count.
@@ -65,18 +67,20 @@ impl LinkMeter {
     }
 
     /// From now on more or less than before may leave. What was seen counts no more, and until it is
-    /// seen anew the link is taken to carry what it did, but for the limit.
+    /// seen anew the link is taken to carry what it did, but for the limit. Counters that are taken in
+    /// next may have been read before.
     pub fn limited(&mut self, limit: Option<ByteRate>) {
         if let (Some(known), Some(limit)) = (&mut self.rate, limit) {
             known.rate = ByteRate(known.rate.0.min(limit.0));
         }
         self.looks.clear();
-        self.looks.extend(self.last.map(|_| Sent { time: 0.0, bytes: 0.0 }));
+        self.stale = true;
     }
 
     /// Takes in the counters of a look. What they change is known once it is measured.
     pub fn take(&mut self, at: Moment, ram: Ram) {
-        let Some((then, before)) = self.last.replace((at, ram)) else {
+        let last = self.last.replace((at, ram)).filter(|_| !std::mem::take(&mut self.stale));
+        let Some((then, before)) = last else {
             self.looks.push_back(Sent { time: 0.0, bytes: 0.0 });
             return;
         };
@@ -225,11 +229,12 @@ mod tests {
         (0..40).for_each(|n| look(&mut meter, n, 100));
         meter.limited(Some(ByteRate(400.0)));
         assert!(about(meter.rate(), 400.0));
-        (40..44).for_each(|n| look(&mut meter, n, 40));
+        look(&mut meter, 40, 100);
+        (41..45).for_each(|n| look(&mut meter, n, 40));
         assert!(about(meter.rate(), 400.0), "{:?}", meter.rate());
         meter.limited(None);
         assert!(about(meter.rate(), 400.0));
-        (44..48).for_each(|n| look(&mut meter, n, 100));
+        (45..50).for_each(|n| look(&mut meter, n, 100));
         assert!(about(meter.rate(), 1000.0), "{:?}", meter.rate());
     }
 

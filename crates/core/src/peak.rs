@@ -14,11 +14,16 @@ const SPAN: Duration = Duration::from_secs(2);
 pub struct PeakMeter {
     looks: Vec<(Moment, Bytes)>,
     peak: Option<PeakRate>,
+    /// The next look is of before the limit was changed.
+    stale: bool,
 }
 
 impl PeakMeter {
     /// So many bytes have left since the start.
     pub fn take(&mut self, at: Moment, transferred: Bytes) {
+        if std::mem::take(&mut self.stale) {
+            return;
+        }
         self.looks.push((at, transferred));
         let old = self.looks.iter().rposition(|(then, _)| at.since(*then) >= SPAN);
         let (then, before) = self.looks[old.unwrap_or(0)];
@@ -35,9 +40,10 @@ impl PeakMeter {
         }
     }
 
-    /// From now on another limit counts: what was before is not held against it.
+    /// From now on another limit counts: what was before is not held against it, nor what is taken in
+    /// next, which the hypervisor may have said before.
     pub fn restart(&mut self) {
-        *self = PeakMeter::default();
+        *self = PeakMeter { stale: true, ..PeakMeter::default() };
     }
 
     /// The highest rate so far; over what there is while that is less than a whole span.

@@ -141,8 +141,10 @@ impl Views {
 
 /// Lets a policy look ahead, as it did before the recorded migration began. That it then had nothing
 /// against it is known, for it was begun.
-pub fn look_ahead(policy: &mut dyn Policy, views: &Views, head: &Head) {
-    if let Some(view) = views.before(head) {
+///
+/// The views of what follows are made apart from this one, as they were.
+pub fn look_ahead(policy: &mut dyn Policy, head: &Head) {
+    if let Some(view) = Views::new(head).before(head) {
         let _ = policy.before(&view);
     }
 }

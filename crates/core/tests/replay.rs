@@ -79,12 +79,14 @@ fn recorded(policy: &str, samples: &[Sample]) -> (Head, Vec<Line>) {
             memory: Some(Bytes(50_000_000)),
             pace: Some(Pace(1.0 / 3.0)),
             link: Some(ByteRate(1e8 / 3.0)),
+            ..Prior::default()
         },
     };
-    let requirements = head.requirements.clone();
-    let mut observer = Observer::new(requirements, head.aggression, head.levers, &head.prior);
+    let observer =
+        || Observer::new(head.requirements.clone(), head.aggression, head.levers, &head.prior);
     let mut policy = policy::by_name(policy).unwrap();
-    let _ = policy.before(&observer.before(Bytes(50_000_000), head.vcpus));
+    let _ = policy.before(&observer().before(Bytes(50_000_000), head.vcpus));
+    let mut observer = observer();
     let mut lines = Vec::new();
     for (n, sample) in samples.iter().enumerate() {
         if n == samples.len() / 2 {
@@ -114,7 +116,7 @@ fn recorded(policy: &str, samples: &[Sample]) -> (Head, Vec<Line>) {
 fn then_and_now((head, lines): &(Head, Vec<Line>)) -> (Vec<String>, Vec<String>) {
     let mut views = Views::new(head);
     let mut policy = policy::by_name(&head.policy).unwrap();
-    look_ahead(&mut *policy, &views, head);
+    look_ahead(&mut *policy, head);
     let text = |decision: &_| serde_json::to_string(decision).unwrap();
     let recorded = lines.iter().filter_map(|line| match line {
         Line::Look(look) => look.decision.as_ref().map(text),

@@ -19,7 +19,7 @@ pub struct Known(Arc<Node>);
 #[derive(Debug, Default)]
 struct Node {
     source: Source,
-    /// How many of those before have to be worked out first.
+    /// How many have to be worked out for this one, itself included, when none has been.
     waiting: usize,
     now: OnceLock<Now>,
 }
@@ -82,11 +82,13 @@ impl Known {
     /// What is known once this has been seen as well.
     #[must_use]
     pub fn and(&self, seen: Seen) -> Known {
-        let waiting = if self.0.now.get().is_some() { 1 } else { self.0.waiting + 1 };
-        if waiting > MOST_WAITING {
-            return Known::from(self.now().clone()).and(seen);
-        }
-        Known::of(Source::Seen(self.clone(), seen), waiting)
+        // What is worked out needs nothing of before.
+        let before = match self.0.now.get() {
+            None if self.0.waiting < MOST_WAITING => self.clone(),
+            _ => Known::from(self.now().clone()),
+        };
+        let waiting = before.0.waiting + 1;
+        Known::of(Source::Seen(before, seen), waiting)
     }
 
     fn now(&self) -> &Now {

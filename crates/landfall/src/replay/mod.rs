@@ -99,7 +99,7 @@ fn steps(recording: &Recording) -> Vec<Step> {
     let law = Law::recorded(&recording.head);
     let mut policy = law.map(|law| law.policy(&say_once("decided again")));
     if let Some(policy) = &mut policy {
-        look_ahead(&mut **policy, &views, &recording.head);
+        look_ahead(&mut **policy, &recording.head);
     }
     let mut steps = Vec::new();
     let mut before = views.demands().clone();

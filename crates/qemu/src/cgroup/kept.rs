@@ -27,17 +27,21 @@ impl Kept {
         &self.path
     }
 
-    /// What is in it now. Where what was opened is gone, its successor of the same name is read.
+    /// What is in it now.
     ///
     /// # Errors
-    /// Those of opening and of reading.
+    /// Those of opening and of reading; of a file whose subject is gone, also if another has its name.
     pub(super) fn read(&self) -> io::Result<String> {
         let mut kept = self.file.borrow_mut();
-        if let Some(text) = kept.as_ref().and_then(|file| all_of(file).ok()) {
-            return Ok(text);
+        match kept.as_ref() {
+            Some(file) => all_of(file),
+            None => all_of(kept.insert(File::open(&self.path)?)),
         }
-        let file = kept.insert(File::open(&self.path)?);
-        all_of(file)
+    }
+
+    /// Closes it; the next read opens what has its name by then.
+    pub(super) fn close(&self) {
+        self.file.take();
     }
 }
 
@@ -63,14 +67,16 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_gone_gives_way_to_the_next_of_its_name() {
+    fn one_whose_subject_is_gone_is_not_taken_for_the_next_of_its_name_until_it_is_closed() {
         let schedstat = Kept::new("/proc/thread-self/schedstat".into());
         let read_there = move || schedstat.read().map(|_| schedstat);
         let schedstat = std::thread::spawn(read_there).join().unwrap().unwrap();
-        let opened_there = schedstat.file.take().unwrap();
-        assert!(all_of(&opened_there).is_err(), "that thread has ended");
-        schedstat.file.replace(Some(opened_there));
-        assert!(schedstat.read().is_ok(), "this one has not");
+        // A thread can be joined a moment before the kernel has forgotten it.
+        while schedstat.read().is_ok() {
+            std::thread::yield_now();
+        }
+        schedstat.close();
+        assert!(schedstat.read().is_ok(), "that thread has ended, this one has not");
         assert!(Kept::new("/proc/self/no-such-file".into()).read().is_err());
     }
 }

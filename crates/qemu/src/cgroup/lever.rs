@@ -30,6 +30,16 @@ struct Counters {
     group: Kept,
 }
 
+/// Of no more threads than this the files stay open: a process may have 1024 files by default.
+const MOST_KEPT: usize = 128;
+
+impl Counters {
+    fn close(&self) {
+        self.thread.close();
+        self.group.close();
+    }
+}
+
 /// What has been done to a thread.
 #[derive(Debug, Clone, Copy, Default)]
 struct Grip {
@@ -181,6 +191,9 @@ impl CpuLever {
         let (ran, waited) =
             text::schedstat(&text).ok_or_else(|| CgroupError::unreadable(file.path(), &text))?;
         let throttling = self.throttling(index);
+        if index >= MOST_KEPT {
+            self.counters[index].close();
+        }
         Ok(Stats {
             periods: throttling.periods,
             throttled_periods: throttling.throttled_periods,
@@ -230,7 +243,13 @@ impl CpuLever {
     /// What the controller counted for a thread, over all the groups it was held in.
     fn throttling(&self, index: usize) -> Throttling {
         let before = self.grips[index].counted;
-        let text = self.counters[index].group.read().unwrap_or_default();
+        let file = &self.counters[index].group;
+        // A group that is made for the purpose goes and comes again.
+        let made_anew = |_| {
+            file.close();
+            file.read()
+        };
+        let text = file.read().or_else(made_anew).unwrap_or_default();
         let now = text::throttling(&text).unwrap_or_default();
         Throttling {
             periods: before.periods + now.periods,

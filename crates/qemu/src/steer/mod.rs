@@ -54,8 +54,8 @@ use hands::Hands;
 use link::{LinkWatch, Minded};
 
 /// How often the kernel's counters are read while the guest is hindered: twice a period of its quota,
-/// within these. The kernel has the length of each gap; where the guest stands still by other means,
-/// the looks have it, and are as close as they may be.
+/// within these. The kernel has the length of each gap; where the guest stands still by other means, or may
+/// soon, the looks have it, and are as close as they may be.
 const WATCH: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(20));
 
 /// A migration to be steered.
@@ -274,8 +274,8 @@ impl Steering {
 
     /// How soon to read the counters again while the guest is hindered.
     fn watch(&self) -> Duration {
-        let stands_still = self.shipped.is_some() || self.account.stopped_since().is_some();
-        if self.hindered_by_qemu || stands_still {
+        let may_stop = self.shipped.is_some() || self.ask_after < LOOK;
+        if self.hindered_by_qemu || may_stop || self.account.stopped_since().is_some() {
             return WATCH.0;
         }
         let periods = self.hands.holds().iter().filter_map(|hold| match hold {

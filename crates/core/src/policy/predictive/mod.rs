@@ -63,6 +63,8 @@ const SURE: u64 = 3;
 pub struct Predictive {
     tables: Tables,
     aim: Option<Aim>,
+    /// What the operator demanded at the last look.
+    asked: Option<(Requirements, Aggression)>,
     congestion: Congestion,
     /// Used where the kernel does not say how much CPU the guest had.
     blind: Progressive,
@@ -78,7 +80,7 @@ pub struct Predictive {
     /// The syncs there will be when it was to land, as it was planned at first.
     due: Option<u64>,
     trend: Trend,
-    /// Syncs in a row that left no less than the best before them.
+    /// Syncs in a row that left not a good deal less than the best before them.
     stuck: u32,
     account: Option<String>,
 }
@@ -111,10 +113,7 @@ impl Policy for Predictive {
             self.shipping = None;
             self.failed += 1;
         }
-        let limit = view.requirements.max_bandwidth;
-        if self.aim.as_ref().is_some_and(|aim| aim.asked.0.max_bandwidth != limit) {
-            self.drained = None;
-        }
+        self.heed(view);
         self.congestion.look(view);
         match self.trend.step(view) {
             trend::Step::None => {}
@@ -188,6 +187,21 @@ enum Best {
 }
 
 impl Predictive {
+    /// Forgets what is of before, where the operator demands something else than at the last look.
+    fn heed(&mut self, view: &View) {
+        let asked = (&view.requirements, view.aggression);
+        let was = self.asked.as_ref().filter(|(was, dial)| (was, *dial) != asked);
+        if let Some((was, _)) = was {
+            self.due = None;
+            if was.max_bandwidth != view.requirements.max_bandwidth {
+                (self.drained, self.congestion) = Default::default();
+            }
+        }
+        if was.is_some() || self.asked.is_none() {
+            self.asked = Some((view.requirements.clone(), view.aggression));
+        }
+    }
+
     /// What was resolved for this pass, while its grounds hold and nothing can be shipped; or else
     /// the best there is now.
     fn aim_or_best(&mut self, view: &View) -> Option<Best> {
@@ -244,8 +258,9 @@ impl Predictive {
         Some(Best::Nothing)
     }
 
-    /// The weight of time when the migration is overdue. Passes that each leave a little more than was
-    /// planned are cheap one by one, and never end: so the later it is, the more time weighs.
+    /// The weight of time when the migration is overdue and gets nowhere. Passes that each leave a little
+    /// more than was planned are cheap one by one, and never end: so the more there are in a row that leave
+    /// not a good deal less than the best before, the more time weighs.
     fn hurry(&self, view: &View) -> f64 {
         let overdue = self.due.map_or(0, |due| view.intervals.saturating_sub(due));
         (0.25 * (overdue.min(self.stuck.into()) / 2) as f64).min(1.0)
