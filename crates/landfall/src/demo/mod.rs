@@ -123,7 +123,7 @@ fn table(rows: &[(Trial, Seen)]) -> Table {
 /// What was said before the start.
 fn forecast(seen: &Seen, figure: fn(&Forecast) -> Range) -> String {
     let forecast = seen.expected.as_ref().and_then(|expected| expected.forecast.as_ref());
-    forecast.map_or("not landing".to_owned(), |forecast| {
+    forecast.map_or("not likely to".to_owned(), |forecast| {
         let Range { low, mid, high } = figure(forecast);
         if seconds(low) == seconds(high) {
             seconds(mid)
