@@ -2,8 +2,8 @@
 //!
 //! By the active-set method of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23),
 //! on the normal equations: amounts are let off zero one by one, the one first that would mend most by
-//! itself; what would become negative goes back. Few amounts are not zero in the end, so few equations are ever solved
-//! at once, and the optimum is reached in as many steps.
+//! itself; what would become negative goes back. Few amounts are not zero in the end, so few equations
+//! are ever solved at once, and the optimum is reached in as many steps.
 
 /// How many amounts there may be.
 pub(super) const MOST_UNKNOWN: usize = 24;

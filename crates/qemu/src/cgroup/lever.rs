@@ -191,9 +191,6 @@ impl CpuLever {
         let (ran, waited) =
             text::schedstat(&text).ok_or_else(|| CgroupError::unreadable(file.path(), &text))?;
         let throttling = self.throttling(index);
-        if index >= MOST_KEPT {
-            self.counters[index].close();
-        }
         Ok(Stats {
             periods: throttling.periods,
             throttled_periods: throttling.throttled_periods,
@@ -250,6 +247,9 @@ impl CpuLever {
             file.read()
         };
         let text = file.read().or_else(made_anew).unwrap_or_default();
+        if index >= MOST_KEPT {
+            self.counters[index].close();
+        }
         let now = text::throttling(&text).unwrap_or_default();
         Throttling {
             periods: before.periods + now.periods,

@@ -69,7 +69,8 @@ impl Found {
     async fn measure(&mut self, machine: &mut Machine, budget: Duration) -> Result<(), QmpError> {
         let tids = machine.vcpu_threads().await?;
         let backends = machine.memory_backends().await?;
-        self.prior.emulated = machine.is_emulated().await?;
+        // One that does not say is taken to be like most.
+        self.prior.emulated = machine.is_emulated().await.unwrap_or_default();
         let process = match vcpus::process_of(&tids) {
             Ok(process) => process,
             Err(error) => {
