@@ -57,6 +57,11 @@ impl Trend {
             Step::Stuck(self.without_progress)
         }
     }
+
+    /// How many syncs in a row have left not a good deal less than the best before them.
+    pub(super) fn without_progress(&self) -> u32 {
+        self.without_progress
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ mod tables;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::trend::{self, Trend};
+use super::trend::Trend;
 use super::{Needs, Policy, Progressive};
 use crate::curve::{CpuTime, Estimate};
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
@@ -80,8 +80,6 @@ pub struct Predictive {
     /// The syncs there will be when it was to land, as it was planned at first.
     due: Option<u64>,
     trend: Trend,
-    /// Syncs in a row that left not a good deal less than the best before them.
-    stuck: u32,
     account: Option<String>,
 }
 
@@ -115,11 +113,7 @@ impl Policy for Predictive {
         }
         self.heed(view);
         self.congestion.look(view);
-        match self.trend.step(view) {
-            trend::Step::None => {}
-            trend::Step::Progress => self.stuck = 0,
-            trend::Step::Stuck(syncs) => self.stuck = syncs,
-        }
+        self.trend.step(view);
         let best = match self.aim_or_best(view) {
             Some(best) => best,
             None if view.intervals > 1 => return self.blind.decide(view),
@@ -153,7 +147,6 @@ impl Policy for Predictive {
 struct Aim {
     pass: (Phase, u64),
     guest: Arc<Estimate>,
-    asked: (Requirements, Aggression),
     plan: Plan,
     /// What comes after this pass, in seconds.
     rest: f64,
@@ -170,9 +163,7 @@ impl Aim {
 
     /// Whether its grounds still hold: plans that are made anew at every look turn with the noise.
     fn stands(&self, view: &View) -> bool {
-        let asked = self.asked.0 == view.requirements && self.asked.1 == view.aggression;
         self.pass == (view.phase, view.intervals)
-            && asked
             && view.guest().is_some_and(|guest| Arc::ptr_eq(guest, &self.guest))
             && self.allowed.terms(view).is_some_and(|terms| much_alike(&self.terms, &terms))
     }
@@ -192,7 +183,7 @@ impl Predictive {
         let asked = (&view.requirements, view.aggression);
         let was = self.asked.as_ref().filter(|(was, dial)| (was, *dial) != asked);
         if let Some((was, _)) = was {
-            self.due = None;
+            (self.aim, self.due) = (None, None);
             if was.max_bandwidth != view.requirements.max_bandwidth {
                 (self.drained, self.congestion) = Default::default();
             }
@@ -223,9 +214,8 @@ impl Predictive {
         {
             let guest = Arc::clone(view.guest()?);
             let pass = (view.phase, view.intervals);
-            let asked = (view.requirements.clone(), view.aggression);
             let rest = plan.cost.total - time_to_send(view, &terms);
-            self.aim = Some(Aim { pass, guest, asked, plan, rest, terms, allowed });
+            self.aim = Some(Aim { pass, guest, plan, rest, terms, allowed });
         }
         Some(best)
     }
@@ -263,7 +253,7 @@ impl Predictive {
     /// not a good deal less than the best before, the more time weighs.
     fn hurry(&self, view: &View) -> f64 {
         let overdue = self.due.map_or(0, |due| view.intervals.saturating_sub(due));
-        (0.25 * (overdue.min(self.stuck.into()) / 2) as f64).min(1.0)
+        (0.25 * (overdue.min(self.trend.without_progress().into()) / 2) as f64).min(1.0)
     }
 
     /// Whether to leave the guest at full speed until the link is what it was: while there is time, and
