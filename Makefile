@@ -10,7 +10,7 @@ SHELL = /bin/sh
 TARGET = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
 OLD_QEMU = $(CURDIR)/target/tools/qemu-7.2
-KERNEL = crates/guest/kernel/main.rs
+KERNEL = crates/testguest/kernel/main.rs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; \

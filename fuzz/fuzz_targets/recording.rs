@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut views = Views::new(&recording.head);
     let mut policy = policy::by_name(&recording.head.policy).ok();
     if let Some(policy) = &mut policy {
-        look_ahead(&mut **policy, &views, &recording.head);
+        look_ahead(&mut **policy, &recording.head);
     }
     for (_, line) in &recording.lines {
         if let (Some(view), Some(policy)) = (views.take(line), &mut policy) {

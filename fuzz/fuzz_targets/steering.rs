@@ -5,17 +5,17 @@
 
 use std::time::Duration;
 
-use landfall_core::account::Account;
+use landfall_core::report::losses::Account;
 use landfall_core::decision::{Finish, Hold};
 use landfall_core::guard::guard;
-use landfall_core::observer::Observer;
+use landfall_core::telemetry::observer::Observer;
 use landfall_core::policy;
-use landfall_core::prior::Prior;
-use landfall_core::progress::{Progress, time_left};
+use landfall_core::model::prior::Prior;
+use landfall_core::telemetry::progress::{Progress, time_left};
 use landfall_core::requirements::{Aggression, Requirements};
-use landfall_core::sample::{Migration, Ram, Sample, Status, VcpuCounters};
+use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status, VcpuCounters};
 use landfall_core::units::{ByteRate, Bytes, Moment, Share};
-use landfall_core::view::Levers;
+use landfall_core::telemetry::view::Levers;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 

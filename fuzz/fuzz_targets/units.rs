@@ -2,10 +2,10 @@
 
 #![no_main]
 
-use landfall_core::demands::{Demand, Demands};
+use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::requirements::{Aggression, Requirement};
 use landfall_core::units::{ByteRate, Bytes, Share, parse_duration, show_duration};
-use landfall_qemu::machine::check_uri;
+use landfall_qemu::monitor::check_uri;
 use landfall_qemu::qmp::Address;
 use libfuzzer_sys::fuzz_target;
 

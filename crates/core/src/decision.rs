@@ -68,7 +68,7 @@ pub enum Hold {
     Quota(Quota),
     /// Stopped by the hypervisor. It stops whole guests: one vCPU stopped, all stopped. What is
     /// stopped when it arrives has to be continued at the destination, so this needs a connection
-    /// to it ([`crate::view::Levers::stop`]).
+    /// to it ([`crate::telemetry::view::Levers::stop`]).
     Stopped,
 }
 

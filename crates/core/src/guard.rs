@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
 use crate::requirements::Requirement;
+use crate::telemetry::view::{Phase, View};
 use crate::units::{ByteRate, Moment, show_duration};
-use crate::view::{Phase, View};
 
 /// The decision as it may be carried out under the view's requirements.
 pub fn guard(view: &View, decision: Decision) -> Decision {

@@ -15,24 +15,14 @@
 //! (raw)      (rates)     (facts)   (law)   (requirements)  (levers)
 //! ```
 
-pub mod account;
-pub mod changes;
-pub mod curve;
 pub mod decision;
-pub mod demands;
 pub mod guard;
-pub mod link;
-pub mod observer;
-pub mod peak;
-pub mod plan;
+pub mod model;
+pub mod planner;
 pub mod policy;
-pub mod prior;
-pub mod progress;
 pub mod recording;
 pub mod report;
 pub mod requirements;
-pub mod sample;
 pub mod switch_over;
-pub mod typed;
+pub mod telemetry;
 pub mod units;
-pub mod view;

@@ -11,15 +11,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decision::{Decision, Hold};
-use crate::demands::Demands;
 use crate::guard::guard;
-use crate::observer::Observer;
+use crate::model::prior::Prior;
 use crate::policy::Policy;
-use crate::prior::Prior;
 use crate::report::Report;
+use crate::requirements::settings::Demands;
 use crate::requirements::{Aggression, Requirements};
-use crate::sample::Sample;
-use crate::view::{Levers, View};
+use crate::telemetry::observer::Observer;
+use crate::telemetry::sample::Sample;
+use crate::telemetry::view::{Levers, View};
 
 /// What the first line of a recording calls it.
 pub const KIND: &str = "landfall-recording";

@@ -65,14 +65,14 @@ const ACTS: &[(&[&str], &[&str])] = &[
             ".start_postcopy()",
             ".break_link()",
         ],
-        &["qemu/src/steer/", "qemu/src/settle.rs", "qemu/src/guardian.rs", "landfall/src/theory/"],
+        &["qemu/src/driver/", "qemu/src/settle.rs", "qemu/src/guardian.rs", "landfall/src/theory/"],
     ),
     // Control groups: the lever, whoever reads its counters, and the way back. Every hold passes
     // through the hands, which entrust the guardian with the way back first.
     (
         &["CpuLever"],
         &[
-            "qemu/src/steer/hands.rs",
+            "qemu/src/driver/actuator.rs",
             "qemu/src/vcpus.rs",
             "qemu/src/cgroup/",
             "landfall/src/theory/hold.rs",
@@ -80,9 +80,9 @@ const ACTS: &[(&[&str], &[&str])] = &[
     ),
     (
         &["survey("],
-        &["qemu/src/steer/prepare.rs", "qemu/src/cgroup/", "landfall/src/theory/hold.rs"],
+        &["qemu/src/driver/preflight.rs", "qemu/src/cgroup/", "landfall/src/theory/hold.rs"],
     ),
-    (&["lever.release("], &["qemu/src/steer/hands.rs"]),
+    (&["lever.release("], &["qemu/src/driver/actuator.rs"]),
     (&["step.run("], &["qemu/src/guardian.rs", "qemu/src/cgroup/"]),
     // Files: groups and limits in one place, the lock and the socket in another, the recording in a
     // third, the page of the experiment in a fourth; what was started from the management page, its
@@ -101,7 +101,7 @@ const ACTS: &[(&[&str], &[&str])] = &[
         &[
             "qemu/src/cgroup/",
             "qemu/src/lock.rs",
-            "qemu/src/rundir.rs",
+            "qemu/src/runtime_dir.rs",
             "qemu/src/control/server.rs",
             "landfall/src/recording/write.rs",
             "landfall/src/serve/migrations.rs",

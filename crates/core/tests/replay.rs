@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use landfall_core::curve::{CpuTime, Point};
-use landfall_core::demands::Demands;
-use landfall_core::observer::Observer;
+use landfall_core::model::prior::{Pace, Prior};
+use landfall_core::model::{CpuTime, Point};
 use landfall_core::policy;
-use landfall_core::prior::{Pace, Prior};
 use landfall_core::recording::{Head, KIND, Line, Look, VERSION, Views, decide, look_ahead};
+use landfall_core::requirements::settings::Demands;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
-use landfall_core::sample::{Migration, Ram, Sample, Status, VcpuCounters};
+use landfall_core::telemetry::observer::Observer;
+use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status, VcpuCounters};
+use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{ByteRate, Bytes, Moment, Share};
-use landfall_core::view::Levers;
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use landfall_core::demands::{Demand, Demands};
 use landfall_core::policy;
+use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::units::parse_duration;
 
 use crate::law::{Law, LawParser};

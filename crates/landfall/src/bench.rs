@@ -5,9 +5,9 @@
 use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::units::{ByteRate, Bytes, Share, show_duration};
-use landfall_guest::{Kind, PagesPerSecond, Phase, Processors, Spec};
-use landfall_qemu::steer::Stops;
+use landfall_qemu::driver::Stops;
 use landfall_sim::Spread;
+use landfall_testguest::{Kind, PagesPerSecond, Phase, Processors, Spec};
 use serde_json::json;
 use std::time::Duration;
 

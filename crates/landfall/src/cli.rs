@@ -9,7 +9,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use landfall_core::requirements::Aggression;
 use landfall_core::units::ByteRate;
-use landfall_qemu::machine;
+use landfall_qemu::monitor;
 use landfall_qemu::qmp::Address;
 
 use crate::asked::Asked;
@@ -282,7 +282,7 @@ pub enum PostCopy {
 
 /// A migration URI that leads to another QEMU.
 fn uri(text: &str) -> Result<String, String> {
-    machine::check_uri(text).map(|()| text.to_owned())
+    monitor::check_uri(text).map(|()| text.to_owned())
 }
 
 /// A speed at which time can pass.

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use landfall_core::prior::Prior;
+use landfall_core::model::prior::Prior;
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{Bytes, Share};
-use landfall_core::view::Levers;
 use landfall_qemu::cgroup::least_honest_quota;
-use landfall_qemu::machine::Machine;
+use landfall_qemu::monitor::Machine;
 use landfall_qemu::probe::{self, Found};
 use landfall_qemu::qmp::{Address, QmpError};
 use landfall_sim::{Expected, Question, forecast};

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use landfall_core::progress::Glance;
+use landfall_core::telemetry::progress::Glance;
+use landfall_core::telemetry::view::Phase;
 use landfall_core::units::show_duration;
-use landfall_core::view::Phase;
+use landfall_qemu::driver::Look;
 use landfall_qemu::say::say;
-use landfall_qemu::steer::Look;
 use landfall_script::Tell;
 
 /// A line on standard error that is written over; silent if that is not a terminal.

@@ -2,7 +2,7 @@
 //!
 //! **What belongs in this crate:** the command line and what people see: options, the live line, the
 //! report in words, the demo and its picture. It is thin: deciding is in `landfall-core`, acting in
-//! `landfall-qemu`, simulating in `landfall-sim`, guests to try things on in `landfall-guest`.
+//! `landfall-qemu`, simulating in `landfall-sim`, guests to try things on in `landfall-testguest`.
 
 mod accuracy;
 mod asked;

@@ -3,11 +3,11 @@
 use std::env;
 use std::io::{self, Write};
 
-use landfall_core::demands::Demands;
 use landfall_core::report::Report;
+use landfall_core::requirements::settings::Demands;
 use landfall_core::requirements::{Aggression, Requirements};
+use landfall_qemu::driver::{self, Order};
 use landfall_qemu::say::say;
-use landfall_qemu::steer::{self, Order};
 use landfall_script::Tell;
 
 use crate::cli::{Migrate, PostCopy};
@@ -88,7 +88,7 @@ pub async fn run(options: Box<Migrate>) -> u8 {
         return end(report, recorder, hooks, &asked, options.json).await;
     }
     let mut asked = asked;
-    let report = steer::migrate(order, &mut stops, &mut |look| {
+    let report = driver::migrate(order, &mut stops, &mut |look| {
         live.look(look);
         hooks.look(look);
         if let Some(changed) = look.changed {
@@ -133,7 +133,7 @@ fn order(
         aggression,
         policy: options.asked.policy.policy(tell),
         post_copy: options.post_copy == PostCopy::Allow,
-        prior: landfall_core::prior::Prior::default(),
+        prior: landfall_core::model::prior::Prior::default(),
         forecast: None,
         guardian: env::current_exe()
             .map_err(|error| format!("landfall cannot find its own program: {error}"))?,

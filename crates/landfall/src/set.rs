@@ -1,7 +1,7 @@
 //! `landfall set`: shows or changes what is demanded of a migration under way.
 
 use comfy_table::{Table, presets};
-use landfall_core::demands::Demands;
+use landfall_core::requirements::settings::Demands;
 use landfall_core::units::{Share, show_duration};
 use landfall_qemu::control::{Answer, Guest, Request, Steered, client};
 use landfall_qemu::say::{say, tell};

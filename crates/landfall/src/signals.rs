@@ -1,6 +1,6 @@
 //! Signals: the ones that ask landfall to end, and a guardian that none of them ends.
 
-use landfall_qemu::steer::Stops;
+use landfall_qemu::driver::Stops;
 use tokio::signal::unix::{SignalKind, signal};
 
 const ENDING: [(SignalKind, &str); 3] = [

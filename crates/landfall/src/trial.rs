@@ -4,16 +4,16 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use landfall_core::prior::PROBE_BUDGET;
+use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::report::{Outcome, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::switch_over;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
-use landfall_guest::{Pair, Processors, Spec, Vm};
+use landfall_qemu::driver::{self, Look, Order, Stops};
 use landfall_qemu::qmp::Address;
 use landfall_qemu::say::say;
-use landfall_qemu::steer::{self, Look, Order, Stops};
 use landfall_sim::Expected;
+use landfall_testguest::{Pair, Processors, Spec, Vm};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::foresight::Foresight;
@@ -142,13 +142,13 @@ const SIGNALLED: Duration = Duration::from_millis(100);
 pub enum TrialError {
     /// The guest did not start.
     #[error(transparent)]
-    Vm(#[from] landfall_guest::VmError),
+    Vm(#[from] landfall_testguest::VmError),
     /// Its QEMU does not answer.
     #[error(transparent)]
     Qmp(#[from] landfall_qemu::qmp::QmpError),
     /// The guest is not heard of.
     #[error(transparent)]
-    Guest(#[from] landfall_guest::GuestError),
+    Guest(#[from] landfall_testguest::GuestError),
     /// It was not moved.
     #[error("the guest did not land: {0}")]
     NotLanded(String),
@@ -214,7 +214,7 @@ impl Trial {
         let (begin, spent) = (Instant::now(), cpu_of_this_thread());
         // Nobody tells: it ends as a whole, or not at all.
         let (_tell, mut never) = tokio::sync::mpsc::unbounded_channel();
-        let report = steer::migrate(order, &mut never, &mut |look| {
+        let report = driver::migrate(order, &mut never, &mut |look| {
             let used: Option<Duration> = look.sample.vcpus.iter().map(|vcpu| vcpu.cpu).sum();
             cpu.extend(used.map(|used| (look.sample.at.0, used)));
             if let Some(recorder) = &mut recorder {

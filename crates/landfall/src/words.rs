@@ -6,8 +6,8 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use landfall_core::report::{Outcome, Report, Verdict};
 use landfall_core::requirements::{Requirement, Requirements};
+use landfall_core::telemetry::view::Phase;
 use landfall_core::units::{ByteRate, Bytes, Share, show_duration};
-use landfall_core::view::Phase;
 
 /// The report as a few lines of text; styles are for a terminal, whoever prints strips them
 /// elsewhere.

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::cgroup::UndoStep;
-use crate::machine::{Machine, Settings};
+use crate::monitor::{Machine, Settings};
 use crate::mutex::lock;
 use crate::qmp::{Address, QmpError};
 use crate::say::say;

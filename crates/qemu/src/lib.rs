@@ -5,18 +5,18 @@
 //! decisions out, and everything that makes sure that nothing stays behind.
 //!
 //! **What does not:** deciding. What to do is decided by `landfall-core`, from the samples taken
-//! here. And nothing for tests or shows: guests made for those are in `landfall-guest`.
+//! here. And nothing for tests or shows: guests made for those are in `landfall-testguest`.
 
 pub mod cgroup;
 pub mod control;
+pub mod driver;
 pub mod guardian;
 pub mod lock;
-pub mod machine;
+pub mod monitor;
 pub mod mutex;
 pub mod probe;
 pub mod qmp;
-mod rundir;
+mod runtime_dir;
 pub mod say;
 pub mod settle;
-pub mod steer;
 pub mod vcpus;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use crate::rundir;
+use crate::runtime_dir;
 use crate::vcpus::Process;
 
 /// Held as long as it lives, and by the guardian as long as that does.
@@ -48,9 +48,9 @@ impl Lock {
     /// [`LockError`].
     pub fn take(process: Process) -> Result<Lock, LockError> {
         let name = format!("{}-{}.lock", process.pid, process.started);
-        let path = rundir::path().join(name);
+        let path = runtime_dir::path().join(name);
         let failed = |source| LockError::File { path: path.clone(), source };
-        rundir::make().map_err(failed)?;
+        runtime_dir::make().map_err(failed)?;
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(failed)?;

@@ -12,9 +12,9 @@
 
 use std::time::{Duration, Instant};
 
-use landfall_core::sample::Status;
+use landfall_core::telemetry::sample::Status;
 
-use crate::machine::{Machine, RunState};
+use crate::monitor::{Machine, RunState};
 use crate::qmp::QmpError;
 
 /// For how long a migration that is being ended may take to be over.

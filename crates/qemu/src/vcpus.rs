@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use landfall_core::sample::VcpuCounters;
+use landfall_core::telemetry::sample::VcpuCounters;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CpuLever;

@@ -20,7 +20,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const BUSYBOX: &str = "/usr/bin/busybox";
 
 /// The guest's last word: the exit status of what ran in it.
-const VERDICT: &str = "landfall-guest-status=";
+const VERDICT: &str = "landfall-testguest-status=";
 
 /// Booting takes 4 s and the tests 9 s on an idle machine, a measurement 5 min.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -34,7 +34,7 @@ const INIT: &str = "\
 /bin/busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup
 /bin/busybox chmod 1777 /tmp
 /tests --test-threads=1 --nocapture
-echo landfall-guest-status=$?
+echo landfall-testguest-status=$?
 /bin/busybox poweroff -f
 ";
 

@@ -4,13 +4,13 @@ use std::env;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use landfall_core::curve::Point;
-use landfall_core::prior::PROBE_BUDGET;
+use landfall_core::model::Point;
+use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::units::{Bytes, PAGE, Share};
-use landfall_guest::{Kind, PagesPerSecond, Spec, Vm, VmBuilder, VmError};
-use landfall_qemu::machine::Machine;
+use landfall_qemu::monitor::Machine;
 use landfall_qemu::probe::{Found, probe};
 use landfall_qemu::qmp::Address;
+use landfall_testguest::{Kind, PagesPerSecond, Spec, Vm, VmBuilder, VmError};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 

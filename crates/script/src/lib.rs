@@ -9,19 +9,19 @@
 //! **What does not:** reading files, and saying anything to anybody; a caller gives a function for
 //! that. The guard over what a policy asks for is in `landfall-core`, and is the same for all.
 
-mod answer;
+mod decision_api;
 mod policy;
 mod program;
 mod sandbox;
-mod seen;
+mod view_api;
 
 pub use policy::{Script, Tell};
 pub use program::{Program, ScriptError};
 
 /// What a script can read of a view, and what it can ask of a vCPU, by name.
 pub fn names() -> impl Iterator<Item = (&'static str, Of)> {
-    let of_view = seen::FIELDS.iter().map(|(name, _)| (*name, Of::View));
-    of_view.chain(seen::OF_VCPU.iter().map(|(name, _)| (*name, Of::Vcpu)))
+    let of_view = view_api::FIELDS.iter().map(|(name, _)| (*name, Of::View));
+    of_view.chain(view_api::OF_VCPU.iter().map(|(name, _)| (*name, Of::Vcpu)))
 }
 
 /// Of what a script reads something.

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use landfall_core::decision::Decision;
 use landfall_core::policy::{Needs, Policy, Predictive};
-use landfall_core::view::View;
+use landfall_core::telemetry::view::View;
 use rhai::Dynamic;
 
-use crate::answer::Answer;
+use crate::decision_api::Answer;
 use crate::program::Program;
-use crate::seen::Seen;
+use crate::view_api::Seen;
 
 /// Hears of a script's failure.
 pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;

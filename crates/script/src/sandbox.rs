@@ -15,7 +15,7 @@ use rhai::packages::{
 };
 use rhai::{Array, Dynamic, Engine, EvalAltResult};
 
-use crate::{answer, seen};
+use crate::{decision_api, view_api};
 
 /// Operations in one decision. A policy of a page takes some hundreds.
 pub const OPERATIONS: u64 = 25_000;
@@ -66,8 +66,8 @@ pub fn engine() -> Engine {
         engine.disable_symbol(symbol);
     }
     arrays(&mut engine);
-    seen::register(&mut engine);
-    answer::register(&mut engine);
+    view_api::register(&mut engine);
+    decision_api::register(&mut engine);
     engine
 }
 

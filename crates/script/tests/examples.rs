@@ -9,7 +9,7 @@ use landfall_core::decision::Decision;
 use landfall_core::policy::{self, Needs, Policy};
 use landfall_core::report::Outcome;
 use landfall_core::requirements::Aggression;
-use landfall_core::view::View;
+use landfall_core::telemetry::view::View;
 use landfall_script::{Program, Script};
 use landfall_sim::{Scenario, Seed, run};
 

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use landfall_core::curve::Known;
 use landfall_core::decision::{Decision, Finish, Hold};
 use landfall_core::guard::guard;
+use landfall_core::model::Known;
 use landfall_core::policy::Policy;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
+use landfall_core::telemetry::view::{Levers, Phase, VcpuView, View};
 use landfall_core::units::{ByteRate, Bytes, Moment, Share};
-use landfall_core::view::{Levers, Phase, VcpuView, View};
 use landfall_script::{Of, Program, Script};
 use proptest::prelude::*;
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use landfall_core::decision::Decision;
 use landfall_core::policy::{Needs, Policy};
+use landfall_core::telemetry::view::View;
 use landfall_core::units::Moment;
-use landfall_core::view::View;
 use landfall_sim::{Qemu, Scenario, Seed, Setup, policies, run};
 use rustix::time::{ClockId, clock_gettime};
 

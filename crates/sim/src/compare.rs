@@ -3,10 +3,10 @@
 
 use landfall_core::report::Outcome;
 
-use crate::chance::Seed;
 use crate::oracle::{Oracle, oracle, regret};
 use crate::policies::{self, Choice};
 use crate::qemu::Qemu;
+use crate::rng::Seed;
 use crate::run::{Run, Setup, run, run_traced};
 use crate::scenario::Scenario;
 

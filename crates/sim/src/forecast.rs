@@ -5,20 +5,20 @@
 //! middle of the forecast is the median of all, for a policy that decides by steps can go either way on
 //! the likeliest guest of all; its range is theirs.
 
-use landfall_core::curve::{DirtyCurve, Estimator};
-use landfall_core::observer::Observer;
-use landfall_core::plan;
+use landfall_core::model::prior::Prior;
+use landfall_core::model::{DirtyCurve, Estimator};
+use landfall_core::planner;
 use landfall_core::policy::Policy;
-use landfall_core::prior::Prior;
 use landfall_core::report::{Class, Forecast, Outcome, Range};
 use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::telemetry::observer::Observer;
+use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_core::view::Levers;
 
-use crate::chance::Seed;
 use crate::guest::Guest;
 use crate::link::Link;
 use crate::qemu::Qemu;
+use crate::rng::Seed;
 use crate::run::{Run, Setup, run};
 
 /// What a forecast is asked for.
@@ -100,7 +100,7 @@ fn setup(question: &Question, curve: DirtyCurve, link: ByteRate) -> Option<Setup
     let guest = Guest {
         contents,
         vcpus: *vcpus,
-        pace: landfall_core::curve::CpuTime(pace.0),
+        pace: landfall_core::model::CpuTime(pace.0),
         ..Guest::with_curve(memory, curve)
     };
     Some(Setup {
@@ -119,7 +119,7 @@ fn setup(question: &Question, curve: DirtyCurve, link: ByteRate) -> Option<Setup
 fn class(question: &Question) -> Option<Class> {
     let Question { prior, requirements, aggression, levers, vcpus } = question;
     let observer = Observer::new(requirements.clone(), *aggression, *levers, prior);
-    plan::class_in(&observer.before(prior.contents?, *vcpus as usize))
+    planner::class_in(&observer.before(prior.contents?, *vcpus as usize))
 }
 
 fn figures(landed: &[&Run]) -> Forecast {
@@ -142,9 +142,9 @@ fn figures(landed: &[&Run]) -> Forecast {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use landfall_core::curve::{CpuTime, Part, Point};
+    use landfall_core::model::prior::Pace;
+    use landfall_core::model::{CpuTime, Part, Point};
     use landfall_core::policy;
-    use landfall_core::prior::Pace;
 
     /// What a probe finds of a guest of one busy vCPU that writes at random.
     fn question(set: u64, time: f64, link: u64) -> Question {

@@ -1,6 +1,6 @@
 //! A guest: how much memory and CPU it has, and how it writes.
 
-use landfall_core::curve::{CpuTime, DirtyCurve};
+use landfall_core::model::{CpuTime, DirtyCurve};
 use landfall_core::units::Bytes;
 
 /// A guest, as far as a migration notices it.

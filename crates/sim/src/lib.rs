@@ -18,9 +18,8 @@
 //!               ─> act
 //! ```
 
-mod chance;
 mod compare;
-mod duty;
+mod duty_cycle;
 mod forecast;
 mod guest;
 mod link;
@@ -30,16 +29,17 @@ pub mod policies;
 mod postcopy;
 mod probe;
 mod qemu;
+mod rng;
 mod run;
 mod scenario;
 mod vcpus;
 
-pub use chance::{Draws, Seed};
 pub use compare::{Compared, Find, Judged, Spread, compare, compare_of, judge, trace};
 pub use forecast::{Expected, Question, forecast};
 pub use guest::{Guest, Order, Phase, Writer, Writes};
 pub use link::{Change, Congestion, Link, SwitchOver};
 pub use oracle::{Oracle, oracle, regret};
 pub use qemu::{AutoConverge, Qemu};
+pub use rng::{Draws, Seed};
 pub use run::{Point, Run, Setup, run, run_traced};
 pub use scenario::{Scenario, ScenarioError};

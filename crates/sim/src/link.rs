@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use landfall_core::units::{ByteRate, Bytes, Moment, Share};
 
-use crate::chance::Seed;
+use crate::rng::Seed;
 
 /// A link between source and destination.
 #[derive(Debug, Clone, PartialEq)]

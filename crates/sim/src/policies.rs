@@ -2,8 +2,8 @@
 
 use landfall_core::decision::Decision;
 use landfall_core::policy::{self, Needs, Policy, UnknownPolicy};
+use landfall_core::telemetry::view::View;
 use landfall_core::units::Moment;
-use landfall_core::view::View;
 
 use crate::qemu::AutoConverge;
 

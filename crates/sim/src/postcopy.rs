@@ -6,9 +6,9 @@
 //! that are written are known to a dirty curve; one that is only read is missed as well, so that this
 //! is the least that post-copy costs.
 
-use crate::chance::Seed;
 use crate::link::Link;
 use crate::qemu::Precopy;
+use crate::rng::Seed;
 
 /// The time is cut into so many steps of equal amounts sent.
 const STEPS: usize = 32;

@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
-use landfall_core::curve::{CpuTime, Point};
-use landfall_core::prior::{PROBE_SPANS, Pace, Prior};
+use landfall_core::model::prior::{PROBE_SPANS, Pace, Prior};
+use landfall_core::model::{CpuTime, Point};
 use landfall_core::units::{ByteRate, Bytes};
 
-use crate::chance::{Draws, Seed};
 use crate::guest::Guest;
 use crate::memory::Memory;
+use crate::rng::{Draws, Seed};
 
 /// Pages that are looked at; of each GiB no more than as many (`MAX_SAMPLE_PAGE_COUNT` in QEMU's
 /// `migration/dirtyrate.h`).
@@ -85,8 +85,8 @@ fn normal(draws: &mut Draws) -> f64 {
 mod tests {
     use super::*;
     use crate::guest::{Order, Phase, Writer, Writes};
-    use landfall_core::curve::{DirtyCurve, Part};
-    use landfall_core::prior::PROBE_BUDGET;
+    use landfall_core::model::prior::PROBE_BUDGET;
+    use landfall_core::model::{DirtyCurve, Part};
 
     const LIMIT: ByteRate = ByteRate::mb(100);
 

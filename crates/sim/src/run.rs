@@ -9,22 +9,22 @@ use std::time::Duration;
 
 use landfall_core::decision::{Decision, Finish, Tuning};
 use landfall_core::guard::{self, guard};
-use landfall_core::observer::Observer;
+use landfall_core::model::prior::Prior;
 use landfall_core::policy::{Needs, Policy, with_fall_back};
-use landfall_core::prior::Prior;
 use landfall_core::report::{Measured, Outcome, PeakRate, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
-use landfall_core::sample::{Migration, Ram, Sample, Status};
 use landfall_core::switch_over;
+use landfall_core::telemetry::observer::Observer;
+use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status};
+use landfall_core::telemetry::view::{CLOSE_LOOK, Levers, Phase, View};
 use landfall_core::units::{Bytes, Moment, Share, show_duration};
-use landfall_core::view::{CLOSE_LOOK, Levers, Phase, View};
 
-use crate::chance::Seed;
 use crate::guest::Guest;
 use crate::link::Link;
 use crate::memory::Memory;
 use crate::postcopy;
 use crate::qemu::{Precopy, Qemu, Sleep, Turn};
+use crate::rng::Seed;
 use crate::vcpus::{Vcpus, duration};
 
 /// What is simulated.

@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use landfall_core::account::Losses;
 use landfall_core::decision::{Decision, Hold};
-use landfall_core::sample::VcpuCounters;
+use landfall_core::report::losses::Losses;
+use landfall_core::telemetry::sample::VcpuCounters;
 use landfall_core::units::Share;
 
-use crate::duty::Duty;
+use crate::duty_cycle::Duty;
 use crate::qemu::Sleep;
 
 /// A share of a CPU is measured over this, and over this many periods of a quota; a hold that ends

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use landfall_core::curve::{CpuTime, DirtyCurve, Part};
 use landfall_core::decision::{Decision, Hold, Quota};
+use landfall_core::model::{CpuTime, DirtyCurve, Part};
 use landfall_core::policy::Policy;
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Requirement, Requirements};
+use landfall_core::telemetry::view::View;
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_core::view::View;
 use landfall_sim::{Guest, Link, Run, Seed, Setup, policies, run};
 
 fn curve(set: Bytes, time: f64) -> DirtyCurve {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_core::curve::{CpuTime, DirtyCurve, Part};
+use landfall_core::model::{CpuTime, DirtyCurve, Part};
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Requirement, Requirements};
 use landfall_core::units::{ByteRate, Bytes, Share};

@@ -1,19 +1,19 @@
-//! The planner's quick answers (`landfall_core::plan::implications`) against what the policy does in the
+//! The planner's quick answers (`landfall_core::planner::implications`) against what the policy does in the
 //! simulator: near enough for somebody who moves a slider.
 
 use std::time::Duration;
 
-use landfall_core::curve::{CpuTime, DirtyCurve, Part, Point};
-use landfall_core::demands::{Demand, Demands};
-use landfall_core::observer::Observer;
-use landfall_core::plan::implications::{Implication, Verdict, dial, implication};
-use landfall_core::plan::remedies::resolve;
+use landfall_core::model::prior::{Pace, Prior};
+use landfall_core::model::{CpuTime, DirtyCurve, Part, Point};
+use landfall_core::planner::implications::{Implication, Verdict, dial, implication};
+use landfall_core::planner::remedies::resolve;
 use landfall_core::policy;
-use landfall_core::prior::{Pace, Prior};
 use landfall_core::report::{Forecast, Outcome, Range};
+use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
+use landfall_core::telemetry::observer::Observer;
+use landfall_core::telemetry::view::{Levers, View};
 use landfall_core::units::{ByteRate, Bytes, Share};
-use landfall_core::view::{Levers, View};
 use landfall_sim::{Expected, Question, forecast};
 
 /// Guests of one busy vCPU: sets in MB, and the CPU time in which a page of them is written once.

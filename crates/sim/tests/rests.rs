@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use landfall_core::decision::Decision;
 use landfall_core::policy::{Needs, Policy};
-use landfall_core::view::View;
+use landfall_core::telemetry::view::View;
 use landfall_sim::{Qemu, Run, Scenario, Setup, policies, run, run_traced};
 
 /// A policy that wants every look.

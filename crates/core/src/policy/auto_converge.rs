@@ -2,8 +2,8 @@
 
 use super::{Needs, Policy};
 use crate::decision::Decision;
+use crate::telemetry::view::View;
 use crate::units::Moment;
-use crate::view::View;
 
 /// Asks the hypervisor for its own throttle and keeps its hands off.
 #[derive(Debug, Clone, Copy, Default)]

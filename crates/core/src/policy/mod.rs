@@ -5,17 +5,17 @@
 //! to repeat the requirements' limits, only to be sensible about them.
 
 mod auto_converge;
+mod convergence;
 mod pause_and_ship;
 mod plain;
 mod post_copy;
 mod predictive;
 mod progressive;
 pub mod rfc2011;
-mod trend;
 
 use crate::decision::Decision;
+use crate::telemetry::view::View;
 use crate::units::Moment;
-use crate::view::View;
 
 pub use auto_converge::AutoConverge;
 pub use pause_and_ship::PauseAndShip;
@@ -161,11 +161,11 @@ pub(crate) mod testing {
 
     use std::time::Duration;
 
-    use crate::curve::Known;
     use crate::decision::Hold;
+    use crate::model::Known;
     use crate::requirements::{Aggression, Requirements};
+    use crate::telemetry::view::{Levers, Phase, SyncInterval, VcpuView, View};
     use crate::units::{ByteRate, Bytes, Moment, Share};
-    use crate::view::{Levers, Phase, SyncInterval, VcpuView, View};
 
     /// One vCPU flat out, 100 MB/s of link, 96 MB dirtied in the bulk pass of a second.
     pub(crate) fn view() -> View {

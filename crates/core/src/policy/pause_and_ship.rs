@@ -6,10 +6,10 @@
 //! leave to break `--max-stall` where what remains does not fit it.
 
 use super::Policy;
-use super::trend::{Step, Trend};
+use super::convergence::{Step, Trend};
 use crate::decision::{Decision, Finish};
+use crate::telemetry::view::{Phase, View};
 use crate::units::{Moment, show_duration};
-use crate::view::{Phase, View};
 
 /// How many syncs without progress show that waiting gains nothing.
 const STUCK: u32 = 3;

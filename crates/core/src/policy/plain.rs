@@ -2,8 +2,8 @@
 
 use super::Policy;
 use crate::decision::Decision;
+use crate::telemetry::view::View;
 use crate::units::Moment;
-use crate::view::View;
 
 /// Leaves guest and migration alone. The measure for "never disturbed".
 #[derive(Debug, Clone, Copy, Default)]

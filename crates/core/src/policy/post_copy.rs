@@ -1,10 +1,10 @@
 //! One pass of pre-copy, then let the guest run at the destination and fetch its pages on demand.
 
-use super::trend::{Step, Trend};
+use super::convergence::{Step, Trend};
 use super::{Needs, Policy};
 use crate::decision::{Decision, Finish};
+use crate::telemetry::view::{Phase, View};
 use crate::units::Moment;
-use crate::view::{Phase, View};
 
 /// Changes over to post-copy once pre-copy makes no progress. It ends in bounded time whatever the
 /// guest does; it costs a slow guest while pages are fetched, and the guest itself if the link is

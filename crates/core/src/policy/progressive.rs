@@ -13,12 +13,12 @@
 //! be tighter than the threshold, the guest is paused and the rest shipped. `--min-cpu` is the
 //! user's say in how far throttling may go.
 
+use super::convergence::{Step, Trend};
 use super::pause_and_ship::cannot_ship;
-use super::trend::{Step, Trend};
 use super::{Needs, Policy};
 use crate::decision::{Decision, Finish, Hold};
+use crate::telemetry::view::{Phase, View};
 use crate::units::{Moment, Share};
-use crate::view::{Phase, View};
 
 /// The "just pause it" threshold: holding a guest tighter than this is a pause in all but name, and
 /// loses more work than one.

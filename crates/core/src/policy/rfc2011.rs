@@ -28,8 +28,8 @@
 
 use super::{Needs, Policy};
 use crate::decision::{Decision, Finish, Hold};
+use crate::telemetry::view::{Phase, View};
 use crate::units::{ByteRate, Bytes, Share};
-use crate::view::{Phase, View};
 
 /// Weight of the old value in the running average; the new sample has the rest. From the thread.
 /// There is a sample at every look, ten a second, so that the average follows within ten seconds.

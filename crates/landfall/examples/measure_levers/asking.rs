@@ -4,8 +4,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::Bytes;
-use landfall_guest::{Kind, Spec};
 use landfall_qemu::cgroup::Quota;
+use landfall_testguest::{Kind, Spec};
 use serde_json::json;
 
 use crate::figures::{Figures, head, row, short};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use landfall_guest::Spec;
 use landfall_qemu::cgroup::Quota;
+use landfall_testguest::Spec;
 
 use crate::figures::{Figures, head, row};
 use crate::stage::{Landing, RATE, Stage, Wire, jitter};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfall_core::units::ByteRate;
-use landfall_guest::Spec;
+use landfall_testguest::Spec;
 use serde_json::{Value, json};
 
 use crate::figures::{Figures, head, ms, row, short};

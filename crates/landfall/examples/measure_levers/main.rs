@@ -5,7 +5,7 @@
 //! `LANDFALL_QEMU_ARGS` choose the QEMU, as for the tests. Writes Markdown to standard output, and
 //! what did not come off to standard error. `docs/measurements/` has results.
 //!
-//! Guests are those of `landfall-guest`: what a lever does to the guest is told by the guest's own
+//! Guests are those of `landfall-testguest`: what a lever does to the guest is told by the guest's own
 //! beats. The migration goes through a relay that lets 100 MB/s through whatever QEMU does.
 
 mod asking;
@@ -26,7 +26,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use landfall_core::units::Bytes;
-use landfall_guest::{Kind, PagesPerSecond, Spec};
+use landfall_testguest::{Kind, PagesPerSecond, Spec};
 
 /// What came of something that can fail in many ways.
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use landfall_guest::{Spec, Vm};
+use landfall_testguest::{Spec, Vm};
 use serde_json::json;
 
 use crate::figures::{Figures, head, row};

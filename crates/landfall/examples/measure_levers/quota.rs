@@ -3,8 +3,8 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use landfall_guest::Spec;
 use landfall_qemu::cgroup::{CpuLever, Quota};
+use landfall_testguest::Spec;
 
 use crate::figures::{Figures, head, row, short};
 use crate::stage::{RATE, Stage, Wire, jitter};

@@ -5,8 +5,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_guest::{Pair, Spec, Vm, VmBuilder};
 use landfall_qemu::cgroup::{CpuLever, Quota, survey};
+use landfall_testguest::{Pair, Spec, Vm, VmBuilder};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use landfall_core::curve::{CpuTime, DirtyCurve, Part};
-use landfall_core::observer::Observer;
-use landfall_core::plan;
-use landfall_core::prior::{Pace, Prior};
+use landfall_core::model::prior::{Pace, Prior};
+use landfall_core::model::{CpuTime, DirtyCurve, Part};
+use landfall_core::planner;
 use landfall_core::report::Class;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
+use landfall_core::telemetry::observer::Observer;
 use landfall_core::units::{ByteRate, Bytes, Share};
-use landfall_guest::{Kind, PagesPerSecond, Spec};
+use landfall_testguest::{Kind, PagesPerSecond, Spec};
 
 use crate::foresight::levers;
 
@@ -179,8 +179,8 @@ impl Case {
         let known = Prior { link: Some(self.link), pace: Some(Pace(1.0)), ..prior.clone() };
         let observer = Observer::new(self.asked(), Aggression::DEFAULT, levers(), &known);
         let view = observer.before(self.guest_memory(), 1);
-        let terms = plan::Allowed::all(&self.asked()).terms_for(&view, curve, 0.0);
-        terms.map_or(Class::Unknown, |terms| plan::class(curve, &terms))
+        let terms = planner::Allowed::all(&self.asked()).terms_for(&view, curve, 0.0);
+        terms.map_or(Class::Unknown, |terms| planner::class(curve, &terms))
     }
 
     fn guest_memory(&self) -> Bytes {

@@ -11,10 +11,10 @@ mod page;
 use landfall_core::report::{Class, Outcome, Report};
 use landfall_core::requirements::Aggression;
 use landfall_core::units::ByteRate;
-use landfall_guest::Processors;
+use landfall_qemu::driver::Stops;
 use landfall_qemu::say::{say, tell};
-use landfall_qemu::steer::Stops;
 use landfall_sim::{Expected, Qemu, Run, Seed, Setup};
+use landfall_testguest::Processors;
 use serde_json::json;
 
 use crate::cli::Accuracy;
@@ -102,7 +102,7 @@ async fn row(
     let simulated = prior.contents.zip(prior.pace).map(|(contents, pace)| {
         let guest = landfall_sim::Guest {
             contents,
-            pace: landfall_core::curve::CpuTime(pace.0),
+            pace: landfall_core::model::CpuTime(pace.0),
             ..landfall_sim::Guest::with_curve(trial.spec.memory, curve.clone())
         };
         let link = landfall_sim::Link::steady(ByteRate(case.link.0 * crate::trial::ROOM));
@@ -189,7 +189,7 @@ impl matrix::Way {
 }
 
 impl Guest {
-    fn curve(&self, link: ByteRate) -> landfall_core::curve::DirtyCurve {
-        landfall_core::curve::DirtyCurve::new((self.sets)(link))
+    fn curve(&self, link: ByteRate) -> landfall_core::model::DirtyCurve {
+        landfall_core::model::DirtyCurve::new((self.sets)(link))
     }
 }

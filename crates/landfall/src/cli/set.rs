@@ -1,7 +1,7 @@
 //! `landfall set`, its part of the table.
 
 use clap::Args;
-use landfall_core::demands::Demand;
+use landfall_core::requirements::settings::Demand;
 
 /// Shows what is demanded of a migration that a landfall on this host is steering just now, or changes
 /// it: the plan follows at the next look, within a tenth of a second, and the record has it.

@@ -8,7 +8,7 @@ use landfall_core::policy;
 use landfall_core::report::{Forecast, Range};
 use landfall_core::requirements::Aggression;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
-use landfall_guest::{Kind, PagesPerSecond, Spec};
+use landfall_testguest::{Kind, PagesPerSecond, Spec};
 use serde_json::json;
 
 use crate::cli::Demo;

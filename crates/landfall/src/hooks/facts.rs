@@ -3,7 +3,7 @@
 use landfall_core::report::{Forecast, Report};
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::units::Bytes;
-use landfall_qemu::steer::Decided;
+use landfall_qemu::driver::Decided;
 use serde_json::{Value, json};
 
 use super::Point;

@@ -14,9 +14,9 @@ use std::str::FromStr;
 
 use landfall_core::decision::Finish;
 use landfall_core::report::{Outcome, Report};
-use landfall_core::view::{Phase, View};
+use landfall_core::telemetry::view::{Phase, View};
+use landfall_qemu::driver::{Decided, Look};
 use landfall_qemu::say::say;
-use landfall_qemu::steer::{Decided, Look};
 use tokio::task::JoinHandle;
 
 pub use facts::Facts;

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use landfall_core::curve::{CpuTime, DirtyCurve, Estimator, Point};
-use landfall_core::prior::Prior;
+use landfall_core::model::prior::Prior;
+use landfall_core::model::{CpuTime, DirtyCurve, Estimator, Point};
 use plotters::prelude::*;
 
 use crate::page;

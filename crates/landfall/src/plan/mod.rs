@@ -11,7 +11,7 @@ mod words;
 
 use std::io::Write;
 
-use landfall_core::demands::Demands;
+use landfall_core::requirements::settings::Demands;
 use landfall_qemu::say::{say, tell};
 
 use crate::USAGE;

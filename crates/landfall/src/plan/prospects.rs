@@ -2,21 +2,21 @@
 //!
 //! For whoever shows it, `landfall plan` or a page. There are two grades of answer: the planner's, in
 //! well under a millisecond, for somebody who moves a slider
-//! ([`implication`](landfall_core::plan::implications::implication) of [`Forecaster::view`]); and the
+//! ([`implication`](landfall_core::planner::implications::implication) of [`Forecaster::view`]); and the
 //! policy's own, simulated, in some milliseconds for each setting ([`Forecaster::thorough`]).
 
-use landfall_core::curve::Point;
-use landfall_core::demands::{Demand, Demands};
-use landfall_core::observer::Observer;
-use landfall_core::plan::class_in;
-use landfall_core::plan::frontier::{FrontierPoint, frontier};
-use landfall_core::plan::implications::{Implication, Verdict, Ways, dial, ways};
-use landfall_core::plan::remedies::{Conflict, Remedy, doubt, further, resolve};
-use landfall_core::prior::{Pace, Prior};
+use landfall_core::model::Point;
+use landfall_core::model::prior::{Pace, Prior};
+use landfall_core::planner::class_in;
+use landfall_core::planner::implications::{Implication, Verdict, Ways, dial, ways};
+use landfall_core::planner::pareto::{FrontierPoint, frontier};
+use landfall_core::planner::remedies::{Conflict, Remedy, doubt, further, resolve};
 use landfall_core::report::{Class, Outcome};
+use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::requirements::{Aggression, Requirement};
+use landfall_core::telemetry::observer::Observer;
+use landfall_core::telemetry::view::View;
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_core::view::View;
 use serde::Serialize;
 
 use super::recommend::{Recommended, recommend};

@@ -1,6 +1,6 @@
 //! Which setting of the dial to take.
 
-use landfall_core::plan::implications::{Implication, Verdict};
+use landfall_core::planner::implications::{Implication, Verdict};
 use landfall_core::requirements::{Aggression, Requirements};
 use serde::Serialize;
 
@@ -73,7 +73,7 @@ fn makes_no_difference(all: &[Implication]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use landfall_core::plan::implications::dial;
+    use landfall_core::planner::implications::dial;
     use landfall_core::report::{Forecast, Range};
 
     /// Settings with these losses and totals, all landing.

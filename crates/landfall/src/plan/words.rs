@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
-use landfall_core::demands::Demands;
-use landfall_core::plan::implications::{Implication, Lever, Verdict, Way, Ways};
-use landfall_core::plan::remedies::Conflict;
+use landfall_core::planner::implications::{Implication, Lever, Verdict, Way, Ways};
+use landfall_core::planner::remedies::Conflict;
 use landfall_core::report::{Class, Forecast, Range};
+use landfall_core::requirements::settings::Demands;
 use landfall_core::units::Share;
 
 use super::curve::{self, Chart};

@@ -4,13 +4,13 @@ use std::io::Write;
 use std::time::Duration;
 
 use landfall_core::decision::{Decision, Hold, Quota};
-use landfall_core::prior::Prior;
+use landfall_core::model::prior::Prior;
 use landfall_core::recording::{Head, KIND, Line, Look, VERSION};
 use landfall_core::report::Report;
 use landfall_core::requirements::{Aggression, Requirements};
-use landfall_core::sample::{Sample, VcpuCounters};
+use landfall_core::telemetry::sample::{Sample, VcpuCounters};
+use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{ByteRate, Moment, Share};
-use landfall_core::view::Levers;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -5,13 +5,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use landfall_core::demands::Demands;
-use landfall_core::prior::Prior;
+use landfall_core::model::prior::Prior;
 use landfall_core::recording::{Head, KIND, Line, Look, VERSION};
 use landfall_core::report::{Outcome, Report};
+use landfall_core::requirements::settings::Demands;
 use landfall_core::requirements::{Aggression, Requirements};
+use landfall_qemu::driver;
 use landfall_qemu::say::say;
-use landfall_qemu::steer;
 use serde::Serialize;
 
 /// What a migration is begun with, as far as it is known before anything was looked at.
@@ -59,7 +59,7 @@ impl Recorder {
     }
 
     /// Writes a look. A disk that is full does not stop a migration.
-    pub fn look(&mut self, look: &steer::Look) {
+    pub fn look(&mut self, look: &driver::Look) {
         if let Some(begun) = self.begun.take() {
             self.line(&begun.head(look));
         }
@@ -104,7 +104,7 @@ impl Recorder {
 }
 
 impl Begun {
-    fn head(self, look: &steer::Look) -> Head {
+    fn head(self, look: &driver::Look) -> Head {
         Head {
             kind: KIND.to_owned(),
             version: VERSION,

@@ -2,9 +2,9 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::decision::Finish;
-use landfall_core::progress::grip;
+use landfall_core::telemetry::progress::grip;
+use landfall_core::telemetry::view::Phase;
 use landfall_core::units::{ByteRate, Bytes, Moment, Share};
-use landfall_core::view::Phase;
 use serde_json::{Value, json};
 
 use super::Step;

@@ -8,11 +8,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
-use landfall_core::curve::CpuTime;
+use landfall_core::model::CpuTime;
 use landfall_core::recording::Line;
 use landfall_core::report::Report;
+use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::{Bytes, Share, show_duration};
-use landfall_core::view::{Phase, View};
 use landfall_sim::{Change, Guest, Link, Qemu, Seed, Setup, run};
 
 use super::Step;

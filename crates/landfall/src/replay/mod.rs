@@ -10,13 +10,13 @@ use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use landfall_core::changes::{self as demanded, Change};
 use landfall_core::decision::Decision;
-use landfall_core::progress::{Glance, Progress, time_left};
 use landfall_core::recording::{Line, Views, decide, look_ahead};
 use landfall_core::report::Report;
 use landfall_core::requirements::Requirements;
-use landfall_core::view::View;
+use landfall_core::requirements::changes::{self as demanded, Change};
+use landfall_core::telemetry::progress::{Glance, Progress, time_left};
+use landfall_core::telemetry::view::View;
 use landfall_qemu::say::{say, tell};
 use serde_json::json;
 

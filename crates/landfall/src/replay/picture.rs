@@ -4,8 +4,8 @@
 use std::error::Error;
 use std::path::Path;
 
+use landfall_core::telemetry::view::View;
 use landfall_core::units::{ByteRate, Share};
-use landfall_core::view::View;
 
 use super::{Step, changes};
 use crate::picture::{self, BLUE, Curve, ORANGE, Panel, percent};

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use landfall_core::curve::{CpuTime, Point};
+use landfall_core::model::prior::{Pace, Prior};
+use landfall_core::model::{CpuTime, Point};
 use landfall_core::policy;
-use landfall_core::prior::{Pace, Prior};
 use landfall_core::recording::{Head, KIND, Line, Look, VERSION, Views, decide};
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
-use landfall_core::sample::{Migration, Ram, Sample, Status, VcpuCounters};
+use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status, VcpuCounters};
+use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{ByteRate, Bytes, Moment};
-use landfall_core::view::Levers;
 use proptest::prelude::*;
 
 use super::check::{Verdict, check};

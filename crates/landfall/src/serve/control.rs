@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use landfall_core::demands::{Demand, Demands};
+use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_qemu::control::client::{self, Client};
 use landfall_qemu::control::{Answer, Request, Steered};
 

@@ -1,6 +1,6 @@
 //! What was to be expected of a migration when it began: its figures with their range, and its course.
 
-use landfall_core::curve::{CpuTime, Estimator};
+use landfall_core::model::{CpuTime, Estimator};
 use landfall_core::recording::Head;
 use landfall_core::report::Forecast;
 use landfall_core::units::{ByteRate, Bytes};

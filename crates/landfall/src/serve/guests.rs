@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use landfall_core::plan::frontier::FrontierPoint;
+use landfall_core::planner::pareto::FrontierPoint;
 use landfall_core::requirements::Requirements;
 use landfall_core::units::ByteRate;
 use landfall_qemu::mutex::lock;

@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use landfall_core::plan::class_in;
-use landfall_core::plan::frontier::{FrontierPoint, frontier};
-use landfall_core::plan::implications::{Implication, Ways, dial, implication, implications, ways};
-use landfall_core::plan::remedies::{Conflict, resolve};
-use landfall_core::prior::Prior;
+use landfall_core::model::prior::Prior;
+use landfall_core::planner::class_in;
+use landfall_core::planner::implications::{
+    Implication, Ways, dial, implication, implications, ways,
+};
+use landfall_core::planner::pareto::{FrontierPoint, frontier};
+use landfall_core::planner::remedies::{Conflict, resolve};
 use landfall_core::report::Class;
-use landfall_core::view::View;
+use landfall_core::telemetry::view::View;
 use landfall_qemu::mutex::lock;
 
 use super::guests::Looked;

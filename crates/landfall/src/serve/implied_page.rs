@@ -1,10 +1,10 @@
 //! What a setting implies, as parts of a page that are put in place anew while a slider moves.
 
-use landfall_core::demands::Demand;
-use landfall_core::plan::implications::{Implication, Lever, Verdict, Ways};
-use landfall_core::plan::remedies::Remedy;
+use landfall_core::planner::implications::{Implication, Lever, Verdict, Ways};
+use landfall_core::planner::remedies::Remedy;
 use landfall_core::report::{Class, Forecast, Range};
 use landfall_core::requirements::Requirement;
+use landfall_core::requirements::settings::Demand;
 use maud::{Markup, html};
 
 use super::guest_page::requirement_name;

@@ -1,10 +1,10 @@
 //! The page of one migration: as it goes, or as it went.
 
-use landfall_core::demands::{Demand, Demands};
 use landfall_core::report::{Forecast, Outcome, Range, Report};
 use landfall_core::requirements::Requirement;
+use landfall_core::requirements::settings::{Demand, Demands};
+use landfall_core::telemetry::view::Phase;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
-use landfall_core::view::Phase;
 use maud::{Markup, html};
 
 use super::foreseen::Foreseen;

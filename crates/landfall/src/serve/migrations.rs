@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use landfall_core::demands::Demands;
 use landfall_core::report::Report;
+use landfall_core::requirements::settings::Demands;
 use landfall_qemu::vcpus::Process;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};

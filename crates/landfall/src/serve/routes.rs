@@ -10,10 +10,10 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use landfall_core::prior::PROBE_BUDGET;
+use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::recording::Line;
 use landfall_core::report::Report;
-use landfall_qemu::machine;
+use landfall_qemu::monitor;
 use landfall_qemu::qmp::Address;
 use maud::Markup;
 use tokio::task::spawn_blocking;
@@ -200,7 +200,7 @@ async fn start(
 
 fn way(fields: &Fields) -> Result<Way, String> {
     let destination = field(fields, "destination").unwrap_or_default().trim().to_owned();
-    machine::check_uri(&destination)?;
+    monitor::check_uri(&destination)?;
     let monitor = field(fields, "destination-qmp").map(str::trim).filter(|text| !text.is_empty());
     let monitor = monitor.map(|text| text.parse::<Address>().map_err(|error| error.to_string()));
     let destination_qmp = monitor.transpose()?.map(|address| address.to_string());

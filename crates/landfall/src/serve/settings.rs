@@ -1,7 +1,7 @@
 //! What somebody has set on the page: as it was typed, and what it means.
 
-use landfall_core::demands::Demands;
 use landfall_core::policy;
+use landfall_core::requirements::settings::Demands;
 
 use crate::law::Law;
 

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use landfall_core::demands::Demands;
-use landfall_core::progress::{Progress, grip, time_left};
 use landfall_core::recording::{Head, Line, Views};
 use landfall_core::report::Report;
+use landfall_core::requirements::settings::Demands;
+use landfall_core::telemetry::progress::{Progress, grip, time_left};
+use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::{ByteRate, Bytes, Share};
-use landfall_core::view::{Phase, View};
 
 use crate::recording::Following;
 use crate::recording::follow::FollowError;

@@ -1,6 +1,6 @@
 //! From measurements to ratios: what was dirtied against what the curve of the free guest says.
 
-use landfall_core::curve::{CpuTime, DirtyCurve, Point, fit};
+use landfall_core::model::{CpuTime, DirtyCurve, Point, fit};
 use landfall_core::units::{Bytes, PAGE};
 use serde::Serialize;
 

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use landfall_core::units::Share;
-use landfall_guest::Vm;
 use landfall_qemu::cgroup::{CpuLever, Quota, survey};
-use landfall_qemu::machine::Machine;
+use landfall_qemu::monitor::Machine;
 use landfall_qemu::qmp::{Address, QmpError};
+use landfall_testguest::Vm;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use landfall_core::sample::{Ram, Status};
+use landfall_core::telemetry::sample::{Ram, Status};
 use landfall_core::units::{ByteRate, Bytes, PAGE};
-use landfall_guest::{Kind, PagesPerSecond, Spec};
-use landfall_qemu::machine::Settings;
+use landfall_qemu::monitor::Settings;
+use landfall_testguest::{Kind, PagesPerSecond, Spec};
 use serde::Serialize;
 use tokio::time::sleep;
 

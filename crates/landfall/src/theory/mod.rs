@@ -22,8 +22,8 @@ mod trace;
 use std::time::Duration;
 
 use landfall_core::units::{ByteRate, Bytes, Share};
-use landfall_guest::{Kind, PagesPerSecond, Phase, Spec};
 use landfall_qemu::say::{say, tell};
+use landfall_testguest::{Kind, PagesPerSecond, Phase, Spec};
 use serde_json::json;
 
 use crate::cli::Theory;
@@ -40,10 +40,10 @@ const LINK: ByteRate = ByteRate::mb(100);
 pub enum Problem {
     /// The guest did not start.
     #[error(transparent)]
-    Vm(#[from] landfall_guest::VmError),
+    Vm(#[from] landfall_testguest::VmError),
     /// The guest is not heard of.
     #[error(transparent)]
-    Guest(#[from] landfall_guest::GuestError),
+    Guest(#[from] landfall_testguest::GuestError),
     /// QEMU does not do as it is asked.
     #[error(transparent)]
     Qmp(#[from] landfall_qemu::qmp::QmpError),

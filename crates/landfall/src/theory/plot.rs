@@ -64,7 +64,7 @@ pub fn draw(guest: &Guest) -> Result<String, Box<dyn Error>> {
             .draw()?;
         let steps = (0..=200).map(|step| least * (most / least).powf(f64::from(step) / 200.0));
         let curve = steps.map(|cpu| {
-            let due = guest.curve.dirtied(landfall_core::curve::CpuTime(cpu));
+            let due = guest.curve.dirtied(landfall_core::model::CpuTime(cpu));
             (cpu, due.as_f64() / 1e6)
         });
         chart

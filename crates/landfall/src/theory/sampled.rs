@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use landfall_core::units::Bytes;
-use landfall_qemu::machine::{DirtyRate, Grain};
+use landfall_qemu::monitor::{DirtyRate, Grain};
 use tokio::time::sleep;
 
 use super::Problem;

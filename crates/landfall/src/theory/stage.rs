@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use landfall_core::curve::CpuTime;
+use landfall_core::model::CpuTime;
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_guest::{Pair, Spec};
-use landfall_qemu::machine::Machine;
+use landfall_qemu::monitor::Machine;
 use landfall_qemu::qmp::Address;
+use landfall_testguest::{Pair, Spec};
 use serde::Serialize;
 use tokio::time::sleep;
 

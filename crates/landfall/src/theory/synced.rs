@@ -6,9 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use landfall_core::sample::Ram;
+use landfall_core::telemetry::sample::Ram;
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_qemu::machine::Settings;
+use landfall_qemu::monitor::Settings;
 use tokio::time::sleep;
 
 use super::Problem;

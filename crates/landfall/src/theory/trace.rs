@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use landfall_core::curve::CpuTime;
+use landfall_core::model::CpuTime;
 use landfall_qemu::vcpus;
 
 /// How often the kernel is asked. Its counter of a running thread moves at the scheduler's tick

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_guest::{Link, Spec, Vm, agrees_once_in_three, claim};
+use landfall_testguest::{Link, Spec, Vm, agrees_once_in_three, claim};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scene::{Run, Scene, landfall, migration_status, random, run_state, sweep, wait_until};

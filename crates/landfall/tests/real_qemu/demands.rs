@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::ByteRate;
-use landfall_guest::{agrees_once_in_three, claim};
+use landfall_testguest::{agrees_once_in_three, claim};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

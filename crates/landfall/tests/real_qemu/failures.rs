@@ -7,10 +7,10 @@ use std::time::Duration;
 use landfall_core::decision::{Decision, Hold, Quota};
 use landfall_core::policy::{Needs, Policy};
 use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::ByteRate;
-use landfall_core::view::{Phase, View};
+use landfall_qemu::driver::{Order, Stops, migrate};
 use landfall_qemu::qmp::Address;
-use landfall_qemu::steer::{Order, Stops, migrate};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scene::{Run, Scene, limits, migration_status, run_state, sweep, wait_until};
@@ -199,7 +199,7 @@ fn a_policy_that_panics_ends_the_migration_and_not_the_guest() {
         aggression: Aggression::DEFAULT,
         policy: Box::new(BreaksDown(0)),
         post_copy: false,
-        prior: landfall_core::prior::Prior::default(),
+        prior: landfall_core::model::prior::Prior::default(),
         forecast: None,
         guardian: PathBuf::from(env!("CARGO_BIN_EXE_landfall")),
     };

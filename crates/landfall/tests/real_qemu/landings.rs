@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::ByteRate;
-use landfall_guest::{Kind, Spec, Vm, agrees_once_in_three, claim};
+use landfall_testguest::{Kind, Spec, Vm, agrees_once_in_three, claim};
 
 use crate::scene::{PATIENCE, Scene, random, small, sweep};
 

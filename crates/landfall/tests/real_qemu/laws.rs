@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use landfall_core::units::ByteRate;
-use landfall_guest::{agrees_once_in_three, claim};
+use landfall_testguest::{agrees_once_in_three, claim};
 use rustix::process::Signal;
 
 use crate::scene::{Scene, random, wait_until};

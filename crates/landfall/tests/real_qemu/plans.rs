@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes, Share};
-use landfall_guest::{Kind, PagesPerSecond, Phase, Spec, agrees_once_in_three, claim};
+use landfall_testguest::{Kind, PagesPerSecond, Phase, Spec, agrees_once_in_three, claim};
 use serde_json::Value;
 
 use crate::scene::{Ended, Run, Scene, landfall, migration_status};

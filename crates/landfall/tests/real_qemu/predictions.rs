@@ -1,7 +1,7 @@
 //! The default policy: what it says before the start, and what it then does.
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_guest::{Kind, PagesPerSecond, Spec, agrees_once_in_three, claim};
+use landfall_testguest::{Kind, PagesPerSecond, Spec, agrees_once_in_three, claim};
 
 use crate::scene::{Ended, Scene};
 

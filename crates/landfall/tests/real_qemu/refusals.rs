@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use landfall_core::units::ByteRate;
-use landfall_guest::Vm;
+use landfall_testguest::Vm;
 use serde_json::json;
 
 use crate::scene::{Run, Scene, landfall, sweep, wait_until};

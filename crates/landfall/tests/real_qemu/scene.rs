@@ -9,7 +9,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_guest::{Kind, PagesPerSecond, Pair, Probe, Spec, Verified, Vm, VmBuilder, VmError};
+use landfall_testguest::{
+    Kind, PagesPerSecond, Pair, Probe, Spec, Verified, Vm, VmBuilder, VmError,
+};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
@@ -78,7 +80,7 @@ impl Scene {
         self.pair.destination = self.pair.source.destination().start().unwrap();
         let rate = ByteRate::mb(1000);
         let to = self.pair.destination.incoming().unwrap().parse().unwrap();
-        self.pair.link = landfall_guest::Link::new(to, Some(rate)).unwrap();
+        self.pair.link = landfall_testguest::Link::new(to, Some(rate)).unwrap();
     }
 
     pub fn pid(&self) -> i32 {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_guest::{Kind, PagesPerSecond, Spec};
+use landfall_testguest::{Kind, PagesPerSecond, Spec};
 
 use crate::scene::{Ended, Scene, landfall};
 

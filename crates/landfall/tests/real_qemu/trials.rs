@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use landfall_guest::{Vm, VmError};
+use landfall_testguest::{Vm, VmError};
 use rustix::process::Signal;
 
 use crate::scene::{Run, landfall, sweep, take_turn, wait_until};

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use landfall_core::decision::Quota;
 
+use super::cached_file::Kept;
 use super::error::CgroupError;
 use super::group::{Group, Limit, check, is_tighter, write};
 use super::hierarchy::{Version, of_thread, task_file, thread_stat};
-use super::kept::Kept;
 use super::survey::{Home, VcpuThread};
 use super::text::{self, Throttling};
 use super::undo::UndoStep;

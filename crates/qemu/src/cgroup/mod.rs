@@ -34,10 +34,10 @@
 //!   longer gaps than `period - quota`.
 //! - **A refused write leaves the old limit in force**, so every limit is read back.
 
+mod cached_file;
 mod error;
 mod group;
 mod hierarchy;
-mod kept;
 mod lever;
 mod survey;
 pub mod text;

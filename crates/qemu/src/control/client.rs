@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{Answer, ENDING, Request, Steered};
-use crate::rundir;
+use crate::runtime_dir;
 
 /// A landfall that does not let itself be spoken to within so long is stopped, or not one.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -105,7 +105,7 @@ fn listed(others: &[Steered]) -> String {
 /// # Errors
 /// [`ClientError::Closed`].
 pub async fn all() -> Result<Vec<(Client, Steered)>, ClientError> {
-    let path = rundir::path();
+    let path = runtime_dir::path();
     let entries = match fs::read_dir(&path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -1,7 +1,7 @@
 //! How a running landfall is spoken to from outside: what is demanded of a migration can be seen and
 //! changed while it goes on.
 //!
-//! A landfall that steers a guest listens on a Unix socket of its own in [`crate::rundir`], named by
+//! A landfall that steers a guest listens on a Unix socket of its own in [`crate::runtime_dir`], named by
 //! the guest's process as its lock is. One line of JSON asks, one answers: [`Request`], [`Answer`].
 //! Whoever may speak is root or landfall's own user.
 //!
@@ -16,12 +16,12 @@ pub mod server;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use landfall_core::demands::{Demand, Demands};
-use landfall_core::progress::Glance;
+use landfall_core::requirements::settings::{Demand, Demands};
+use landfall_core::telemetry::progress::Glance;
 use serde::{Deserialize, Serialize};
 
 use crate::qmp::Address;
-use crate::rundir;
+use crate::runtime_dir;
 use crate::vcpus::Process;
 
 /// The longest line that is read.
@@ -143,7 +143,7 @@ const ENDING: &str = "sock";
 
 /// Where the landfall that steers this guest listens.
 fn socket(process: Process) -> PathBuf {
-    rundir::path().join(format!("{}-{}.{ENDING}", process.pid, process.started))
+    runtime_dir::path().join(format!("{}-{}.{ENDING}", process.pid, process.started))
 }
 
 #[cfg(test)]

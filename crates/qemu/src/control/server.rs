@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use landfall_core::demands::{Demand, Demands};
-use landfall_core::progress::Glance;
+use landfall_core::requirements::settings::{Demand, Demands};
+use landfall_core::telemetry::progress::Glance;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::{Answer, ENDING, LONGEST_LINE, Request, Steered, read_demands, socket};
-use crate::rundir;
+use crate::runtime_dir;
 use crate::vcpus::Process;
 
 /// A line, and an answer, has to be on its way within so long.
@@ -74,7 +74,7 @@ impl Control {
     /// # Errors
     /// The socket cannot be made.
     pub fn open(process: Process, steered: Steered) -> io::Result<Control> {
-        clear_away(&rundir::make()?);
+        clear_away(&runtime_dir::make()?);
         let path = socket(process);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -19,13 +19,13 @@ mod sampling;
 
 use std::time::{Duration, Instant};
 
-use landfall_core::curve::{CpuTime, Point};
-use landfall_core::prior::{PROBE_SPANS, Pace, Prior};
+use landfall_core::model::prior::{PROBE_SPANS, Pace, Prior};
+use landfall_core::model::{CpuTime, Point};
 use landfall_core::units::{Bytes, Share};
 use tokio::time::{sleep, timeout};
 
 use crate::cgroup::least_honest_quota;
-use crate::machine::{DirtyRate, Grain, Machine};
+use crate::monitor::{DirtyRate, Grain, Machine};
 use crate::qmp::QmpError;
 use crate::vcpus;
 use sampling::{Sampling, pooled};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_core::curve::{CpuTime, Point};
+use landfall_core::model::{CpuTime, Point};
 use landfall_core::units::{Bytes, Share};
 
 use super::Span;

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use landfall_guest::{agrees_once_in_three, claim};
 use landfall_qemu::cgroup::{CgroupError, Place, Quota, Version, least_honest_quota, survey};
+use landfall_testguest::{agrees_once_in_three, claim};
 use machine::{TestGroup, Victim, children, get, put, shares, turn};
 
 const WHILE: Duration = Duration::from_millis(1500);

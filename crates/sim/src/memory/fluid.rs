@@ -8,7 +8,7 @@
 //! QEMU had passed. Sending moves the place; a sync makes both denser, and independently of what was
 //! dense before, for who writes does not know where QEMU is.
 //!
-//! [`DirtyCurve`]: landfall_core::curve::DirtyCurve
+//! [`DirtyCurve`]: landfall_core::model::DirtyCurve
 
 use super::{PAGE_BYTES, Sent, WIRE_PAGE, WIRE_ZERO};
 use crate::guest::{Guest, Phase};
@@ -212,7 +212,7 @@ fn atoms_of(phases: &[Phase]) -> (Vec<Atom>, Vec<f64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use landfall_core::curve::{CpuTime, DirtyCurve, Part};
+    use landfall_core::model::{CpuTime, DirtyCurve, Part};
     use landfall_core::units::Bytes;
 
     fn curve(parts: &[(u64, f64)]) -> DirtyCurve {

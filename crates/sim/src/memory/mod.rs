@@ -9,8 +9,8 @@ mod paged;
 
 use landfall_core::units::PAGE;
 
-use crate::chance::Seed;
 use crate::guest::{Guest, Writes};
+use crate::rng::Seed;
 use fluid::Fluid;
 use paged::Paged;
 
@@ -103,7 +103,7 @@ impl Memory {
 mod tests {
     use super::*;
     use crate::guest::{Order, Phase, Writer};
-    use landfall_core::curve::{CpuTime, DirtyCurve, Part};
+    use landfall_core::model::{CpuTime, DirtyCurve, Part};
     use landfall_core::units::Bytes;
     use proptest::prelude::*;
 

@@ -1,8 +1,8 @@
 //! Memory as pages: QEMU's two bitmaps, and writers that set one bit at a time.
 
 use super::{PAGE_BYTES, Sent, WIRE_PAGE, WIRE_ZERO};
-use crate::chance::{Draws, Seed};
 use crate::guest::{Guest, Order, Writer};
+use crate::rng::{Draws, Seed};
 
 /// See the module.
 #[derive(Debug, Clone)]

@@ -11,21 +11,21 @@
 //! **Whatever a policy did** in the same run while it kept the requirements, somebody who knew it
 //! beforehand could have done. So the oracle never loses more than the best of them.
 
-mod searched;
-mod solved;
+mod exact;
+mod search;
 
 use std::time::Duration;
 
-use landfall_core::curve::{CpuTime, DirtyCurve};
-use landfall_core::observer::Observer;
-use landfall_core::plan::{Allowed, Terms};
-use landfall_core::prior::{Pace, Prior};
+use landfall_core::model::prior::{Pace, Prior};
+use landfall_core::model::{CpuTime, DirtyCurve};
+use landfall_core::planner::{Allowed, Terms};
 use landfall_core::report::Outcome;
+use landfall_core::telemetry::observer::Observer;
 use landfall_core::units::{ByteRate, PAGE};
 
-use crate::chance::Seed;
 use crate::guest::Writes;
 use crate::memory::WIRE_PAGE;
+use crate::rng::Seed;
 use crate::run::{Run, Setup};
 
 /// What the oracle says.
@@ -46,8 +46,8 @@ pub fn oracle(setup: &Setup, runs: &[&Run], seed: Seed) -> Option<Oracle> {
     let curve = steady(setup);
     levels(setup).into_iter().find_map(|keeps| {
         let planned = terms(setup, &keeps).and_then(|terms| match curve {
-            Some(curve) => solved::least(setup, curve, &terms, &keeps),
-            None => searched::least(setup, &terms, &keeps, seed),
+            Some(curve) => exact::least(setup, curve, &terms, &keeps),
+            None => search::least(setup, &terms, &keeps, seed),
         });
         let done = runs.iter().filter_map(|run| kept(run, &keeps));
         let lost = planned.into_iter().chain(done).min_by(f64::total_cmp)?;
@@ -123,7 +123,7 @@ mod tests {
     use crate::guest::{Guest, Phase};
     use crate::link::Link;
     use crate::run::run;
-    use landfall_core::curve::Part;
+    use landfall_core::model::Part;
     use landfall_core::policy;
     use landfall_core::requirements::Requirement;
     use landfall_core::units::Bytes;

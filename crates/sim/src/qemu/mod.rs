@@ -9,13 +9,13 @@
 
 mod auto_converge;
 
-use landfall_core::prior::Prior;
-use landfall_core::sample::Ram;
+use landfall_core::model::prior::Prior;
+use landfall_core::telemetry::sample::Ram;
 use landfall_core::units::{ByteRate, Bytes};
 
-use crate::chance::Seed;
 use crate::link::Link;
 use crate::memory::{Memory, PAGE_BYTES, WIRE_PAGE};
+use crate::rng::Seed;
 pub use auto_converge::AutoConverge;
 pub(crate) use auto_converge::{Sleep, Throttle};
 

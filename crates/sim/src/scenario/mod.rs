@@ -26,18 +26,18 @@ mod value;
 
 use std::time::Duration;
 
-use landfall_core::curve::{self, CpuTime, DirtyCurve, Part, Point};
-use landfall_core::prior::PROBE_BUDGET;
+use landfall_core::model::prior::PROBE_BUDGET;
+use landfall_core::model::{self, CpuTime, DirtyCurve, Part, Point};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
+use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{ByteRate, Bytes, Moment, PAGE, Share};
-use landfall_core::view::Levers;
 use serde::Deserialize;
 
-use crate::chance::{Draws, Seed};
 use crate::guest::{Guest, Order, Phase, Writer, Writes};
 use crate::link::{Change, Congestion, Link, SwitchOver};
 use crate::policies;
 use crate::probe::probe;
+use crate::rng::{Draws, Seed};
 use crate::run::Setup;
 use value::Value;
 
@@ -337,7 +337,7 @@ fn curve_of(
         Point { cpu: over.into(), dirtied: rate.over(over), error: MEASURED }
     };
     let points: Vec<Point> = measured.into_iter().flatten().map(&mut point).collect();
-    curve::fit(&points, Some(contents))
+    model::fit(&points, Some(contents))
 }
 
 /// How nearly a curve goes through points that were published without an error.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use landfall_core::units::{ByteRate, Bytes, Share, parse_duration};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
-use crate::chance::Draws;
+use crate::rng::Draws;
 
 /// A quantity that a scenario can have.
 pub(super) trait Quantity: Copy + PartialOrd {

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
+use crate::telemetry::view::View;
 use crate::units::Moment;
-use crate::view::View;
 
 /// How long a faster link is remembered, in seconds.
 const MEMORY: f64 = 20.0;

@@ -21,18 +21,18 @@ mod tables;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::trend::Trend;
+use super::convergence::Trend;
 use super::{Needs, Policy, Progressive};
-use crate::curve::{CpuTime, Estimate};
 use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
-use crate::plan::{
+use crate::model::prior::Pace;
+use crate::model::{CpuTime, Estimate};
+use crate::planner::{
     Allowed, Cost, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for,
 };
-use crate::prior::Pace;
 use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::switch_over;
+use crate::telemetry::view::{Phase, SyncInterval, View};
 use crate::units::{ByteRate, Bytes, Share, show_duration};
-use crate::view::{Phase, SyncInterval, View};
 use congestion::Congestion;
 use tables::{Tables, hopeful, longest, time_left};
 

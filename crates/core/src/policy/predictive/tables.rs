@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::curve::{DirtyCurve, Estimate};
-use crate::plan::{Allowed, HURRIES, Plan, Position, STEERING, Table, Terms, is_hopeless};
-use crate::view::View;
+use crate::model::{DirtyCurve, Estimate};
+use crate::planner::{Allowed, HURRIES, Plan, Position, STEERING, Table, Terms, is_hopeless};
+use crate::telemetry::view::View;
 
 /// The tables of plans, kept as long as what they were made of stays the same: one for each level of
 /// giving way that may have a plan.

@@ -1,8 +1,8 @@
 //! How a migration goes, or went: what is left, the dirty rate against the link, the guest's CPU. What
 //! was expected beforehand is on the same picture.
 
+use landfall_core::telemetry::view::Phase;
 use landfall_core::units::{ByteRate, Share};
-use landfall_core::view::Phase;
 use maud::{Markup, html};
 use plotters::prelude::*;
 

@@ -1,7 +1,7 @@
 //! The dirty curve of a guest, with how sure it is, against what the link carries.
 
-use landfall_core::curve::{CpuTime, Estimator};
-use landfall_core::prior::Prior;
+use landfall_core::model::prior::Prior;
+use landfall_core::model::{CpuTime, Estimator};
 use maud::{Markup, html};
 use plotters::prelude::*;
 
@@ -61,8 +61,8 @@ pub fn curve(prior: &Prior, width: u32) -> Option<Markup> {
     })
 }
 
-fn words(prior: &Prior, curve: &landfall_core::curve::DirtyCurve) -> String {
-    let say = |point: &landfall_core::curve::Point| {
+fn words(prior: &Prior, curve: &landfall_core::model::DirtyCurve) -> String {
+    let say = |point: &landfall_core::model::Point| {
         format!("{} in {}", point.dirtied, seconds(&point.cpu.0))
     };
     let measured: Vec<String> = prior.points.iter().map(say).collect();

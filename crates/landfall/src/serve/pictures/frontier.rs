@@ -1,7 +1,7 @@
 //! What can be had of one figure for how much of another: work lost against the longest stall, and
 //! against the total time. The chosen point is on it, with its range.
 
-use landfall_core::plan::frontier::FrontierPoint;
+use landfall_core::planner::pareto::FrontierPoint;
 use landfall_core::report::{Forecast, Range};
 use landfall_core::requirements::Requirements;
 use maud::{Markup, html};

@@ -1,0 +1,210 @@
+//! Keeps the estimate of a guest's curve up to date: takes each new point in, forgets old ones, and
+//! forgets them all when the guest has changed its ways.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::fit::apart;
+use super::{DirtyCurve, Point, fit};
+use crate::model::prior::Prior;
+use crate::units::Bytes;
+
+/// What is known of a guest's curve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The likeliest curve.
+    pub curve: DirtyCurve,
+    /// Its relative standard error where it was measured.
+    pub error: f64,
+    /// How many points it is made of.
+    pub points: usize,
+    /// How often the guest was found to have changed its ways.
+    pub changes: u32,
+}
+
+/// Makes estimates of points.
+#[derive(Debug, Clone, Default)]
+pub struct Estimator {
+    points: VecDeque<Point>,
+    changes: u32,
+    measured: bool,
+    /// All the memory the guest writes, if that is known.
+    most: Option<Bytes>,
+    /// Of the points as they are: a fit is the dearest thing in a look.
+    current: Option<Estimate>,
+}
+
+/// Points kept in all, and of about the same CPU time: near its threshold QEMU looks at its bitmap
+/// twenty times a second, and what that says of short times must not drive out what is known of long
+/// ones.
+const KEPT: usize = 16;
+const KEPT_ALIKE: usize = 3;
+
+/// CPU times that are less than so many times apart are about the same.
+const ALIKE: f64 = 2.0;
+
+/// A curve can be relied on at times that are less than so many times apart from a measured one.
+const NEAR: f64 = 3.0;
+
+/// A measurement that is so many standard errors off is not of the same guest any more.
+const SURPRISE: f64 = 4.0;
+
+/// A point of before the migration was measured while no dirty log was kept, by sampling; it gives
+/// way to those of the migration itself (`docs/theory.md`).
+const BEFORE: f64 = 0.08;
+
+/// No curve is known better than this: it is that of a guest, which is never quite the same.
+const LEAST_ERROR: f64 = 0.02;
+
+/// How much less sure each point becomes with every one that comes after it: more where that tells
+/// of the same times.
+const AGEING: f64 = 1.05;
+const AGEING_ALIKE: f64 = 1.5;
+
+impl Estimator {
+    /// Begins with what was found out before the migration.
+    pub fn new(prior: &Prior) -> Estimator {
+        let before = |point: &Point| Point { error: point.error.hypot(BEFORE), ..*point };
+        let points: VecDeque<Point> = prior.points.iter().map(before).collect();
+        // What has no contents was never written, and is not likely to be now.
+        let written = points.iter().map(|point| point.dirtied).max().unwrap_or_default();
+        let most = prior.contents.map(|contents| contents.max(written));
+        let mut estimator = Estimator { points, most, ..Estimator::default() };
+        estimator.current = estimator.fitted();
+        estimator
+    }
+
+    /// Takes in a point that a sync of the migration has shown.
+    pub fn take(&mut self, point: Point) {
+        if let Some(surprise) = self.surprise(&point)
+            && surprise > SURPRISE
+        {
+            self.points.clear();
+            self.changes += 1;
+        }
+        let alike = |old: &Point| apart(old.cpu, point.cpu) < ALIKE;
+        for old in &mut self.points {
+            old.error *= if alike(old) { AGEING_ALIKE } else { AGEING };
+        }
+        let crowded = self.points.iter().filter(|old| alike(old)).count() >= KEPT_ALIKE;
+        let oldest = self.points.iter().position(alike).filter(|_| crowded);
+        if let Some(oldest) = oldest {
+            self.points.remove(oldest);
+        } else if self.points.len() >= KEPT {
+            self.points.pop_front();
+        }
+        self.points.push_back(point);
+        self.measured = true;
+        self.most = self.most.map(|most| most.max(point.dirtied));
+        self.current = self.fitted();
+    }
+
+    /// How many standard errors a point is off what was expected; `None` where nothing was, for the
+    /// curve was never measured near it.
+    fn surprise(&self, point: &Point) -> Option<f64> {
+        let near = |known: &Point| apart(known.cpu, point.cpu) < NEAR;
+        if !self.measured || !self.points.iter().any(near) {
+            return None;
+        }
+        let now = self.current.as_ref()?;
+        let (expected, found) = (now.curve.at(point.cpu.0), point.dirtied.as_f64());
+        let scale = expected.max(found).max(1e6);
+        Some((found - expected).abs() / scale / now.error.hypot(point.error).hypot(BEFORE))
+    }
+
+    /// The curve as it stands; `None` before the first point.
+    pub fn estimate(&self) -> Option<Estimate> {
+        self.current.clone()
+    }
+
+    fn fitted(&self) -> Option<Estimate> {
+        if self.points.is_empty() {
+            return None;
+        }
+        let points: Vec<Point> = self.points.iter().copied().collect();
+        let curve = fit(&points, self.most);
+        let error = spread(&curve, &points);
+        Some(Estimate { curve, error, points: points.len(), changes: self.changes })
+    }
+}
+
+/// How far the points lie from the curve, weighted by how sure they are, and never less than what
+/// they themselves admit, for a curve can go through few points exactly.
+fn spread(curve: &DirtyCurve, points: &[Point]) -> f64 {
+    let (mut weights, mut off) = (0.0, 0.0);
+    for point in points {
+        let found = point.dirtied.as_f64().max(1e6);
+        let residual = (curve.at(point.cpu.0) - point.dirtied.as_f64()) / found;
+        let weight = 1.0 / (point.error * point.error).max(1e-6);
+        weights += weight;
+        off += weight * residual * residual;
+    }
+    (off / weights).sqrt().hypot((1.0 / weights).sqrt()).max(LEAST_ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{CpuTime, Part};
+
+    #[test]
+    fn many_looks_at_short_times_do_not_drive_out_what_is_known_of_long_ones() {
+        let (truth, mut estimator) = (guest(100), Estimator::default());
+        estimator.take(point(&truth, 4.0));
+        for _ in 0..40 {
+            estimator.take(point(&truth, 0.05));
+        }
+        let off = estimator.estimate().unwrap().curve.at(4.0) / truth.at(4.0);
+        assert!((0.9..1.1).contains(&off), "{off}");
+    }
+
+    fn guest(mib: u64) -> DirtyCurve {
+        DirtyCurve::new([Part { set: Bytes::mib(mib), time: CpuTime(1.0) }])
+    }
+
+    fn point(of: &DirtyCurve, cpu: f64) -> Point {
+        Point { cpu: CpuTime(cpu), dirtied: of.dirtied(CpuTime(cpu)), error: 0.03 }
+    }
+
+    #[test]
+    fn each_point_makes_it_surer() {
+        let (truth, mut estimator) = (guest(100), Estimator::default());
+        assert_eq!(estimator.estimate(), None);
+        let mut errors = Vec::new();
+        for cpu in [2.0, 1.0, 0.5, 0.3] {
+            estimator.take(point(&truth, cpu));
+            errors.push(estimator.estimate().unwrap().error);
+        }
+        assert!(errors[3] < errors[0], "{errors:?}");
+        let found = estimator.estimate().unwrap();
+        assert_eq!(found.changes, 0);
+        let off = found.curve.at(0.7) / truth.at(0.7);
+        assert!((0.93..1.07).contains(&off), "{off}");
+    }
+
+    #[test]
+    fn a_guest_that_changes_its_ways_is_learnt_anew() {
+        let (busy, quiet, mut estimator) = (guest(100), guest(10), Estimator::default());
+        for cpu in [2.0, 1.0, 0.5] {
+            estimator.take(point(&busy, cpu));
+        }
+        estimator.take(point(&quiet, 0.4));
+        let found = estimator.estimate().unwrap();
+        assert_eq!((found.changes, found.points), (1, 1));
+        let off = found.curve.at(0.4) / quiet.at(0.4);
+        assert!((0.9..1.1).contains(&off), "{off}");
+    }
+
+    #[test]
+    fn what_was_sampled_before_gives_way_to_what_the_migration_shows() {
+        let (sampled, truth) = (guest(120), guest(100));
+        let before: Vec<Point> = [0.1, 0.5, 2.0].map(|cpu| point(&sampled, cpu)).to_vec();
+        let mut estimator = Estimator::new(&Prior { points: before, ..Prior::default() });
+        for cpu in [2.0, 1.0, 0.6] {
+            estimator.take(point(&truth, cpu));
+        }
+        let off = estimator.estimate().unwrap().curve.at(1.0) / truth.at(1.0);
+        assert!((0.95..1.07).contains(&off), "{off}");
+    }
+}

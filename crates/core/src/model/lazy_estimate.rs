@@ -1,0 +1,178 @@
+//! What is known of a guest's curve, worked out only when somebody asks.
+//!
+//! A fit is the dearest thing in a look, and most policies never ask. What the syncs have shown is
+//! kept until then; what comes out is the same whenever it is asked for.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{CpuTime, Estimate, Estimator, Point};
+use crate::model::prior::Prior;
+use crate::units::Bytes;
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Arc<Node>);
+
+#[derive(Debug, Default)]
+struct Node {
+    source: Source,
+    /// How many have to be worked out for this one, itself included, when none has been.
+    waiting: usize,
+    now: OnceLock<Now>,
+}
+
+/// What it is worked out of.
+#[derive(Debug, Default)]
+enum Source {
+    /// Nothing: it was worked out elsewhere, or there is nothing to know.
+    #[default]
+    Given,
+    /// What was found out before the migration.
+    Prior(Prior),
+    /// What was known before, and what has been seen since.
+    Seen(Known, Seen),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Now {
+    estimator: Estimator,
+    estimate: Option<Arc<Estimate>>,
+}
+
+/// What a sync has shown of the curve.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seen {
+    /// CPU time since the sync before.
+    pub cpu: CpuTime,
+    /// Memory found newly dirty.
+    pub dirtied: Bytes,
+    /// Its relative standard error by itself.
+    pub error: f64,
+    /// What was not sent yet at the sync. Of that, what was dirtied again does not show.
+    pub unsent: Bytes,
+    /// The least that the guest writes, as far as the sync shows it.
+    pub written: Bytes,
+}
+
+/// Where more than this part of what the guest writes was still unsent at a sync, what the sync found
+/// says too little of what was dirtied.
+const MOST_HIDDEN: f64 = 0.5;
+
+/// No more than so many syncs wait to be worked out.
+const MOST_WAITING: usize = 200;
+
+impl Known {
+    /// What was found out before the migration.
+    pub fn new(prior: &Prior) -> Known {
+        Known::of(Source::Prior(prior.clone()), 1)
+    }
+
+    fn of(source: Source, waiting: usize) -> Known {
+        Known(Arc::new(Node { source, waiting, now: OnceLock::new() }))
+    }
+
+    /// The estimate; `None` before the first point.
+    pub fn estimate(&self) -> Option<&Arc<Estimate>> {
+        self.now().estimate.as_ref()
+    }
+
+    /// What is known once this has been seen as well.
+    #[must_use]
+    pub fn and(&self, seen: Seen) -> Known {
+        // What is worked out needs nothing of before.
+        let before = match self.0.now.get() {
+            None if self.0.waiting < MOST_WAITING => self.clone(),
+            _ => Known::from(self.now().clone()),
+        };
+        let waiting = before.0.waiting + 1;
+        Known::of(Source::Seen(before, seen), waiting)
+    }
+
+    fn now(&self) -> &Now {
+        self.0.now.get_or_init(|| match &self.0.source {
+            Source::Given => Now::default(),
+            Source::Prior(prior) => Now::of(Estimator::new(prior)),
+            Source::Seen(before, seen) => before.now().and(seen),
+        })
+    }
+}
+
+impl Now {
+    fn of(estimator: Estimator) -> Now {
+        Now { estimate: estimator.estimate().map(Arc::new), estimator }
+    }
+
+    /// Makes a point of the curve of what was seen: what was unsent stands for the rest.
+    fn and(&self, seen: &Seen) -> Now {
+        let known = self.estimate.as_ref().map_or(Bytes(0), |guest| guest.curve.working_set());
+        let hidden = seen.unsent.as_f64() / known.max(seen.written).as_f64().max(1.0);
+        if hidden > MOST_HIDDEN {
+            return self.clone();
+        }
+        let dirtied = Bytes((seen.dirtied.as_f64() / (1.0 - hidden)) as u64);
+        let mut estimator = self.estimator.clone();
+        estimator.take(Point { cpu: seen.cpu, dirtied, error: seen.error + 0.3 * hidden });
+        Now::of(estimator)
+    }
+}
+
+impl From<Now> for Known {
+    fn from(now: Now) -> Known {
+        Known(Arc::new(Node { now: OnceLock::from(now), ..Node::default() }))
+    }
+}
+
+impl From<Arc<Estimate>> for Known {
+    fn from(estimate: Arc<Estimate>) -> Known {
+        Known::from(Now { estimate: Some(estimate), ..Now::default() })
+    }
+}
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Known) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.estimate() == other.estimate()
+    }
+}
+
+impl Serialize for Known {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.estimate().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Known {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Known, D::Error> {
+        let estimate = Option::<Arc<Estimate>>::deserialize(deserializer)?;
+        Ok(estimate.map_or_else(Known::default, Known::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(n: u64) -> Seen {
+        Seen {
+            cpu: CpuTime(1.0 + n as f64 % 3.0),
+            dirtied: Bytes(50_000_000 + n % 7 * 1_000_000),
+            error: 0.03,
+            unsent: Bytes(1_000_000),
+            written: Bytes(60_000_000),
+        }
+    }
+
+    #[test]
+    fn when_it_is_asked_for_makes_no_difference() {
+        let (mut asked, mut waits) = (Known::new(&Prior::default()), Known::new(&Prior::default()));
+        assert_eq!(asked.estimate(), None);
+        for n in 0..2 * MOST_WAITING as u64 + 5 {
+            (asked, waits) = (asked.and(seen(n)), waits.and(seen(n)));
+            assert!(asked.estimate().is_some());
+        }
+        assert!(waits.0.now.get().is_none(), "nobody has asked");
+        assert_eq!(asked.estimate(), waits.estimate());
+    }
+}

@@ -1,0 +1,13 @@
+//! What is known of a guest: its dirty curve, estimated from measurements.
+
+mod dirty_curve;
+mod estimator;
+mod fit;
+mod lazy_estimate;
+mod least_squares;
+pub mod prior;
+
+pub use dirty_curve::{CpuTime, DirtyCurve, Part};
+pub use estimator::{Estimate, Estimator};
+pub use fit::{Point, fit};
+pub use lazy_estimate::{Known, Seen};

@@ -1,0 +1,120 @@
+//! The terms of a plan, from a view and what of the requirements is to be kept.
+
+use std::time::Duration;
+
+use super::{Terms, class, weight};
+use crate::decision::Quota;
+use crate::model::DirtyCurve;
+use crate::model::prior::Pace;
+use crate::report::Class;
+use crate::requirements::{Requirement, Requirements};
+use crate::switch_over;
+use crate::telemetry::view::View;
+use crate::units::{ByteRate, Share};
+
+/// What of the requirements holds. They are given up one after the other, in the operator's order,
+/// while there is no plan that keeps the rest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Allowed {
+    /// Least share of a CPU.
+    pub min_cpu: Share,
+    /// Longest stall; `None` where any will do.
+    pub max_stall: Option<Duration>,
+    /// Longest time for the whole; `None` where any will do.
+    pub max_time: Option<Duration>,
+}
+
+impl Allowed {
+    /// All that was asked.
+    pub fn all(asked: &Requirements) -> Allowed {
+        Allowed {
+            min_cpu: asked.min_cpu,
+            max_stall: Some(asked.max_stall),
+            max_time: asked.max_time,
+        }
+    }
+
+    /// Without one of them.
+    #[must_use]
+    pub fn without(self, given_up: Requirement) -> Allowed {
+        match given_up {
+            Requirement::MinCpu => Allowed { min_cpu: Share::NONE, ..self },
+            Requirement::MaxStall => Allowed { max_stall: None, ..self },
+            Requirement::MaxTime => Allowed { max_time: None, ..self },
+            Requirement::MaxBandwidth => self,
+        }
+    }
+
+    /// The tightest share that a quota may leave under these.
+    pub fn tightest(&self, view: &View) -> Share {
+        if !view.levers.quota {
+            return Share::FULL;
+        }
+        let gap = self.max_stall.map_or(Quota::PERIODS.1, |stall| stall.mul_f64(GAP));
+        self.min_cpu.max(Quota::least_share(gap, view.levers.tick))
+    }
+
+    /// The terms for a guest and a link as a view has them; `None` while too little is known.
+    pub fn terms(&self, view: &View) -> Option<Terms> {
+        let guest = view.guest()?;
+        self.terms_for(view, &guest.curve, guest.error)
+    }
+
+    /// The same for a curve that is known from elsewhere, with its relative error.
+    pub fn terms_for(&self, view: &View, curve: &DirtyCurve, error: f64) -> Option<Terms> {
+        let link = view.link?;
+        let paces = paces(view)?;
+        let tightest = self.tightest(view).get();
+        let pace: f64 = paces.iter().sum();
+        let floor: f64 = paces.iter().map(|pace| pace.min(tightest)).sum();
+        let shipment = |stall| switch_over::drained(stall).as_secs_f64() / (1.0 + error);
+        let terms = Terms {
+            pace: Pace(pace.max(LEAST_PACE)),
+            floor: Pace(floor.min(pace).max(0.0)),
+            link: ByteRate(link.0.max(1.0)),
+            shipment: self.max_stall.map(shipment),
+            weight: weight(view.aggression),
+        };
+        let unaided = class(curve, &terms) == Class::Unaided;
+        // Whoever lands by himself is not held, however much faster that would be.
+        Some(if unaided { Terms { floor: terms.pace, ..terms } } else { terms })
+    }
+}
+
+/// Longest gap of a quota as a part of the stall allowed: not quite half, for what a quota grants in
+/// a period may all go into the hypervisor's own work (looking at the dirty bitmap, filling the
+/// translation cache), and then the guest sees two gaps as one: 0.45 s of 0.28 were seen.
+const GAP: f64 = 0.47;
+
+/// A guest that hardly runs is taken to run this much, so that nothing is divided by nothing.
+const LEAST_PACE: f64 = 1e-3;
+
+/// CPU time that each vCPU takes in a second when nothing holds it: as seen of late, or before the
+/// start.
+fn paces(view: &View) -> Option<Vec<f64>> {
+    let of_late: Option<Vec<f64>> =
+        view.vcpus.iter().map(|vcpu| vcpu.unheld.map(Share::get)).collect();
+    let before = || {
+        let each = view.pace?.0 / view.vcpus.len().max(1) as f64;
+        Some(vec![each; view.vcpus.len().max(1)])
+    };
+    of_late.filter(|paces| !paces.is_empty()).or_else(before)
+}
+
+/// The share for each vCPU that gives the guest so much CPU time in a second, at these paces.
+pub(crate) fn share_for(view: &View, wanted: Pace) -> Share {
+    let Some(paces) = paces(view) else { return Share::FULL };
+    // Those that take less than an even part leave theirs to the others.
+    let (mut left, mut count) = (wanted.0, paces.len());
+    let mut sorted = paces;
+    sorted.sort_by(f64::total_cmp);
+    for pace in sorted {
+        let even = left / count as f64;
+        if pace > even {
+            return Share::clamped(even);
+        }
+        left -= pace;
+        count -= 1;
+    }
+    Share::FULL
+}

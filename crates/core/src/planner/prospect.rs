@@ -1,0 +1,147 @@
+//! What a migration that has not begun comes to, by the planner alone: from the first page on, for the
+//! likeliest guest and for ones that write more or less than that.
+//!
+//! The policy plans at every pass, from where the migration stands. Here it is planned once, which takes
+//! some tens of microseconds, so that many settings can be tried while somebody looks on.
+
+use std::time::Duration;
+
+use super::{Allowed, HURRIES, Plan, Position, STEERING, Table, Terms, share_for, weight};
+use crate::decision::Quota;
+use crate::model::DirtyCurve;
+use crate::model::prior::Pace;
+use crate::requirements::Aggression;
+use crate::switch_over;
+use crate::telemetry::view::View;
+use crate::units::{ByteRate, Share};
+
+/// A guest and a link that may be, in standard errors from the likeliest: above zero the guest writes so
+/// much more, and the link carries so much less.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Case(pub f64);
+
+impl Case {
+    pub(super) const LIKELIEST: Case = Case(0.0);
+    /// The most hopeful one that a policy still starts for.
+    pub(super) const HOPEFUL: Case = Case(-2.0);
+    /// The one that something is called proven for.
+    pub(super) const CAUTIOUS: Case = Case(1.5);
+
+    fn times(self, error: f64) -> f64 {
+        if self.0 < 0.0 { 1.0 / (1.0 - self.0 * error) } else { 1.0 + self.0 * error }
+    }
+}
+
+/// A plan, and what it was made for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Prospect {
+    pub(super) plan: Plan,
+    pub(super) terms: Terms,
+}
+
+/// The plan from the first page on that keeps what is allowed; `None` where none does, or too little is
+/// known.
+pub(super) fn prospect(view: &View, allowed: &Allowed, case: Case) -> Option<Prospect> {
+    let problem = Problem::of(view, allowed, case)?;
+    let left = allowed.max_time.map_or(f64::INFINITY, |limit| limit.as_secs_f64());
+    let weights = [problem.terms.weight].into_iter().chain(HURRIES);
+    let mut late = None;
+    for found in weights.filter_map(|weight| problem.solve(weight)) {
+        if found.total() <= left {
+            return Some(found);
+        }
+        // The switch-over may make it late by a hair; it would be begun all the same.
+        late = late.or(Some(found).filter(|found| found.plan.cost.total <= left));
+    }
+    late
+}
+
+/// The plan that ends soonest of those that keep what is allowed. If that is not in time, none is.
+pub(super) fn soonest(view: &View, allowed: &Allowed, case: Case) -> Option<Prospect> {
+    let found = Problem::of(view, allowed, case)?.solve(1.0)?;
+    let in_time = |limit: Duration| found.plan.cost.total <= limit.as_secs_f64();
+    allowed.max_time.is_none_or(in_time).then_some(found)
+}
+
+/// The plan that only pauses: the guest is never held, and stands still for as long as it takes.
+pub(super) fn pause(view: &View) -> Option<Prospect> {
+    let any = Allowed { min_cpu: Share::NONE, max_stall: None, max_time: None };
+    let mut problem = Problem::of(view, &any, Case::LIKELIEST)?;
+    problem.terms.floor = problem.terms.pace;
+    problem.solve(problem.terms.weight)
+}
+
+/// Relative standard error of a link where only its limit is known.
+const LINK_ERROR: f64 = 0.03;
+
+struct Problem {
+    curve: DirtyCurve,
+    terms: Terms,
+    from: Position,
+    /// Seconds until then.
+    begun: f64,
+}
+
+impl Problem {
+    fn of(view: &View, allowed: &Allowed, case: Case) -> Option<Problem> {
+        let guest = view.guest()?;
+        let curve = guest.curve.scaled(case.times(guest.error));
+        // No link carries more than its limit.
+        let less = case.times(view.link_error.unwrap_or(LINK_ERROR)).max(1.0);
+        let link = ByteRate((view.link?.0 / less).max(1.0));
+        // Who hopes reckons with no error, as the policy does that starts for the same hope.
+        let error = if case.0 < 0.0 { 0.0 } else { guest.error };
+        let terms = allowed.terms_for(view, &curve, error)?;
+        let remaining = view.contents.unwrap_or(view.total);
+        let terms = Terms { link, ..terms };
+        let (from, begun) = Position::once_known(remaining, &terms);
+        // Whoever lands by himself is left alone, whatever the dial says.
+        let alone = terms.floor == terms.pace;
+        let weight = if alone { weight(Aggression::LEAST) } else { terms.weight };
+        Some(Problem { curve, terms: Terms { weight, ..terms }, from, begun })
+    }
+
+    fn solve(&self, weight: f64) -> Option<Prospect> {
+        let terms = Terms { weight, ..self.terms };
+        let longest = self.from.remaining.as_f64() + self.begun * terms.link.0;
+        let mut plan = Table::new(self.curve.clone(), terms, longest, STEERING).plan(self.from)?;
+        plan.cost.total += self.begun;
+        Some(Prospect { plan, terms })
+    }
+}
+
+impl Prospect {
+    /// The whole migration.
+    pub(super) fn total(&self) -> f64 {
+        self.plan.cost.total + self.switch_over()
+    }
+
+    /// The guest's CPU time lost.
+    pub(super) fn lost(&self) -> f64 {
+        self.plan.cost.lost.0 + self.terms.pace.0 * self.switch_over()
+    }
+
+    /// The longest stall: that of the switch-over, or a gap of the tightest hold.
+    pub(super) fn longest_stall(&self, view: &View) -> f64 {
+        let gap = self.hold(view).map_or(0.0, |hold| hold.gap().as_secs_f64());
+        gap.max(self.plan.cost.shipment + self.switch_over())
+    }
+
+    /// Bytes on the wire.
+    pub(super) fn sent(&self) -> f64 {
+        self.plan.cost.total * self.terms.link.0
+    }
+
+    /// The tightest hold on the way; `None` for a plan without one.
+    fn hold(&self, view: &View) -> Option<Quota> {
+        if self.plan.is_free() {
+            return None;
+        }
+        let share = share_for(view, Pace(self.plan.cost.least_share * self.terms.pace.0));
+        Quota::for_share(share, Quota::PERIODS.1, view.levers.tick)
+    }
+
+    fn switch_over(&self) -> f64 {
+        switch_over::BEYOND.as_secs_f64()
+    }
+}

@@ -1,0 +1,85 @@
+//! Does what remains get less from one look at the dirty bitmap to the next?
+
+use crate::telemetry::view::View;
+use crate::units::Bytes;
+
+/// What a sync must leave less than the best one before to count as progress: a best that creeps down
+/// by noise would keep a stuck migration going for ever. KubeVirt's stall detection takes 4 %, which near
+/// the fixed point of the passes is what noise makes: whether one pass more was taken was luck.
+const MARGIN: f64 = 0.1;
+
+/// What the first pass must leave less than it sent: a guest that dirtied four fifths of it meanwhile
+/// will do so again. Not as little as between later syncs, for the first pass also sends what was
+/// never going to be dirtied.
+const FIRST_MARGIN: f64 = 0.2;
+
+/// Follows the syncs of one migration.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Trend {
+    seen: u64,
+    best: Option<Bytes>,
+    without_progress: u32,
+}
+
+/// What a sync showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// There was none since the last look.
+    None,
+    /// A good deal less remains than at the best before.
+    Progress,
+    /// No less remains; this many in a row by now.
+    Stuck(u32),
+}
+
+impl Trend {
+    /// Takes in a view and says what is new in it.
+    ///
+    /// The first sync, at the end of the bulk pass, is progress if the guest dirtied a good deal less
+    /// than was sent meanwhile.
+    pub(super) fn step(&mut self, view: &View) -> Step {
+        let Some(interval) = view.interval.filter(|_| view.intervals > self.seen) else {
+            return Step::None;
+        };
+        self.seen = view.intervals;
+        let to_beat = match self.best {
+            Some(best) => best.as_f64() * (1.0 - MARGIN),
+            None => interval.sent.as_f64() * (1.0 - FIRST_MARGIN),
+        };
+        if interval.left.as_f64() < to_beat {
+            self.best = Some(interval.left);
+            self.without_progress = 0;
+            Step::Progress
+        } else {
+            // The best stays what it was: many small steps are progress as well, after a while.
+            self.best.get_or_insert(interval.left);
+            self.without_progress += 1;
+            Step::Stuck(self.without_progress)
+        }
+    }
+
+    /// How many syncs in a row have left not a good deal less than the best before them.
+    pub(super) fn without_progress(&self) -> u32 {
+        self.without_progress
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::{interval, view};
+
+    #[test]
+    fn the_same_amount_left_again_is_no_progress_and_less_is() {
+        let (mut trend, mut view) = (Trend::default(), view());
+        assert_eq!(trend.step(&view), Step::Stuck(1), "96 of 100 MB dirtied again");
+        assert_eq!(trend.step(&view), Step::None, "no further sync");
+        for (n, dirtied, expected) in
+            [(2, 96, Step::Stuck(2)), (3, 60, Step::Progress), (4, 59, Step::Stuck(1))]
+        {
+            view.intervals = n;
+            view.interval = Some(interval(1000 * n, dirtied, 100));
+            assert_eq!(trend.step(&view), expected, "interval {n}");
+        }
+    }
+}

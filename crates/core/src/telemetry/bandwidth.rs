@@ -1,0 +1,247 @@
+//! The rate of the link, in guest pages: what leaves of the guest's memory in a second, whatever it
+//! costs on the wire, so that compression and headers do not fool it.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry::sample::Ram;
+use crate::units::{ByteRate, Bytes, Moment};
+
+/// A rate with its uncertainty.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LinkRate {
+    /// The rate of late.
+    pub rate: ByteRate,
+    /// Its relative standard error over a second to come; `None` where nobody has measured it.
+    pub error: Option<f64>,
+}
+
+/// Measures the link from the counters of memory sent.
+#[derive(Debug, Clone, Default)]
+pub struct LinkMeter {
+    looks: VecDeque<Sent>,
+    last: Option<(Moment, Ram)>,
+    rate: Option<LinkRate>,
+    /// The next look may be of before the limit was changed.
+    stale: bool,
+}
+
+/// So much sent in so much time, both since the start and without what does not count.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    time: f64,
+    bytes: f64,
+}
+
+/// The rate is taken over so much of the past while it stays the same, in seconds.
+const LONG: f64 = 5.0;
+
+/// And over so much after it has changed: ten of QEMU's 100 ms windows, in each of which it sends
+/// as fast as it can and then sleeps.
+const SHORT: f64 = 1.0;
+
+/// A rate over less than this says more about the window's edges than about the rate.
+const LEAST_SPAN: f64 = 0.25;
+
+/// The link has changed when the short rate is so far off the long one: what a window more or less in
+/// the short span cannot explain.
+const CHANGED: f64 = 0.2;
+
+/// Time that QEMU takes to find a byte to be zero, in seconds: 65 ms a GB (`docs/theory.md`).
+const PER_ZERO_BYTE: f64 = 65e-12;
+
+/// Time at the ends of a span that may or may not hold a burst.
+const EDGE: f64 = 0.05;
+
+impl LinkMeter {
+    /// Begins with a rate that is to be expected, if any is.
+    pub fn new(expected: Option<ByteRate>) -> LinkMeter {
+        let rate = expected.map(|rate| LinkRate { rate, error: None });
+        LinkMeter { rate, ..LinkMeter::default() }
+    }
+
+    /// The rate as it was known when it was last measured.
+    pub fn rate(&self) -> Option<LinkRate> {
+        self.rate
+    }
+
+    /// From now on more or less than before may leave. What was seen counts no more, and until it is
+    /// seen anew the link is taken to carry what it did, but for the limit. Counters that are taken in
+    /// next may have been read before.
+    pub fn limited(&mut self, limit: Option<ByteRate>) {
+        if let (Some(known), Some(limit)) = (&mut self.rate, limit) {
+            known.rate = ByteRate(known.rate.0.min(limit.0));
+        }
+        self.looks.clear();
+        self.stale = true;
+    }
+
+    /// Takes in the counters of a look. What they change is known once it is measured.
+    pub fn take(&mut self, at: Moment, ram: Ram) {
+        let last = self.last.replace((at, ram)).filter(|_| !std::mem::take(&mut self.stale));
+        let Some((then, before)) = last else {
+            self.looks.push_back(Sent { time: 0.0, bytes: 0.0 });
+            return;
+        };
+        let zeros = ram.duplicate.saturating_sub(before.duplicate);
+        let whole = at.since(then).as_secs_f64();
+        let time = whole - zeros.as_f64() * PER_ZERO_BYTE;
+        let normal = ram.normal.saturating_sub(before.normal);
+        let Some(&last) = self.looks.back() else { return };
+        // Where next to nothing but zero pages left, the link was not what held them up.
+        let idle = ram.remaining == Bytes(0) || zeros > Bytes(0);
+        if time < whole * 0.3 || normal == Bytes(0) && idle {
+            return;
+        }
+        self.looks.push_back(Sent { time: last.time + time, bytes: last.bytes + normal.as_f64() });
+    }
+
+    /// Measures the rate, of all that was taken in.
+    pub fn measure(&mut self) {
+        let Some(&now) = self.looks.back() else { return };
+        self.forget_before(now.time - LONG);
+        let (Some(long), Some(short)) = (self.over(LONG), self.over(SHORT)) else { return };
+        let changed = long.0 > 0.0 && (short.0 / long.0 - 1.0).abs() > CHANGED && long.1 > SHORT;
+        if changed {
+            self.forget_before(now.time - SHORT);
+        }
+        let (rate, span) = if changed { short } else { long };
+        if long.0 > 0.0 {
+            let error = (EDGE / span).hypot(self.unsteadiness(rate));
+            self.rate = Some(LinkRate { rate: ByteRate(rate), error: Some(error) });
+        }
+    }
+
+    /// Relative standard deviation of the rate from one second to the next, as far as it is more than
+    /// a window of the rate limit too many or too few explains.
+    fn unsteadiness(&mut self, mean: f64) -> f64 {
+        let (mut squares, mut count) = (0.0, 0.0);
+        let mut looks = &*self.looks.make_contiguous();
+        while let Some(first) = looks.first() {
+            let second = first.time + SHORT - 1e-9;
+            looks = &looks[looks.partition_point(|look| look.time < second)..];
+            let Some(last) = looks.first() else { break };
+            let off = (last.bytes - first.bytes) / (last.time - first.time) / mean - 1.0;
+            squares += (off * off - EDGE * EDGE).max(0.0);
+            count += 1.0;
+        }
+        if count > 0.0 { f64::sqrt(squares / count) } else { 0.0 }
+    }
+
+    fn forget_before(&mut self, time: f64) {
+        while self.looks.get(1).is_some_and(|second| second.time <= time + 1e-9) {
+            self.looks.pop_front();
+        }
+    }
+
+    /// Rate over the last `span` seconds or what there is of them, and that span. Where it begins
+    /// between two looks, what was sent between them is taken to have been sent evenly.
+    fn over(&self, span: f64) -> Option<(f64, f64)> {
+        let now = self.looks.back()?;
+        let from = now.time - span - 1e-9;
+        let inside = self.looks.partition_point(|look| look.time < from);
+        let mut first = *self.looks.get(inside)?;
+        if let Some(before) = inside.checked_sub(1).and_then(|index| self.looks.get(index)) {
+            let part = (from - before.time) / (first.time - before.time);
+            first.bytes = before.bytes + (first.bytes - before.bytes) * part;
+            first.time = from;
+        }
+        let length = now.time - first.time;
+        (length >= LEAST_SPAN).then(|| ((now.bytes - first.bytes) / length, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the meter says after looks 100 ms apart, at each of which so many bytes more left.
+    fn after(steps: impl IntoIterator<Item = (u64, u64)>) -> Option<LinkRate> {
+        let (mut meter, mut normal, mut zeros) = (LinkMeter::default(), 0, 0);
+        for (n, (sent, blank)) in steps.into_iter().enumerate() {
+            (normal, zeros) = (normal + sent, zeros + blank);
+            let ram = Ram {
+                total: Bytes(1 << 40),
+                remaining: Bytes(1 << 39),
+                transferred: Bytes(normal),
+                normal: Bytes(normal),
+                duplicate: Bytes(zeros),
+                syncs: 1,
+            };
+            meter.take(Moment::ms(100 * n as u64), ram);
+            meter.measure();
+        }
+        meter.rate()
+    }
+
+    fn about(found: Option<LinkRate>, rate: f64) -> bool {
+        found.is_some_and(|found| (found.rate.0 / rate - 1.0).abs() < 0.02)
+    }
+
+    #[test]
+    fn a_steady_link_is_known_the_better_the_longer_it_is_seen() {
+        assert_eq!(after([(100, 0); 2]), None);
+        let (early, late) = (after([(100, 0); 5]).unwrap(), after([(100, 0); 50]).unwrap());
+        assert!(about(Some(late), 1000.0) && late.error.unwrap() < early.error.unwrap());
+    }
+
+    #[test]
+    fn zero_pages_do_not_count_as_a_fast_link_nor_as_a_slow_one() {
+        let among = after([(100, 300); 20]);
+        assert!(about(among, 1000.0), "zero pages among others: {among:?}");
+        let zeros = [(0, 100_000); 10];
+        let pages = [(100, 0); 10];
+        assert!(about(after(pages.into_iter().chain(zeros).chain(pages)), 1000.0));
+    }
+
+    #[test]
+    fn congestion_is_noticed_within_two_seconds_and_then_believed() {
+        let fast = [(100, 0); 40];
+        let found = after(fast.into_iter().chain([(40, 0); 20])).unwrap();
+        assert!((found.rate.0 / 400.0 - 1.0).abs() < 0.08, "{found:?}");
+    }
+
+    #[test]
+    fn an_unsteady_link_is_less_sure_than_a_steady_one() {
+        let unsteady = (0..60).map(|n| if n / 10 % 2 == 0 { (110, 0) } else { (85, 0) });
+        let (unsteady, steady) = (after(unsteady).unwrap(), after([(100, 0); 60]).unwrap());
+        assert!(unsteady.error.unwrap() > 4.0 * steady.error.unwrap(), "{unsteady:?} {steady:?}");
+    }
+
+    #[test]
+    fn a_new_limit_is_believed_at_once_and_a_rate_without_one_once_it_is_seen() {
+        let mut meter = LinkMeter::default();
+        let mut sent = 0;
+        let mut look = |meter: &mut LinkMeter, n: u64, bytes: u64| {
+            sent += bytes;
+            let ram = Ram {
+                total: Bytes(1 << 40),
+                remaining: Bytes(1 << 39),
+                transferred: Bytes(sent),
+                normal: Bytes(sent),
+                duplicate: Bytes(0),
+                syncs: 1,
+            };
+            meter.take(Moment::ms(100 * n), ram);
+            meter.measure();
+        };
+        (0..40).for_each(|n| look(&mut meter, n, 100));
+        meter.limited(Some(ByteRate(400.0)));
+        assert!(about(meter.rate(), 400.0));
+        look(&mut meter, 40, 100);
+        (41..45).for_each(|n| look(&mut meter, n, 40));
+        assert!(about(meter.rate(), 400.0), "{:?}", meter.rate());
+        meter.limited(None);
+        assert!(about(meter.rate(), 400.0));
+        (45..50).for_each(|n| look(&mut meter, n, 100));
+        assert!(about(meter.rate(), 1000.0), "{:?}", meter.rate());
+    }
+
+    #[test]
+    fn bursts_of_a_rate_limit_are_not_taken_for_changes() {
+        let bursts = (0..60).map(|n| if n % 3 == 0 { (300, 0) } else { (0, 0) });
+        let found = after(bursts).unwrap();
+        assert!((found.rate.0 / 1000.0 - 1.0).abs() < 0.08, "{found:?}");
+    }
+}

@@ -1,0 +1,297 @@
+//! What a policy sees: facts derived from the samples so far, the requirements, the levers there are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{Hold, Quota};
+use crate::model::prior::Pace;
+use crate::model::{CpuTime, Estimate, Known};
+use crate::requirements::{Aggression, Requirement, Requirements};
+use crate::units::{ByteRate, Bytes, Moment, Share};
+
+/// A migration at one moment, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// The moment.
+    pub now: Moment,
+    /// What the operator demands; may change from one view to the next.
+    pub requirements: Requirements,
+    /// The second dial of 2011.
+    pub aggression: Aggression,
+    /// Where the migration stands.
+    pub phase: Phase,
+    /// The guest's memory.
+    pub total: Bytes,
+    /// Pages known dirty and not yet sent.
+    pub remaining: Bytes,
+    /// Rate at which guest pages with contents leave; `None` until it has been seen for a while.
+    pub link: Option<ByteRate>,
+    /// Relative standard error of that over a second or so; `None` while nobody has measured it.
+    pub link_error: Option<f64>,
+    /// The last whole interval between two looks at the dirty bitmap; the first one is the bulk
+    /// pass. `None` before it has ended.
+    pub interval: Option<SyncInterval>,
+    /// How many such intervals there were.
+    pub intervals: u64,
+    /// CPU time the vCPUs have had since the last look at the bitmap, all together.
+    pub cpu_since_sync: Option<CpuTime>,
+    /// Guest memory sent since the start, zero pages included.
+    pub migrated: Bytes,
+    /// Pages of zeros among that, which cost next to nothing.
+    pub zeros: Bytes,
+    /// Guest memory found newly dirty since the start; the pages of the first pass do not count.
+    pub dirtied: Bytes,
+    /// What is known of the guest's dirty curve.
+    pub known: Known,
+    /// Guest memory with contents, as it was found before the start: the rest are zero pages.
+    pub contents: Option<Bytes>,
+    /// CPU time the guest takes when nothing holds it, as it was before the start.
+    pub pace: Option<Pace>,
+    /// The guest's CPUs.
+    pub vcpus: Vec<VcpuView>,
+    /// What can be done.
+    pub levers: Levers,
+}
+
+/// Where a migration stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Connecting: no page has left.
+    Setup,
+    /// All memory is being sent for the first time.
+    FirstPass,
+    /// Later passes: what was dirtied meanwhile is being sent.
+    Iterating,
+    /// The guest is stopped, the rest is being shipped.
+    SwitchOver,
+    /// The guest runs at the destination and fetches its pages.
+    PostCopy,
+    /// Completed, failed or cancelled.
+    Over,
+}
+
+/// What happened between two looks of the hypervisor at its dirty bitmap.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SyncInterval {
+    /// When the later look was noticed.
+    pub ended: Moment,
+    /// Time between the two.
+    pub length: Duration,
+    /// Memory found dirty that was not known to be.
+    pub dirtied: Bytes,
+    /// Memory sent meanwhile as pages with contents.
+    pub sent: Bytes,
+    /// What remained to be sent right after the later look.
+    pub left: Bytes,
+    /// CPU time the guest's vCPUs used meanwhile, all together.
+    pub cpu: Option<Duration>,
+}
+
+impl SyncInterval {
+    /// Distinct bytes dirtied per second of wall time.
+    pub fn dirty_rate(&self) -> Option<ByteRate> {
+        self.dirtied / self.length
+    }
+}
+
+/// One vCPU.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct VcpuView {
+    /// How it is held now.
+    pub hold: Hold,
+    /// Share of a CPU it used of late.
+    pub used: Option<Share>,
+    /// Share of a CPU it would have used: what it used, waited for and was kept from.
+    pub wanted: Option<Share>,
+    /// Share of a CPU it uses while nothing holds it: as it does of late, or did before it was held.
+    pub unheld: Option<Share>,
+}
+
+impl VcpuView {
+    /// One that has not been watched yet.
+    pub fn unseen(hold: Hold) -> VcpuView {
+        VcpuView { hold, used: None, wanted: None, unheld: None }
+    }
+}
+
+/// The levers there are for this guest on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Levers {
+    /// vCPU threads can be held by quota.
+    pub quota: bool,
+    /// The guest can be stopped while it migrates, for it can be continued at the destination.
+    pub stop: bool,
+    /// Post-copy was set up and the operator allows it.
+    pub post_copy: bool,
+    /// The tick at which the kernel charges a running thread: the grain of every quota.
+    pub tick: Duration,
+}
+
+/// How often to look at a migration: QEMU renews its rates every 100 ms.
+pub const LOOK: Duration = Duration::from_millis(100);
+
+/// How often near the end of a pass. What a busy guest writes between QEMU's look at its bitmap and
+/// the hold that follows has to be sent as well, and a shipment that fits is not to be missed.
+pub const CLOSE_LOOK: Duration = Duration::from_millis(20);
+
+/// Contents are counted to half a part in a hundred; who has sent more than this many times as much has
+/// seen that there were more.
+const COUNTED: f64 = 1.01;
+
+impl View {
+    /// How soon to look again.
+    pub fn next_look(&self) -> Duration {
+        let moving = matches!(self.phase, Phase::FirstPass | Phase::Iterating);
+        let left = self.link.filter(|_| moving).and_then(|link| self.to_send() / link);
+        let ends_soon = left.is_some_and(|left| left < LOOK + CLOSE_LOOK);
+        if ends_soon { CLOSE_LOOK } else { LOOK }
+    }
+
+    /// What is left to send of the pass under way: zero pages cost nothing.
+    pub fn to_send(&self) -> Bytes {
+        match (self.phase, self.contents) {
+            (Phase::Setup | Phase::FirstPass, Some(contents)) => {
+                let sent = self.migrated.saturating_sub(self.zeros);
+                let left = if sent.as_f64() <= contents.as_f64() * COUNTED {
+                    contents.saturating_sub(sent)
+                } else {
+                    // The guest has filled more since it was counted: the rest is taken to be like the whole.
+                    let part = contents.as_f64() / self.total.as_f64().max(1.0);
+                    Bytes((self.remaining.as_f64() * part.min(1.0)) as u64)
+                };
+                left.min(self.remaining)
+            }
+            _ => self.remaining,
+        }
+    }
+
+    /// What is known of the guest's dirty curve.
+    pub fn guest(&self) -> Option<&Arc<Estimate>> {
+        self.known.estimate()
+    }
+
+    /// Mean share of a CPU that the vCPUs used of late; `None` where none is known.
+    pub fn guest_cpu(&self) -> Option<Share> {
+        let known: Vec<f64> = self.vcpus.iter().filter_map(|v| v.used).map(Share::get).collect();
+        (!known.is_empty()).then(|| Share::clamped(known.iter().sum::<f64>() / known.len() as f64))
+    }
+
+    /// Mean share of a CPU that the vCPUs used in the last interval: the share at which it dirtied
+    /// what it did. Falls back to [`View::guest_cpu`].
+    pub fn guest_cpu_of_interval(&self) -> Option<Share> {
+        let interval = self.interval.filter(|interval| !interval.length.is_zero())?;
+        let all = self.vcpus.len() as f64 * interval.length.as_secs_f64();
+        let share = |cpu: Duration| Share::clamped(cpu.as_secs_f64() / all);
+        interval.cpu.filter(|_| all > 0.0).map(share).or_else(|| self.guest_cpu())
+    }
+
+    /// Rate at which the guest dirtied distinct memory in the last interval.
+    pub fn dirty_rate(&self) -> Option<ByteRate> {
+        self.interval?.dirty_rate()
+    }
+
+    /// How long the guest would stand still if it were paused now and the rest shipped at the rate
+    /// of the link; `None` while that rate is not known.
+    ///
+    /// What was dirtied since the last sync is not known and comes on top of what remains. The
+    /// guest's curve says how much; without one, a guest that does not change its ways dirties as
+    /// much as before, so in the course of a pass it is at least what the last sync left.
+    pub fn blackout_if_shipped(&self) -> Option<Duration> {
+        let left = match (self.phase, self.interval) {
+            (Phase::SwitchOver | Phase::PostCopy, _) | (_, None) => self.remaining,
+            (_, Some(interval)) => {
+                self.dirty_now().unwrap_or_else(|| self.remaining.max(interval.left))
+            }
+        };
+        left.min(self.total) / self.link?
+    }
+
+    /// What is dirty now, known or not, by the guest's curve, rather too much than too little.
+    pub fn dirty_now(&self) -> Option<Bytes> {
+        self.dirty_after(CpuTime::default())
+    }
+
+    /// The same for when it has had so much CPU time more.
+    pub fn dirty_after(&self, more: CpuTime) -> Option<Bytes> {
+        let (guest, used) = (self.guest()?, self.cpu_since_sync?);
+        let known = self.remaining.as_f64();
+        let unseen = guest.curve.dirty_amid(known, used.0 + more.0) - known;
+        Some(Bytes((known + unseen * (1.0 + 2.0 * guest.error)) as u64))
+    }
+
+    /// The most that [`View::dirty_now`] comes to until the next sync.
+    pub fn most_dirty(&self) -> Option<Bytes> {
+        let guest = self.guest()?;
+        let written = guest.curve.working_set().as_f64() * (1.0 + 2.0 * guest.error);
+        let left = self.interval.map_or(Bytes(0), |interval| interval.left);
+        Some(self.remaining.max(left).max(Bytes(written as u64)))
+    }
+
+    /// Whether pausing now and shipping the rest keeps the stall, or may break it.
+    pub fn may_ship(&self) -> bool {
+        let keeps = |stall: Duration| stall <= self.requirements.max_stall;
+        // What is known to remain takes no curve to reckon with, and often is too much already.
+        let least = self.link.and_then(|link| self.remaining / link);
+        self.requirements.may_break(Requirement::MaxStall)
+            || least.is_some_and(keeps) && self.blackout_if_shipped().is_some_and(keeps)
+    }
+
+    /// The longest gap a quota may cause.
+    pub fn longest_gap(&self) -> Duration {
+        if self.requirements.may_break(Requirement::MaxStall) {
+            Quota::PERIODS.1
+        } else {
+            // A gap comes out a little longer than reckoned now and then: 302 ms of 300 were seen.
+            self.requirements.max_stall.mul_f64(0.95)
+        }
+    }
+
+    /// The quota for a share, or for the tightest one that the stall allows if that is less tight;
+    /// `None` where the vCPUs cannot be held by quota, or need not be.
+    pub fn quota_for(&self, share: Share) -> Option<Quota> {
+        let share = share.max(self.tightest_share());
+        let quota = || Quota::for_share(share, self.longest_gap(), self.levers.tick);
+        (self.levers.quota && share < Share::FULL).then(quota).flatten()
+    }
+
+    /// The tightest share that a quota may leave: the floor, and what the stall allows.
+    pub fn tightest_share(&self) -> Share {
+        if !self.levers.quota {
+            return Share::FULL;
+        }
+        self.least_share().max(Quota::least_share(self.longest_gap(), self.levers.tick))
+    }
+
+    /// The least share a hold may leave.
+    pub fn least_share(&self) -> Share {
+        if self.requirements.may_break(Requirement::MinCpu) {
+            Share::NONE
+        } else {
+            self.requirements.min_cpu
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::view;
+
+    #[test]
+    fn a_first_pass_has_left_what_was_counted_until_more_is_seen() {
+        let mb = |n: u64| Bytes(n * 1_000_000);
+        let left = |sent, zeros| {
+            let migrated = mb(sent + zeros);
+            let remaining = mb(256).saturating_sub(migrated);
+            let (phase, contents) = (Phase::FirstPass, Some(mb(100)));
+            let zeros = mb(zeros);
+            View { phase, total: mb(256), contents, migrated, zeros, remaining, ..view() }.to_send()
+        };
+        assert_eq!(left(70, 80), mb(30), "wherever the pages of zeros lie");
+        assert_eq!(left(100, 0), mb(0), "the rest is zeros");
+        assert_eq!(left(128, 0), mb(50), "it was not");
+    }
+}

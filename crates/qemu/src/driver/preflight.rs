@@ -1,0 +1,314 @@
+//! Before the start: looks at everything, changes nothing, and refuses with the reason and remedy.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use landfall_core::model::prior::Prior;
+use landfall_core::policy::{Needs, Policy};
+use landfall_core::report::Forecast;
+use landfall_core::report::losses::Account;
+use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::switch_over;
+use landfall_core::telemetry::observer::Observer;
+use landfall_core::telemetry::sample::Sample;
+use landfall_core::telemetry::view::Levers;
+use landfall_core::units::Moment;
+
+use super::Order;
+use super::actuator::{Hands, Vcpus};
+use crate::cgroup;
+use crate::control::{self, Guest};
+use crate::guardian::WayBack;
+use crate::lock::Lock;
+use crate::monitor::{self, Machine, RunState, Settings};
+use crate::qmp::{Address, Events};
+use crate::vcpus::{self, Process};
+
+/// How long the guest's appetite for CPU is watched before the start.
+const APPETITE: Duration = Duration::from_millis(100);
+
+/// Why it was not started. The guest is as it was.
+pub(super) struct Refusal(pub(super) String);
+
+impl<T: std::fmt::Display> From<T> for Refusal {
+    fn from(reason: T) -> Self {
+        Refusal(reason.to_string())
+    }
+}
+
+/// A migration that has just been started.
+pub(super) struct Ready {
+    pub(super) began: Instant,
+    pub(super) source: Machine,
+    pub(super) events: Events,
+    pub(super) destination: Option<(Machine, Events)>,
+    pub(super) hands: Hands,
+    pub(super) policy: Box<dyn Policy>,
+    pub(super) requirements: Requirements,
+    pub(super) aggression: Aggression,
+    pub(super) prior: Prior,
+    pub(super) forecast: Option<Forecast>,
+    pub(super) account: Account,
+    pub(super) guest: Guest,
+    pub(super) uri: String,
+}
+
+/// A migration that can be started; nothing has been changed for it yet.
+pub(super) struct Checked {
+    order: Order,
+    source: Machine,
+    events: Events,
+    destination: Option<(Machine, Events)>,
+    vcpus: Vcpus,
+    levers: Levers,
+    found: Settings,
+    account: Account,
+    guest: Guest,
+}
+
+/// Looks at everything, and changes nothing.
+pub(super) async fn check(mut order: Order) -> Result<Checked, Refusal> {
+    let needs = order.policy.needs();
+    if needs.post_copy && !order.post_copy {
+        return Err(format!(
+            "policy {} needs --post-copy allow: from its start the guest is lost if the link or \
+             either host fails",
+            order.policy.name()
+        )
+        .into());
+    }
+    let (mut source, events) = Machine::connect(&order.source).await?;
+    check_source(&mut source).await?;
+    let mut tids = source.vcpu_threads().await?;
+    // Several vCPUs on one thread (single-threaded TCG) are held, and counted, as one.
+    let mut seen = BTreeSet::new();
+    tids.retain(|tid| seen.insert(*tid));
+    check_host(&order.source)?;
+    let process = vcpus::process_of(&tids)?;
+    check_peer(&source, process)?;
+    let lock = Lock::take(process)?;
+    let (lever, quota) = match cgroup::survey(process.pid, &tids) {
+        Ok(lever) => (Some(lever), true),
+        Err(error) if needs.quota => {
+            return Err(format!("policy {} holds vCPUs: {error}", order.policy.name()).into());
+        }
+        Err(_) => (None, false),
+    };
+    let destination = connect_destination(&order).await?;
+    let levers = Levers {
+        quota,
+        stop: destination.is_some(),
+        post_copy: needs.post_copy,
+        tick: cgroup::least_honest_quota(),
+    };
+    look_ahead(&mut order, levers, tids.len()).map_err(Refusal)?;
+    let found = source.settings().await?;
+    let vcpus = Vcpus { process, tids, lever, lock };
+    let account = watch_appetite(&vcpus).await;
+    let guest = Guest {
+        pid: process.pid,
+        name: source.name().await?,
+        source: control::whole(&order.source),
+    };
+    Ok(Checked { order, source, events, destination, vcpus, levers, found, account, guest })
+}
+
+/// Asks the policy whether it would start, where there is anything known to tell it by.
+fn look_ahead(order: &mut Order, levers: Levers, vcpus: usize) -> Result<(), String> {
+    let Some(contents) = order.prior.contents else { return Ok(()) };
+    let asked = order.requirements.clone();
+    let observer = Observer::new(asked, order.aggression, levers, &order.prior);
+    order.policy.before(&observer.before(contents, vcpus))
+}
+
+/// Two QEMUs, one of which made the socket while the other has the threads it names, are not one:
+/// the ids come from another PID namespace and name the wrong guest's threads.
+fn check_peer(source: &Machine, process: Process) -> Result<(), Refusal> {
+    match source.peer().map(|pid| vcpus::process_of(&[pid])) {
+        Some(Ok(peer)) if peer != process => Err(Refusal(format!(
+            "the monitor {} belongs to QEMU process {}, but the thread ids it gives are those of QEMU \
+             process {}: QEMU runs in another PID namespace; run landfall in that one",
+            source.address(),
+            peer.pid,
+            process.pid
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Thread ids that a monitor on another host names are those of other threads here.
+fn check_host(source: &Address) -> Result<(), Refusal> {
+    match source {
+        Address::Unix(_) => Ok(()),
+        Address::Tcp(host_port) => {
+            let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
+            let here = host == "localhost" || host.starts_with("127.") || host == "[::1]";
+            here.then_some(()).ok_or_else(|| {
+                Refusal(format!(
+                    "the monitor tcp:{host_port} is on another host: landfall holds the guest's \
+                     threads, so it has to run where QEMU runs"
+                ))
+            })
+        }
+    }
+}
+
+async fn check_source(source: &mut Machine) -> Result<(), Refusal> {
+    match source.run_state().await? {
+        RunState::Running => {}
+        RunState::AwaitsMigration => {
+            return Err(format!(
+                "the QEMU at {} waits for an incoming migration, so it has no guest to give: are \
+                 SOURCE and DESTINATION the wrong way round?",
+                source.address()
+            )
+            .into());
+        }
+        RunState::Stopped(word) => {
+            return Err(format!(
+                "the guest is not running (QEMU says {word:?}): there is nothing to steer; resume it \
+                 first (QMP cont), or move it as it is with QEMU's own migrate"
+            )
+            .into());
+        }
+    }
+    let (migration, blockers) = source.migration_and_blockers().await?;
+    if !migration.status.is_over() {
+        return Err(format!(
+            "the guest is being migrated already (by somebody else; QEMU says {:?}): wait for that \
+             to end, or cancel it (QMP migrate_cancel)",
+            migration.status
+        )
+        .into());
+    }
+    if !blockers.is_empty() {
+        return Err(format!(
+            "QEMU cannot migrate this guest: {}; detach the device, or move the guest shut down",
+            blockers.join("; ")
+        )
+        .into());
+    }
+    Ok(())
+}
+
+async fn connect_destination(order: &Order) -> Result<Option<(Machine, Events)>, Refusal> {
+    let Some(address) = &order.destination_qmp else { return Ok(None) };
+    let (mut machine, events) = Machine::connect(address).await?;
+    match machine.run_state().await? {
+        RunState::AwaitsMigration => Ok(Some((machine, events))),
+        state => Err(format!(
+            "the QEMU at {address} does not wait for a migration (it is {state}): start it with \
+             -incoming {}",
+            order.destination
+        )
+        .into()),
+    }
+}
+
+/// The settings to migrate with. What the policy does not ask for is switched off, so that, for
+/// example, an auto-converge left on by somebody does not throttle behind its back.
+fn our_settings(order: &Order, needs: Needs, found: &Settings) -> Settings {
+    let mut ours = Settings::default();
+    ours.capability(found, "auto-converge", needs.auto_converge);
+    ours.capability(found, "dirty-limit", false);
+    ours.capability(found, "postcopy-ram", needs.post_copy);
+    ours.capability(found, "pause-before-switchover", false);
+    // The source then reports success only once the destination has said that it has everything.
+    ours.capability(found, "return-path", monitor::is_socket(&order.destination));
+    ours.downtime_limit(found, switch_over::limit(order.requirements.max_stall, None));
+    if let Some(rate) = order.requirements.max_bandwidth {
+        ours.max_bandwidth(found, rate.per_second());
+    }
+    ours
+}
+
+/// Reads the vCPUs' counters twice, so that it is known how much CPU the guest wants.
+async fn watch_appetite(vcpus: &Vcpus) -> Account {
+    let mut account = Account::default();
+    account.take(&Sample { at: Moment::START, migration: None, vcpus: vcpus.counters() });
+    tokio::time::sleep(APPETITE).await;
+    account.take(&Sample { at: Moment(APPETITE), migration: None, vcpus: vcpus.counters() });
+    account.restart();
+    account
+}
+
+impl Checked {
+    /// Sets up and starts; what was set up is put back where the start is refused.
+    pub(super) async fn start(self) -> Result<Ready, Refusal> {
+        let Checked { order, mut source, events, mut destination, vcpus, .. } = self;
+        let Checked { levers, found, account, guest, .. } = self;
+        let needs = order.policy.needs();
+        let ours = our_settings(&order, needs, &found);
+        let way_back = WayBack {
+            cgroup: vcpus.lever.as_ref().map(|lever| lever.undo()).unwrap_or_default(),
+            process: vcpus.process,
+            source: order.source.clone(),
+            settings: ours.way_back(&found),
+            destination: order.destination_qmp.clone(),
+            begun: false,
+            stopped: false,
+        };
+        let mut hands = Hands::new(vcpus, levers, found, way_back, &order.guardian)?;
+        if needs.post_copy
+            && let Some((destination, _)) = &mut destination
+        {
+            let known = destination.settings().await?;
+            let mut theirs = Settings::default();
+            theirs.capability(&known, "postcopy-ram", true);
+            destination.apply_settings(&theirs).await?;
+        }
+        match begin(&mut source, &mut hands, &ours, &order.destination).await {
+            Ok(began) => Ok(Ready {
+                began,
+                source,
+                events,
+                destination,
+                hands,
+                policy: order.policy,
+                requirements: order.requirements,
+                aggression: order.aggression,
+                prior: order.prior,
+                forecast: order.forecast,
+                account,
+                guest,
+                uri: order.destination,
+            }),
+            Err(refusal) => Err(take_back(&mut source, &mut hands, refusal).await),
+        }
+    }
+}
+
+async fn begin(
+    source: &mut Machine,
+    hands: &mut Hands,
+    ours: &Settings,
+    uri: &str,
+) -> Result<Instant, Refusal> {
+    // Somebody else may have begun since it was checked.
+    let (migration, _) = source.migration_and_blockers().await?;
+    if !migration.status.is_over() {
+        return Err("somebody else has begun to migrate the guest just now".into());
+    }
+    source.apply_settings(ours).await?;
+    hands.begun(true)?;
+    let began = Instant::now();
+    source.begin(uri).await?;
+    Ok(began)
+}
+
+/// Puts back what was set when the start was refused.
+async fn take_back(source: &mut Machine, hands: &mut Hands, refusal: Refusal) -> Refusal {
+    let settings = hands.way_back.settings.clone();
+    let not_ours = hands.begun(false);
+    match (source.apply_settings(&settings).await, not_ours) {
+        (Ok(()), Ok(())) => {
+            hands.dismiss();
+            refusal
+        }
+        (Err(error), _) => Refusal(format!(
+            "{}. QEMU's migration settings could not be put back: {error}",
+            refusal.0
+        )),
+        (_, Err(error)) => Refusal(format!("{}. And {error}", refusal.0)),
+    }
+}
