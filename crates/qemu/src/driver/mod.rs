@@ -1,12 +1,12 @@
 //! The steering loop: observes, decides, acts, records; and leaves nothing behind.
 //!
-//! - [`prepare`] looks at everything before anything is changed, and refuses with the reason.
+//! - [`preflight`] looks at everything before anything is changed, and refuses with the reason.
 //! - This file runs the migration: it polls, asks the policy, and hands its decision to the hands.
-//! - [`hands`] carries decisions out and knows the way back of each.
-//! - [`demands`] takes up what the operator demands otherwise on the way.
-//! - [`giving_up`] ends a migration early, and does what can be done where a monitor does not answer.
+//! - [`actuator`] carries decisions out and knows the way back of each.
+//! - [`requests`] takes up what the operator demands otherwise on the way.
+//! - [`abort`] ends a migration early, and does what can be done where a monitor does not answer.
 //! - [`link`] notices a link on which nothing moves.
-//! - [`ending`] finds out where the guest is, puts everything back and writes the report.
+//! - [`finalize`] finds out where the guest is, puts everything back and writes the report.
 //!
 //! Two clocks tick: the hypervisor is asked ten times a second, for QEMU renews its own figures no
 //! oftener, and more often near the end of a pass; the kernel's counters, which cost a hundredth of

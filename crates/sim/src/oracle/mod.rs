@@ -1,11 +1,11 @@
 //! The oracle: what a migration would lose under a plan made by somebody who knows the guest's curve
 //! and the link beforehand; and the regret of a policy, what it loses beyond that.
 //!
-//! **Where guest and link stay the same** the best plan is solved for ([`solved`]), apart from the
+//! **Where guest and link stay the same** the best plan is solved for ([`exact`]), apart from the
 //! planner that the policies use, so that neither hides the other's faults.
 //!
 //! **Where they change on the way** (phases, congestion, a new rate, memory page by page) a family of
-//! plans is tried on the very run to come ([`searched`]). That is the best of a family, not of all
+//! plans is tried on the very run to come ([`search`]). That is the best of a family, not of all
 //! plans: the oracle is an upper bound there, and regret a lower one.
 //!
 //! **Whatever a policy did** in the same run while it kept the requirements, somebody who knew it

@@ -2,7 +2,7 @@
 //! takes the cheapest that keeps the requirements.
 //!
 //! At the begin of every pass, and amid one if what it rests on has changed, the plan is made anew
-//! ([`crate::plan`]) from where the migration stands and what is known of guest and link by now. It
+//! ([`crate::planner`]) from where the migration stands and what is known of guest and link by now. It
 //! holds the guest late, hard and short, for a pass at full speed costs no work; pauses it where that
 //! loses less than holding it and the stall allows; and leaves a guest that lands by itself alone.
 //!
