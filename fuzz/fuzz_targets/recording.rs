@@ -4,7 +4,7 @@
 #![no_main]
 
 use landfall_core::policy;
-use landfall_core::recording::{Views, decide, look_ahead};
+use landfall_core::recording::{ViewReplay, decide, look_ahead};
 use libfuzzer_sys::fuzz_target;
 
 // The program is no library, and its reader depends on none of the rest of it.
@@ -14,7 +14,7 @@ mod read;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(recording) = read::Recording::read(bytes) else { return };
-    let mut views = Views::new(&recording.head);
+    let mut views = ViewReplay::new(&recording.head);
     let mut policy = policy::by_name(&recording.head.policy).ok();
     if let Some(policy) = &mut policy {
         look_ahead(&mut **policy, &recording.head);

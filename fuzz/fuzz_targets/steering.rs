@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use landfall_core::report::losses::Account;
+use landfall_core::report::losses::LossMeter;
 use landfall_core::decision::{Finish, Hold};
-use landfall_core::guard::guard;
+use landfall_core::guard::enforce;
 use landfall_core::telemetry::observer::Observer;
 use landfall_core::policy;
 use landfall_core::model::prior::Prior;
@@ -91,9 +91,9 @@ impl Step {
         let ns = |value: Option<u64>| value.map(Duration::from_nanos);
         let counters = |[cpu, wait, held, holds]: &[Option<u64>; 4]| VcpuCounters {
             cpu: ns(*cpu),
-            wait: ns(*wait),
-            held: ns(*held),
-            holds: *holds,
+            run_delay: ns(*wait),
+            throttled: ns(*held),
+            nr_throttled: *holds,
         };
         Sample {
             at,
@@ -120,21 +120,21 @@ fuzz_target!(|course: Course| {
     let entry = &policy::ALL[usize::from(course.policy) % policy::ALL.len()];
     let mut policy = (entry.make)();
     let mut observer = Observer::new(requirements.clone(), aggression, levers, &Prior::default());
-    let (mut account, mut progress) = (Account::default(), Progress::default());
+    let (mut account, mut progress) = (LossMeter::default(), Progress::default());
     let (mut now, mut done) = (Moment::START, 0.0);
     for step in &course.steps {
         now = now + Duration::from_micros(step.after_us.into());
         let sample = step.sample(now);
-        account.take(&sample);
+        account.on_sample(&sample);
         match step.event % 8 {
-            0 => account.stopped(now),
-            1 => account.resumed(now),
-            2 => account.blackout(Duration::from_millis(step.downtime_ms.unwrap_or(0))),
+            0 => account.on_stop(now),
+            1 => account.on_resume(now),
+            2 => account.on_reported_downtime(Duration::from_millis(step.downtime_ms.unwrap_or(0))),
             3 => account.restart(),
             _ => {}
         }
-        let Some(view) = observer.observe(&sample) else { continue };
-        let decision = guard(&view, policy.decide(&view));
+        let Some(view) = observer.on_sample(&sample) else { continue };
+        let decision = enforce(&view, policy.decide(&view));
         for vcpu in 0..view.vcpus.len() {
             // Stopped is not held: the floor is for a guest that runs.
             let Hold::Quota(quota) = decision.hold(vcpu) else { continue };
@@ -156,9 +156,9 @@ fuzz_target!(|course: Course| {
             assert!(tuning.downtime_limit.is_none_or(|limit| limit <= requirements.max_stall));
         }
         assert!(levers.post_copy || decision.finish != Some(Finish::PostCopy));
-        observer.held(&decision.holds);
-        account.held(&decision.holds);
-        let share = progress.share(&view);
+        observer.on_holds(&decision.holds);
+        account.on_holds(&decision.holds);
+        let share = progress.fraction(&view);
         assert!(share >= done && share <= 1.0);
         done = share;
         let _ = time_left(&view);

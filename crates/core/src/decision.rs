@@ -19,7 +19,8 @@ pub struct Decision {
     /// An end to be brought about now.
     pub finish: Option<Finish>,
     /// Why, in words for the operator and the record.
-    pub why: Cow<'static, str>,
+    #[serde(alias = "why")]
+    pub reason: Cow<'static, str>,
 }
 
 /// The hypervisor's own settings that can change while a migration runs; `None` leaves one as it is.
@@ -37,7 +38,7 @@ pub struct Tuning {
 impl Decision {
     /// Leave the guest and the migration alone.
     pub fn leave_alone(why: impl Into<Cow<'static, str>>) -> Self {
-        Decision { holds: Vec::new(), tuning: Tuning::default(), finish: None, why: why.into() }
+        Decision { holds: Vec::new(), tuning: Tuning::default(), finish: None, reason: why.into() }
     }
 
     /// Hold all of `vcpus` vCPUs alike.

@@ -12,10 +12,10 @@ use crate::telemetry::view::{Phase, View};
 use crate::units::{ByteRate, Moment, show_duration};
 
 /// The decision as it may be carried out under the view's requirements.
-pub fn guard(view: &View, decision: Decision) -> Decision {
-    let Decision { holds, tuning, finish, why } = decision;
+pub fn enforce(view: &View, decision: Decision) -> Decision {
+    let Decision { holds, tuning, finish, reason: why } = decision;
     let (finish, why) = match finish {
-        Some(Finish::Ship) if !view.may_ship() => {
+        Some(Finish::Ship) if !view.fits_downtime() => {
             (None, format!("{why}; {}", too_long(view)).into())
         }
         Some(Finish::PostCopy) if !view.levers.post_copy => {
@@ -28,8 +28,8 @@ pub fn guard(view: &View, decision: Decision) -> Decision {
     {
         return ending;
     }
-    let holds = holds.into_iter().map(|hold| within(view, hold)).collect();
-    Decision { holds, tuning: tuned_within(view, tuning), finish, why }
+    let holds = holds.into_iter().map(|hold| clamp_hold(view, hold)).collect();
+    Decision { holds, tuning: tuned_within(view, tuning), finish, reason: why }
 }
 
 /// Towards the end of `max_time` the migration is ended by shipping the rest, where that is allowed
@@ -48,8 +48,8 @@ fn out_of_time(view: &View) -> Option<Decision> {
     let last_chance = view.phase == Phase::Iterating
         && longest_blackout(view).is_some_and(soon)
         && (!left.is_zero() || view.requirements.may_break(Requirement::MaxStall))
-        && view.may_ship()
-        && view.blackout_if_shipped().is_some_and(soon);
+        && view.fits_downtime()
+        && view.downtime_if_shipped().is_some_and(soon);
     if last_chance {
         return Some(Decision::finish(
             Finish::Ship,
@@ -70,7 +70,7 @@ fn out_of_time(view: &View) -> Option<Decision> {
 
 /// Until when a decision that ends nothing passes the guard, unless the hypervisor looks at its bitmap
 /// before: the earliest moment at which time may be up.
-pub fn rests(view: &View) -> Moment {
+pub fn valid_until(view: &View) -> Moment {
     let asked = &view.requirements;
     let Some(limit) = asked.max_time else { return Moment::NEVER };
     if asked.gives_way_first(Requirement::MaxTime, Requirement::MaxStall) {
@@ -82,7 +82,7 @@ pub fn rests(view: &View) -> Moment {
     if before(longest) > view.now || !asked.may_break(Requirement::MaxStall) {
         return before(longest);
     }
-    let dirty = view.most_dirty().and_then(|dirty| dirty / view.link?);
+    let dirty = view.max_dirty_until_sync().and_then(|dirty| dirty / view.link?);
     dirty.map_or(view.now, |dirty| before(dirty.min(longest)))
 }
 
@@ -122,7 +122,7 @@ fn is_a_limit(rate: &ByteRate) -> bool {
 }
 
 /// The hold, no tighter than the floor and with no gap longer than the stall allowed.
-fn within(view: &View, hold: Hold) -> Hold {
+fn clamp_hold(view: &View, hold: Hold) -> Hold {
     let may_stop = view.levers.stop && view.requirements.may_break(Requirement::MaxStall);
     match hold {
         Hold::Free => Hold::Free,
@@ -140,7 +140,7 @@ fn keeps(view: &View, quota: Quota) -> bool {
 
 fn too_long(view: &View) -> String {
     let limit = show_duration(view.requirements.max_stall);
-    match view.blackout_if_shipped() {
+    match view.downtime_if_shipped() {
         Some(stall) => format!(
             "but shipping the {} that remain would stall the guest for {}, longer than --max-stall {limit}",
             view.remaining,
@@ -165,11 +165,11 @@ mod tests {
     fn a_pause_that_is_too_long_is_not_carried_out_and_says_why() {
         let mut view = view();
         (view.remaining, view.link) = (Bytes(100_000_000), Some(ByteRate::mb(100)));
-        let decision = guard(&view, Decision::finish(Finish::Ship, "test"));
+        let decision = enforce(&view, Decision::finish(Finish::Ship, "test"));
         assert_eq!(decision.finish, None);
-        assert!(decision.why.contains("--max-stall 300 ms"), "{}", decision.why);
+        assert!(decision.reason.contains("--max-stall 300 ms"), "{}", decision.reason);
         view.requirements.give_way = vec![Requirement::MaxStall];
-        let decision = guard(&view, Decision::finish(Finish::Ship, "test"));
+        let decision = enforce(&view, Decision::finish(Finish::Ship, "test"));
         assert_eq!(decision.finish, Some(Finish::Ship));
     }
 
@@ -178,7 +178,7 @@ mod tests {
         let mut view = view();
         view.now = Moment::ms(2000);
         view.requirements.max_time = Some(Duration::from_secs(2));
-        let end = |view: &View| guard(view, held(Hold::Free)).finish;
+        let end = |view: &View| enforce(view, held(Hold::Free)).finish;
         assert_eq!(end(&view), Some(Finish::Cancel));
         view.phase = Phase::SwitchOver;
         assert_eq!(end(&view), None, "a switch-over under way is left to end");
@@ -193,9 +193,9 @@ mod tests {
         view.now = Moment::ms(1000);
         view.requirements.max_time = Some(Duration::from_secs(2));
         (view.remaining, view.link) = (Bytes(80_000_000), Some(ByteRate::mb(100)));
-        assert_eq!(guard(&view, held(Hold::Free)).finish, None);
+        assert_eq!(enforce(&view, held(Hold::Free)).finish, None);
         view.requirements.give_way = vec![Requirement::MaxStall];
-        assert_eq!(guard(&view, held(Hold::Free)).finish, Some(Finish::Ship));
+        assert_eq!(enforce(&view, held(Hold::Free)).finish, Some(Finish::Ship));
     }
 
     #[test]
@@ -203,16 +203,16 @@ mod tests {
         let mut view = view();
         view.requirements.max_time = Some(Duration::from_secs(2));
         (view.remaining, view.link) = (Bytes(1_000_000), Some(ByteRate::mb(100)));
-        view.interval = Some(crate::policy::testing::interval(1000, 1, 100));
+        view.last_sync = Some(crate::policy::testing::interval(1000, 1, 100));
         view.now = Moment::ms(1990);
-        assert_eq!(guard(&view, held(Hold::Free)).finish, Some(Finish::Ship));
+        assert_eq!(enforce(&view, held(Hold::Free)).finish, Some(Finish::Ship));
         view.now = Moment::ms(2000);
-        assert_eq!(guard(&view, held(Hold::Free)).finish, Some(Finish::Cancel));
+        assert_eq!(enforce(&view, held(Hold::Free)).finish, Some(Finish::Cancel));
     }
 
     #[test]
     fn post_copy_needs_permission() {
-        let decision = guard(&view(), Decision::finish(Finish::PostCopy, "test"));
+        let decision = enforce(&view(), Decision::finish(Finish::PostCopy, "test"));
         assert_eq!(decision.finish, None);
     }
 
@@ -226,7 +226,7 @@ mod tests {
             switchover_bandwidth: Some(ByteRate::mb(90)),
         };
         let tuned = |view: &View| {
-            guard(view, Decision { tuning: asked, ..Decision::leave_alone("test") }).tuning
+            enforce(view, Decision { tuning: asked, ..Decision::leave_alone("test") }).tuning
         };
         assert_eq!(tuned(&view).max_bandwidth, Some(ByteRate::mb(100)));
         assert_eq!(tuned(&view).downtime_limit, Some(Duration::from_millis(300)));
@@ -240,7 +240,7 @@ mod tests {
         for rate in [0.0, 0.3, -5.0, f64::NAN] {
             let tuning = Tuning { max_bandwidth: Some(ByteRate(rate)), ..Tuning::default() };
             let asked = Decision { tuning, ..Decision::leave_alone("test") };
-            assert_eq!(guard(&view(), asked).tuning.max_bandwidth, None, "{rate}");
+            assert_eq!(enforce(&view(), asked).tuning.max_bandwidth, None, "{rate}");
         }
     }
 
@@ -262,7 +262,7 @@ mod tests {
                     period: Duration::from_micros(period_us),
                 }),
             };
-            let kept = guard(&view, held(hold)).hold(0);
+            let kept = enforce(&view, held(hold)).hold(0);
             prop_assert!(kept.share().get() >= floor - 1e-9);
             if let Hold::Quota(quota) = kept { prop_assert!(quota.gap() <= view.requirements.max_stall) }
             prop_assert_ne!(kept, Hold::Stopped);

@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decision::{Decision, Hold};
-use crate::guard::guard;
+use crate::guard::enforce;
 use crate::model::prior::Prior;
 use crate::policy::Policy;
 use crate::report::Report;
@@ -30,7 +30,7 @@ pub const VERSION: u32 = 2;
 
 /// The first line: what a migration was begun with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Head {
+pub struct RecordingHeader {
     /// [`KIND`].
     pub kind: String,
     /// [`VERSION`].
@@ -57,9 +57,9 @@ pub struct Head {
 /// Any line after the first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Line {
+pub enum RecordingLine {
     /// A look at the counters.
-    Look(Box<Look>),
+    Look(Box<RecordedSample>),
     /// The operator demands something else from now on.
     Requirements {
         /// All of what is demanded now.
@@ -80,7 +80,7 @@ pub enum Line {
 
 /// A look at the counters, and what was decided on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Look {
+pub struct RecordedSample {
     /// The raw counters.
     pub sample: Sample,
     /// How the vCPUs were held when the look was taken; absent from a look at the kernel's counters
@@ -92,49 +92,49 @@ pub struct Look {
     pub decision: Option<Decision>,
 }
 
-impl Look {
+impl RecordedSample {
     /// A look at the kernel's counters alone.
-    pub fn only(sample: Sample) -> Look {
-        Look { sample, holds: None, decision: None }
+    pub fn only(sample: Sample) -> RecordedSample {
+        RecordedSample { sample, holds: None, decision: None }
     }
 }
 
 /// Makes the views of a migration again, line by line.
 #[derive(Debug, Clone)]
-pub struct Views(Observer);
+pub struct ViewReplay(Observer);
 
-impl Views {
+impl ViewReplay {
     /// The views of a recording that begins so.
-    pub fn new(head: &Head) -> Views {
+    pub fn new(head: &RecordingHeader) -> ViewReplay {
         let requirements = head.requirements.clone();
-        Views(Observer::new(requirements, head.aggression, head.levers, &head.prior))
+        ViewReplay(Observer::new(requirements, head.aggression, head.levers, &head.prior))
     }
 
     /// What the operator demands at this point of the recording.
     pub fn demands(&self) -> &Demands {
-        self.0.demands()
+        self.0.settings()
     }
 
     /// What a policy was shown before the start, where enough was known to show it something.
-    fn before(&self, head: &Head) -> Option<View> {
-        Some(self.0.before(head.prior.contents?, head.vcpus))
+    fn before(&self, head: &RecordingHeader) -> Option<View> {
+        Some(self.0.view_before_start(head.prior.contents?, head.vcpus))
     }
 
     /// The view that was made when the line was written, where one was.
-    pub fn take(&mut self, line: &Line) -> Option<View> {
+    pub fn take(&mut self, line: &RecordingLine) -> Option<View> {
         match line {
-            Line::Look(look) => {
+            RecordingLine::Look(look) => {
                 if let Some(holds) = &look.holds {
-                    self.0.held(holds);
+                    self.0.on_holds(holds);
                 }
-                self.0.observe(&look.sample)
+                self.0.on_sample(&look.sample)
             }
-            Line::Requirements { requirements, aggression } => {
+            RecordingLine::Requirements { requirements, aggression } => {
                 let aggression = aggression.unwrap_or(self.demands().aggression);
-                self.0.demand(Demands { requirements: requirements.clone(), aggression });
+                self.0.set_settings(Demands { requirements: requirements.clone(), aggression });
                 None
             }
-            Line::Report { .. } | Line::Unknown => None,
+            RecordingLine::Report { .. } | RecordingLine::Unknown => None,
         }
     }
 }
@@ -143,13 +143,13 @@ impl Views {
 /// against it is known, for it was begun.
 ///
 /// The views of what follows are made apart from this one, as they were.
-pub fn look_ahead(policy: &mut dyn Policy, head: &Head) {
-    if let Some(view) = Views::new(head).before(head) {
-        let _ = policy.before(&view);
+pub fn look_ahead(policy: &mut dyn Policy, head: &RecordingHeader) {
+    if let Some(view) = ViewReplay::new(head).before(head) {
+        let _ = policy.preflight(&view);
     }
 }
 
 /// What a policy decides on a view, inside the requirements.
 pub fn decide(policy: &mut dyn Policy, view: &View) -> Decision {
-    guard(view, policy.decide(view))
+    enforce(view, policy.decide(view))
 }

@@ -10,7 +10,7 @@ const FIXED: Duration = Duration::from_millis(15);
 /// What lies in the buffers of a link that is the bottleneck, and has to leave first.
 const IN_FLIGHT: Bytes = Bytes(4_600_000);
 
-/// Part of the stall allowed that is kept for all of this while the link is not known yet. Enough for
+/// Component of the stall allowed that is kept for all of this while the link is not known yet. Enough for
 /// links near 100 MB/s: `docs/measurements/levers-qemu-10.0.md`.
 pub const ALLOWANCE: Duration = Duration::from_millis(60);
 
@@ -39,7 +39,7 @@ pub const BEYOND: Duration = FIXED.saturating_add(AFTER_DRAIN).saturating_add(NO
 /// The longest period of a quota at the switch-over, for that reason.
 pub const LAST_PERIOD: Duration = Duration::from_millis(40);
 
-/// Part of its rate that a link is given while its buffers are to be drained. The link itself goes on
+/// Component of its rate that a link is given while its buffers are to be drained. The link itself goes on
 /// at its own rate meanwhile, so what the drain costs in time it saves in the switch-over.
 pub const DRAIN: f64 = 0.88;
 

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use landfall_core::model::prior::{Pace, Prior};
-use landfall_core::model::{CpuTime, Point};
+use landfall_core::model::{CpuTime, CurvePoint};
 use landfall_core::policy;
-use landfall_core::recording::{Head, KIND, Line, Look, VERSION, Views, decide, look_ahead};
+use landfall_core::recording::{
+    KIND, RecordedSample, RecordingHeader, RecordingLine, VERSION, ViewReplay, decide, look_ahead,
+};
 use landfall_core::requirements::settings::Demands;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::observer::Observer;
@@ -50,16 +52,21 @@ fn course(steps: &[Step]) -> Vec<Sample> {
             error: None,
         };
         let cpu = Some(Duration::from_millis(cpu));
-        let vcpu = VcpuCounters { cpu, wait: Some(Duration::ZERO), held: None, holds: None };
+        let vcpu = VcpuCounters {
+            cpu,
+            run_delay: Some(Duration::ZERO),
+            throttled: None,
+            nr_throttled: None,
+        };
         Sample { at: Moment::ms(100 * n as u64), migration: Some(migration), vcpus: vec![vcpu] }
     };
     steps.iter().enumerate().map(&mut look).collect()
 }
 
 /// A recording of a policy that steers such a course, made as the steering loop makes it.
-fn recorded(policy: &str, samples: &[Sample]) -> (Head, Vec<Line>) {
+fn recorded(policy: &str, samples: &[Sample]) -> (RecordingHeader, Vec<RecordingLine>) {
     let tick = Duration::from_millis(4);
-    let head = Head {
+    let head = RecordingHeader {
         kind: KIND.to_owned(),
         version: VERSION,
         landfall: "test".to_owned(),
@@ -74,7 +81,7 @@ fn recorded(policy: &str, samples: &[Sample]) -> (Head, Vec<Line>) {
         levers: Levers { quota: true, stop: true, post_copy: true, tick },
         vcpus: 1,
         prior: Prior {
-            points: vec![Point { cpu: CpuTime(0.3), dirtied: Bytes(40_000_000), error: 0.1 }],
+            points: vec![CurvePoint { cpu: CpuTime(0.3), dirtied: Bytes(40_000_000), error: 0.1 }],
             contents: Some(Bytes(50_000_000)),
             memory: Some(Bytes(50_000_000)),
             pace: Some(Pace(1.0 / 3.0)),
@@ -85,41 +92,47 @@ fn recorded(policy: &str, samples: &[Sample]) -> (Head, Vec<Line>) {
     let observer =
         || Observer::new(head.requirements.clone(), head.aggression, head.levers, &head.prior);
     let mut policy = policy::by_name(policy).unwrap();
-    let _ = policy.before(&observer().before(Bytes(50_000_000), head.vcpus));
+    let _ = policy.preflight(&observer().view_before_start(Bytes(50_000_000), head.vcpus));
     let mut observer = observer();
     let mut lines = Vec::new();
     for (n, sample) in samples.iter().enumerate() {
         if n == samples.len() / 2 {
             // The operator thinks better of it on the way.
-            let mut demands = observer.demands().clone();
+            let mut demands = observer.settings().clone();
             for (name, text) in
                 [("min-cpu", "10%"), ("max-bandwidth", "60MB/s"), ("aggression", "0.9")]
             {
                 demands.set(name, text).unwrap();
             }
-            observer.demand(demands.clone());
+            observer.set_settings(demands.clone());
             let Demands { requirements, aggression } = demands;
-            lines.push(Line::Requirements { requirements, aggression: Some(aggression) });
+            lines.push(RecordingLine::Requirements { requirements, aggression: Some(aggression) });
         }
         let holds = observer.holds().to_vec();
-        let decision = observer.observe(sample).map(|view| decide(&mut *policy, &view));
+        let decision = observer.on_sample(sample).map(|view| decide(&mut *policy, &view));
         if let Some(decision) = &decision {
-            observer.held(&decision.holds);
+            observer.on_holds(&decision.holds);
         }
         let holds = decision.is_some().then_some(holds);
-        lines.push(Line::Look(Box::new(Look { sample: sample.clone(), holds, decision })));
+        lines.push(RecordingLine::Look(Box::new(RecordedSample {
+            sample: sample.clone(),
+            holds,
+            decision,
+        })));
     }
     (head, lines)
 }
 
 /// The decisions a recording has, and those that its policy makes on its samples again, as JSON.
-fn then_and_now((head, lines): &(Head, Vec<Line>)) -> (Vec<String>, Vec<String>) {
-    let mut views = Views::new(head);
+fn then_and_now(
+    (head, lines): &(RecordingHeader, Vec<RecordingLine>),
+) -> (Vec<String>, Vec<String>) {
+    let mut views = ViewReplay::new(head);
     let mut policy = policy::by_name(&head.policy).unwrap();
     look_ahead(&mut *policy, head);
     let text = |decision: &_| serde_json::to_string(decision).unwrap();
     let recorded = lines.iter().filter_map(|line| match line {
-        Line::Look(look) => look.decision.as_ref().map(text),
+        RecordingLine::Look(look) => look.decision.as_ref().map(text),
         _ => None,
     });
     let views = lines.iter().filter_map(|line| views.take(line));
@@ -173,5 +186,5 @@ fn and_there_are_decisions_to_compare() {
 #[test]
 fn a_kind_of_line_that_nobody_knows_yet_is_let_through() {
     let line = r#"{"kind":"weather","wind":"from the west"}"#;
-    assert_eq!(serde_json::from_str::<Line>(line).unwrap(), Line::Unknown);
+    assert_eq!(serde_json::from_str::<RecordingLine>(line).unwrap(), RecordingLine::Unknown);
 }

@@ -88,7 +88,7 @@ pub fn in_words(expected: &Expected) -> String {
         };
         return format!("forecast: {outcome}");
     };
-    let range = |range: &landfall_core::report::Range| {
+    let range = |range: &landfall_core::report::ForecastRange| {
         format!("{} ({} to {})", seconds(range.mid), seconds(range.low), seconds(range.high))
     };
     format!(

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use landfall_core::policy::{self, Entry, Policy};
-use landfall_core::recording::Head;
+use landfall_core::policy::{self, Policy, PolicyEntry};
+use landfall_core::recording::RecordingHeader;
 use landfall_qemu::say::say;
 use landfall_script::{Program, Tell};
 use landfall_sim::policies::{self, AutoConverge2013, Choice, SCRIPT};
@@ -18,7 +18,7 @@ use landfall_sim::policies::{self, AutoConverge2013, Choice, SCRIPT};
 #[derive(Debug, Clone)]
 pub enum Law {
     /// One of landfall's own.
-    BuiltIn(&'static Entry),
+    BuiltIn(&'static PolicyEntry),
     /// QEMU's auto-converge of 2013; in the simulator alone.
     AutoConverge2013,
     /// A script, read and found sound.
@@ -51,7 +51,7 @@ impl Law {
 
     /// The law that a recording was made by; a script as it was then. `None` where this landfall does
     /// not have it.
-    pub fn recorded(head: &Head) -> Option<Law> {
+    pub fn recorded(head: &RecordingHeader) -> Option<Law> {
         match &head.script {
             Some(text) => Program::read(&head.policy, text).ok().map(Law::Script),
             None => Self::named(&head.policy, Path::new("")).ok().filter(|law| law.is_of_today()),

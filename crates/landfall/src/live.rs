@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use landfall_core::telemetry::progress::Glance;
+use landfall_core::telemetry::progress::ProgressSnapshot;
 use landfall_core::telemetry::view::Phase;
 use landfall_core::units::show_duration;
 use landfall_qemu::driver::Look;
@@ -33,7 +33,7 @@ impl Live {
     }
 
     /// Shows how it stands.
-    pub fn show(&self, glance: &Glance) {
+    pub fn show(&self, glance: &ProgressSnapshot) {
         self.bar.set_message(line(glance));
         self.bar.set_position((glance.done * 100.0) as u64);
     }
@@ -50,7 +50,7 @@ impl Live {
 }
 
 /// What is going on, in one line; what matters most comes first, for a terminal may be narrow.
-pub fn line(glance: &Glance) -> String {
+pub fn line(glance: &ProgressSnapshot) -> String {
     let remaining = glance.remaining;
     let mut parts = vec![match glance.phase {
         Phase::Setup => return "connecting".to_owned(),

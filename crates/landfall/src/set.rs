@@ -79,7 +79,7 @@ fn in_words(steered: &Steered, was: Option<&Demands>) -> String {
     let mut text = format!("{guest}, to {} by policy {}\n", steered.destination, steered.policy);
     if let Some(glance) = &steered.glance {
         let (time, done) = (show_duration(glance.at.0), Share::clamped(glance.done));
-        text += &format!("{done} after {time}: {}\n{}\n", live::line(glance), glance.why);
+        text += &format!("{done} after {time}: {}\n{}\n", live::line(glance), glance.reason);
     }
     let table: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     text + table.join("\n").as_str()
@@ -101,7 +101,7 @@ fn as_json(steered: &Steered, was: Option<&Demands>) -> Value {
             "held_to": glance.held_to.map(Share::get),
             "dirty_bytes_per_s": glance.dirty_rate.map(|rate| rate.0),
             "link_bytes_per_s": glance.link.map(|rate| rate.0),
-            "why": glance.why,
+            "why": glance.reason,
         })
     });
     json!({

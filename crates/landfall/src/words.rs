@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use landfall_core::report::{Outcome, Report, Verdict};
+use landfall_core::report::{Outcome, Report, RequirementVerdict};
 use landfall_core::requirements::{Requirement, Requirements};
 use landfall_core::telemetry::view::Phase;
 use landfall_core::units::{ByteRate, Bytes, Share, show_duration};
@@ -70,7 +70,7 @@ fn sent(report: &Report) -> Option<String> {
     Some(format!("{bytes} in {passes} {}", if passes == 1 { "pass" } else { "passes" }))
 }
 
-fn kept(verdict: &Verdict, asked: &Requirements) -> String {
+fn kept(verdict: &RequirementVerdict, asked: &Requirements) -> String {
     let show = |value: f64| match verdict.name {
         Requirement::MaxBandwidth => ByteRate(value).to_string(),
         Requirement::MinCpu => Share::clamped(value).to_string(),

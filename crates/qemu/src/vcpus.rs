@@ -100,9 +100,9 @@ pub fn counters(tids: &[i32], lever: Option<&CpuLever>) -> Vec<VcpuCounters> {
         Some(Ok(stats)) => VcpuCounters {
             cpu: Some(stats.ran),
             // The kernel counts a quota's gaps as waiting, too.
-            wait: Some(stats.waited.saturating_sub(stats.throttled)),
-            held: Some(stats.throttled),
-            holds: Some(stats.throttled_periods),
+            run_delay: Some(stats.waited.saturating_sub(stats.throttled)),
+            throttled: Some(stats.throttled),
+            nr_throttled: Some(stats.throttled_periods),
         },
         Some(Err(_)) => VcpuCounters::default(),
         None => schedstat(*tid),
@@ -116,9 +116,9 @@ fn schedstat(tid: i32) -> VcpuCounters {
     let mut fields = text.split_whitespace().map(|ns| ns.parse().ok().map(Duration::from_nanos));
     VcpuCounters {
         cpu: fields.next().flatten(),
-        wait: fields.next().flatten(),
-        held: None,
-        holds: None,
+        run_delay: fields.next().flatten(),
+        throttled: None,
+        nr_throttled: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use landfall_core::model::Point;
+use landfall_core::model::CurvePoint;
 use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::units::{Bytes, PAGE, Share};
 use landfall_qemu::monitor::Machine;
@@ -90,7 +90,7 @@ async fn the_points_of_a_randomly_writing_guest_lie_on_its_curve() {
     let set = vm.spec().working_set.as_f64();
     let pages = set / PAGE.as_f64();
     assert!(found.prior.points.len() >= 4, "{found:?}");
-    let off = |point: &Point| {
+    let off = |point: &CurvePoint| {
         let due = set * -(-point.cpu.0 * pages_per_cpu / pages).exp_m1();
         (point.dirtied.as_f64() / due - 1.0).abs()
     };

@@ -88,7 +88,7 @@ impl Answer {
                 ));
             }
         };
-        Ok(Decision { holds, tuning: self.tuning, finish: self.finish, why: self.why.into() })
+        Ok(Decision { holds, tuning: self.tuning, finish: self.finish, reason: self.why.into() })
     }
 }
 

@@ -75,8 +75,8 @@ impl Script {
 impl Failed {
     fn decide(&mut self, view: &View) -> Decision {
         let decision = self.policy.decide(view);
-        let why = format!("{}: {}", self.why, decision.why).into();
-        Decision { why, ..decision }
+        let why = format!("{}: {}", self.why, decision.reason).into();
+        Decision { reason: why, ..decision }
     }
 }
 
@@ -89,7 +89,7 @@ impl Policy for Script {
         self.program.needs()
     }
 
-    fn before(&mut self, view: &View) -> Result<(), String> {
+    fn preflight(&mut self, view: &View) -> Result<(), String> {
         if !self.program.has("before", 1) {
             return Ok(());
         }
@@ -101,18 +101,18 @@ impl Policy for Script {
             },
             Err(problem) => problem,
         };
-        self.fail(view, &problem).policy.before(view)
+        self.fail(view, &problem).policy.preflight(view)
     }
 
-    fn account(&self) -> Option<String> {
+    fn explanation(&self) -> Option<String> {
         let failed = self.failed.as_ref()?;
-        Some(match failed.policy.account() {
+        Some(match failed.policy.explanation() {
             Some(account) => format!("{}; {account}", failed.why),
             None => failed.why.clone(),
         })
     }
 
-    fn fell_back(&self) -> Option<&str> {
+    fn fallback_reason(&self) -> Option<&str> {
         self.failed.as_ref().map(|failed| failed.why.as_str())
     }
 

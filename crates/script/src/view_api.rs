@@ -34,17 +34,19 @@ pub const FIELDS: &[Field] = &[
     ("link", |view| or_unknown(view.link.map(rate))),
     ("link_error", |view| or_unknown(view.link_error.map(Dynamic::from))),
     ("dirty_rate", |view| or_unknown(view.dirty_rate().map(rate))),
-    ("intervals", |view| (view.intervals as i64).into()),
-    ("interval", |view| or_unknown(view.interval.map(interval))),
+    ("intervals", |view| (view.syncs as i64).into()),
+    ("interval", |view| or_unknown(view.last_sync.map(interval))),
     ("cpu_since_sync", |view| or_unknown(view.cpu_since_sync.map(|cpu| cpu.0.into()))),
-    ("pace", |view| or_unknown(view.pace.map(|pace| pace.0.into()))),
-    ("guest_cpu", |view| or_unknown(view.guest_cpu().map(share))),
-    ("guest_cpu_of_interval", |view| or_unknown(view.guest_cpu_of_interval().map(share))),
-    ("working_set", |view| or_unknown(view.guest().map(|guest| bytes(guest.curve.working_set())))),
-    ("curve_error", |view| or_unknown(view.guest().map(|guest| guest.error.into()))),
-    ("blackout_if_shipped", |view| or_unknown(view.blackout_if_shipped().map(seconds))),
+    ("pace", |view| or_unknown(view.cpu_demand.map(|pace| pace.0.into()))),
+    ("guest_cpu", |view| or_unknown(view.mean_used_share().map(share))),
+    ("guest_cpu_of_interval", |view| or_unknown(view.mean_used_share_of_pass().map(share))),
+    ("working_set", |view| {
+        or_unknown(view.estimate().map(|guest| bytes(guest.curve.working_set())))
+    }),
+    ("curve_error", |view| or_unknown(view.estimate().map(|guest| guest.error.into()))),
+    ("blackout_if_shipped", |view| or_unknown(view.downtime_if_shipped().map(seconds))),
     ("dirty_now", |view| or_unknown(view.dirty_now().map(bytes))),
-    ("may_ship", |view| view.may_ship().into()),
+    ("may_ship", |view| view.fits_downtime().into()),
     ("tightest_share", |view| share(view.tightest_share())),
     ("longest_gap", |view| seconds(view.longest_gap())),
     ("vcpus", |view| (view.vcpus.len() as i64).into()),
@@ -63,8 +65,8 @@ type OfVcpu = (&'static str, fn(&VcpuView) -> Dynamic);
 /// What can be asked of a vCPU.
 pub const OF_VCPU: &[OfVcpu] = &[
     ("used", |vcpu| or_unknown(vcpu.used.map(share))),
-    ("wanted", |vcpu| or_unknown(vcpu.wanted.map(share))),
-    ("unheld", |vcpu| or_unknown(vcpu.unheld.map(share))),
+    ("wanted", |vcpu| or_unknown(vcpu.demand.map(share))),
+    ("unheld", |vcpu| or_unknown(vcpu.unthrottled.map(share))),
     ("held_to", |vcpu| share(vcpu.hold.share())),
 ];
 
@@ -88,12 +90,12 @@ pub fn register(engine: &mut Engine) {
     });
     engine.register_fn("dirtied_in", |seen: &mut Seen, cpu: Dynamic| {
         let cpu = positive("dirtied_in", &cpu)?;
-        let dirtied = seen.0.guest().map(|guest| bytes(guest.curve.dirtied(CpuTime(cpu))));
+        let dirtied = seen.0.estimate().map(|guest| bytes(guest.curve.dirtied(CpuTime(cpu))));
         Ok::<Dynamic, Box<EvalAltResult>>(or_unknown(dirtied))
     });
     engine.register_fn("cpu_to_dirty", |seen: &mut Seen, amount: Dynamic| {
         let amount = Bytes(positive("cpu_to_dirty", &amount)? as u64);
-        let cpu = seen.0.guest().and_then(|guest| guest.curve.time_to_dirty(amount));
+        let cpu = seen.0.estimate().and_then(|guest| guest.curve.time_to_dirty(amount));
         Ok::<Dynamic, Box<EvalAltResult>>(or_unknown(cpu.map(|cpu| cpu.0.into())))
     });
     engine.register_fn("percent", |value: f64| Share::clamped(value).to_string());
@@ -105,7 +107,7 @@ fn interval(interval: SyncInterval) -> Dynamic {
         ("length", seconds(interval.length)),
         ("dirtied", bytes(interval.dirtied)),
         ("sent", bytes(interval.sent)),
-        ("left", bytes(interval.left)),
+        ("left", bytes(interval.remaining_after)),
         ("cpu", or_unknown(interval.cpu.map(seconds))),
     ];
     fields.into_iter().map(|(name, value)| (name.into(), value)).collect::<Map>().into()

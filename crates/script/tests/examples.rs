@@ -51,9 +51,9 @@ impl Policy for Both {
         self.built_in.needs()
     }
 
-    fn before(&mut self, view: &View) -> Result<(), String> {
-        let built_in = self.built_in.before(view);
-        assert_eq!(built_in, self.script.before(view));
+    fn preflight(&mut self, view: &View) -> Result<(), String> {
+        let built_in = self.built_in.preflight(view);
+        assert_eq!(built_in, self.script.preflight(view));
         built_in
     }
 

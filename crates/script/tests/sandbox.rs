@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use landfall_core::decision::{Decision, Finish, Hold};
-use landfall_core::guard::guard;
-use landfall_core::model::Known;
+use landfall_core::guard::enforce;
+use landfall_core::model::LazyEstimate;
 use landfall_core::policy::Policy;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::view::{Levers, Phase, VcpuView, View};
@@ -14,7 +14,7 @@ use landfall_script::{Of, Program, Script};
 use proptest::prelude::*;
 
 fn view(vcpus: usize) -> View {
-    let vcpu = VcpuView { used: Some(Share::FULL), ..VcpuView::unseen(Hold::Free) };
+    let vcpu = VcpuView { used: Some(Share::FULL), ..VcpuView::unobserved(Hold::Free) };
     View {
         now: Moment::ms(1000),
         requirements: Requirements::default(),
@@ -24,15 +24,15 @@ fn view(vcpus: usize) -> View {
         remaining: Bytes(96_000_000),
         link: Some(ByteRate::mb(100)),
         link_error: None,
-        interval: None,
-        intervals: 1,
+        last_sync: None,
+        syncs: 1,
         cpu_since_sync: None,
         migrated: Bytes(100_000_000),
         zeros: Bytes(0),
         dirtied: Bytes(96_000_000),
-        known: Known::default(),
+        curve_estimate: LazyEstimate::default(),
         contents: None,
-        pace: None,
+        cpu_demand: None,
         vcpus: vec![vcpu; vcpus],
         levers: Levers {
             quota: true,
@@ -59,18 +59,22 @@ fn decide(body: &str, view: &View) -> Decision {
 fn assert_falls_back(text: &str, says: &str) {
     let (mut policy, told) = script(text);
     let mut later = view(1);
-    assert_eq!(policy.fell_back(), None);
+    assert_eq!(policy.fallback_reason(), None);
     let first = policy.decide(&later);
     later.now = Moment::ms(1100);
     let second = policy.decide(&later);
     for decision in [&first, &second] {
-        assert!(decision.why.contains("script:test.rhai failed at 1.0 s"), "{}", decision.why);
-        assert!(decision.why.contains("predictive steers from there"), "{}", decision.why);
-        assert!(decision.why.contains(says), "{text}: {}", decision.why);
+        assert!(
+            decision.reason.contains("script:test.rhai failed at 1.0 s"),
+            "{}",
+            decision.reason
+        );
+        assert!(decision.reason.contains("predictive steers from there"), "{}", decision.reason);
+        assert!(decision.reason.contains(says), "{text}: {}", decision.reason);
     }
     assert_eq!(told.lock().unwrap().len(), 1, "it is said once");
-    assert!(policy.account().unwrap().contains(says));
-    assert!(policy.fell_back().unwrap().contains(says));
+    assert!(policy.explanation().unwrap().contains(says));
+    assert!(policy.fallback_reason().unwrap().contains(says));
 }
 
 #[test]
@@ -220,17 +224,17 @@ fn a_script_remembers_and_each_migration_begins_anew() {
     let program = Program::read("script:x", text).unwrap();
     for _ in 0..2 {
         let mut policy = program.policy(Arc::new(|what| panic!("{what}")));
-        assert_eq!(policy.decide(&view(1)).why, "1");
-        assert_eq!(policy.decide(&view(1)).why, "2");
+        assert_eq!(policy.decide(&view(1)).reason, "1");
+        assert_eq!(policy.decide(&view(1)).reason, "2");
     }
 }
 
 #[test]
 fn a_script_can_refuse_before_the_start() {
     let (mut policy, _) = script("fn before(view) { \"not on a Friday\" } fn decide(view) { }");
-    assert_eq!(policy.before(&view(1)), Err("not on a Friday".to_owned()));
+    assert_eq!(policy.preflight(&view(1)), Err("not on a Friday".to_owned()));
     let (mut policy, told) = script("fn before(view) { } fn decide(view) { }");
-    assert_eq!(policy.before(&view(1)), Ok(()));
+    assert_eq!(policy.preflight(&view(1)), Ok(()));
     assert!(told.lock().unwrap().is_empty());
 }
 
@@ -279,7 +283,7 @@ proptest! {
         let body = format!(
             "hold({shares}, \"\"){end}.tune(#{{ max_bandwidth: {tuned}, downtime_limit: {tuned} }})"
         );
-        let decision = guard(&view, decide(&body, &view));
+        let decision = enforce(&view, decide(&body, &view));
         prop_assert!(decision.holds.len() <= 2);
         for hold in &decision.holds {
             prop_assert!(hold.share().get() >= floor - 1e-9, "{hold:?}");
@@ -289,6 +293,6 @@ proptest! {
         prop_assert!(decision.tuning.max_bandwidth.is_none_or(|r| r.0 >= 1.0 && r <= ByteRate::mb(100)));
         prop_assert!(decision.tuning.downtime_limit.is_none_or(|l| l <= view.requirements.max_stall));
         prop_assert!(decision.finish != Some(Finish::PostCopy), "it is not allowed");
-        if decision.finish == Some(Finish::Ship) { prop_assert!(view.may_ship()) }
+        if decision.finish == Some(Finish::Ship) { prop_assert!(view.fits_downtime()) }
     }
 }

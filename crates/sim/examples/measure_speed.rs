@@ -39,8 +39,8 @@ impl Policy for Timed {
     fn needs(&self) -> Needs {
         self.policy.needs()
     }
-    fn before(&mut self, view: &View) -> Result<(), String> {
-        self.policy.before(view)
+    fn preflight(&mut self, view: &View) -> Result<(), String> {
+        self.policy.preflight(view)
     }
     fn decide(&mut self, view: &View) -> Decision {
         let began = Instant::now();
@@ -48,8 +48,8 @@ impl Policy for Timed {
         self.times.push(began.elapsed().as_secs_f64() * 1e6);
         decision
     }
-    fn rests(&self, view: &View) -> Option<Moment> {
-        self.policy.rests(view)
+    fn valid_until(&self, view: &View) -> Option<Moment> {
+        self.policy.valid_until(view)
     }
 }
 

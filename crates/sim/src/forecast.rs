@@ -9,7 +9,7 @@ use landfall_core::model::prior::Prior;
 use landfall_core::model::{DirtyCurve, Estimator};
 use landfall_core::planner;
 use landfall_core::policy::Policy;
-use landfall_core::report::{Class, Forecast, Outcome, Range};
+use landfall_core::report::{Class, Forecast, ForecastRange, Outcome};
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::telemetry::observer::Observer;
 use landfall_core::telemetry::view::Levers;
@@ -119,7 +119,7 @@ fn setup(question: &Question, curve: DirtyCurve, link: ByteRate) -> Option<Setup
 fn class(question: &Question) -> Option<Class> {
     let Question { prior, requirements, aggression, levers, vcpus } = question;
     let observer = Observer::new(requirements.clone(), *aggression, *levers, prior);
-    planner::class_in(&observer.before(prior.contents?, *vcpus as usize))
+    planner::classify_view(&observer.view_before_start(prior.contents?, *vcpus as usize))
 }
 
 fn figures(landed: &[&Run]) -> Forecast {
@@ -127,7 +127,11 @@ fn figures(landed: &[&Run]) -> Forecast {
         let mut values: Vec<f64> = landed.iter().map(|run| figure(run)).collect();
         values.sort_by(f64::total_cmp);
         let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
-        Range { low: at(0), mid: at(values.len() / 2), high: at(values.len().saturating_sub(1)) }
+        ForecastRange {
+            low: at(0),
+            mid: at(values.len() / 2),
+            high: at(values.len().saturating_sub(1)),
+        }
     };
     let lost = |run: &Run| run.measured.losses.guest_cpu.unwrap_or_default().as_secs_f64();
     Forecast {
@@ -143,13 +147,14 @@ fn figures(landed: &[&Run]) -> Forecast {
 mod tests {
     use super::*;
     use landfall_core::model::prior::Pace;
-    use landfall_core::model::{CpuTime, Part, Point};
+    use landfall_core::model::{Component, CpuTime, CurvePoint};
     use landfall_core::policy;
 
     /// What a probe finds of a guest of one busy vCPU that writes at random.
     fn question(set: u64, time: f64, link: u64) -> Question {
-        let curve = DirtyCurve::new([Part { set: Bytes(set * 1_000_000), time: CpuTime(time) }]);
-        let point = |cpu: f64| Point {
+        let curve =
+            DirtyCurve::new([Component { set: Bytes(set * 1_000_000), time: CpuTime(time) }]);
+        let point = |cpu: f64| CurvePoint {
             cpu: CpuTime(cpu),
             dirtied: curve.dirtied(CpuTime(cpu)),
             error: 0.02,

@@ -27,7 +27,7 @@ pub enum Writes {
     Pages(Vec<Writer>),
 }
 
-/// Part of a guest's life with a curve of its own.
+/// Component of a guest's life with a curve of its own.
 ///
 /// The n-th set of pages of one phase's curve is the same memory as the n-th of another's, as far as
 /// both reach.

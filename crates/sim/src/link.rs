@@ -116,7 +116,7 @@ impl Link {
         (rate * factor, until.min(slot_ends))
     }
 
-    /// Part of its rate that the link has at `t`, and until when.
+    /// Component of its rate that the link has at `t`, and until when.
     fn jittered(&self, t: f64, seed: Seed) -> (f64, f64) {
         if self.jitter <= 0.0 {
             return (1.0, f64::INFINITY);

@@ -24,7 +24,7 @@ impl Policy for AutoConverge2013 {
         Decision::leave_alone("QEMU's auto-converge of 2013 has the guest")
     }
 
-    fn rests(&self, _: &View) -> Option<Moment> {
+    fn valid_until(&self, _: &View) -> Option<Moment> {
         Some(Moment::NEVER)
     }
 }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use landfall_core::model::prior::{PROBE_SPANS, Pace, Prior};
-use landfall_core::model::{CpuTime, Point};
+use landfall_core::model::{CpuTime, CurvePoint};
 use landfall_core::units::{ByteRate, Bytes};
 
 use crate::guest::Guest;
@@ -51,7 +51,7 @@ pub(crate) fn probe(guest: &Guest, limit: ByteRate, budget: Duration, seed: Seed
 }
 
 /// What QEMU's sampling of pages says of one span.
-fn point(guest: &Guest, span: Duration, seed: Seed, draws: &mut Draws) -> Point {
+fn point(guest: &Guest, span: Duration, seed: Seed, draws: &mut Draws) -> CurvePoint {
     let seconds = span.as_secs_f64();
     let cpu = CpuTime(guest.pace.0 * seconds);
     let memory = guest.memory.as_f64();
@@ -64,7 +64,7 @@ fn point(guest: &Guest, span: Duration, seed: Seed, draws: &mut Draws) -> Point 
     // That no sample, or every one, was dirty does not make it certain.
     let part = (told / memory).clamp(1.0 / samples, 1.0 - 1.0 / samples);
     let error = (memory * (part * (1.0 - part) / samples).sqrt()).hypot(mib / 12f64.sqrt());
-    Point { cpu, dirtied: Bytes(told as u64), error: error / told.max(1.0) }
+    CurvePoint { cpu, dirtied: Bytes(told as u64), error: error / told.max(1.0) }
 }
 
 /// Bytes that the guest dirties in its first `cpu`: what a look at the bitmap finds when everything
@@ -86,12 +86,12 @@ mod tests {
     use super::*;
     use crate::guest::{Order, Phase, Writer, Writes};
     use landfall_core::model::prior::PROBE_BUDGET;
-    use landfall_core::model::{DirtyCurve, Part};
+    use landfall_core::model::{Component, DirtyCurve};
 
     const LIMIT: ByteRate = ByteRate::mb(100);
 
     fn curve(mib: u64, time: f64) -> DirtyCurve {
-        DirtyCurve::new([Part { set: Bytes::mib(mib), time: CpuTime(time) }])
+        DirtyCurve::new([Component { set: Bytes::mib(mib), time: CpuTime(time) }])
     }
 
     #[test]

@@ -8,15 +8,15 @@
 use std::time::Duration;
 
 use landfall_core::decision::{Decision, Finish, Tuning};
-use landfall_core::guard::{self, guard};
+use landfall_core::guard::{self, enforce};
 use landfall_core::model::prior::Prior;
-use landfall_core::policy::{Needs, Policy, with_fall_back};
-use landfall_core::report::{Measured, Outcome, PeakRate, Report};
+use landfall_core::policy::{Needs, Policy, with_fallback_reason};
+use landfall_core::report::{Measurements, Outcome, PeakRate, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::switch_over;
 use landfall_core::telemetry::observer::Observer;
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status};
-use landfall_core::telemetry::view::{CLOSE_LOOK, Levers, Phase, View};
+use landfall_core::telemetry::view::{Levers, NEAR_END_SAMPLE_INTERVAL, Phase, View};
 use landfall_core::units::{Bytes, Moment, Share, show_duration};
 
 use crate::guest::Guest;
@@ -78,7 +78,7 @@ pub struct Run {
     /// Why, where that needs saying.
     pub reason: Option<String>,
     /// Times, losses, bytes.
-    pub measured: Measured,
+    pub measured: Measurements,
     /// How it went, if that was asked for.
     pub trace: Vec<Point>,
 }
@@ -133,8 +133,8 @@ fn steer(setup: &Setup, policy: &mut dyn Policy, seed: Seed, traced: bool) -> Ru
         return steering.ended(Outcome::Refused, Some(reason));
     }
     let (outcome, reason) = steering.run(policy);
-    let account = || (outcome == Outcome::Landed).then(|| policy.account()).flatten();
-    let reason = with_fall_back(policy, reason.or_else(account));
+    let account = || (outcome == Outcome::Landed).then(|| policy.explanation()).flatten();
+    let reason = with_fallback_reason(policy, reason.or_else(account));
     steering.ended(outcome, reason)
 }
 
@@ -154,7 +154,7 @@ fn refusal(
     }
     // Where nothing was looked at beforehand there is nothing to tell it by.
     let contents = setup.prior.contents?;
-    policy.before(&observer.before(contents, setup.guest.vcpus as usize)).err()
+    policy.preflight(&observer.view_before_start(contents, setup.guest.vcpus as usize)).err()
 }
 
 /// Longest shipment that the operator allows.
@@ -323,10 +323,10 @@ impl<'a> Steering<'a> {
     fn wake_from_rest(&mut self, before: Ram) {
         if self.rests_at(self.now) {
             self.take_sample(before);
-            self.observer.take(&self.sample);
+            self.observer.add_sample(&self.sample);
             self.rests = 0.0;
             // Whoever looks would have seen the end of the pass draw near.
-            self.soon = CLOSE_LOOK.as_secs_f64();
+            self.soon = NEAR_END_SAMPLE_INTERVAL.as_secs_f64();
             self.next_look = self.look_after(self.now);
         }
     }
@@ -334,9 +334,9 @@ impl<'a> Steering<'a> {
     /// One look: sample, view, decision, act. `Some` where it ends the migration.
     fn look(&mut self, policy: &mut dyn Policy) -> Option<End> {
         self.take_sample(self.precopy.ram());
-        let view = self.observer.observe(&self.sample)?;
-        self.soon = view.next_look().as_secs_f64();
-        let decision = guard(&view, policy.decide(&view));
+        let view = self.observer.on_sample(&self.sample)?;
+        self.soon = view.next_sample_in().as_secs_f64();
+        let decision = enforce(&view, policy.decide(&view));
         self.note_bytes();
         self.note_point();
         self.rests = self.rest(policy, &view);
@@ -353,7 +353,7 @@ impl<'a> Steering<'a> {
         let begun = view.phase != Phase::Setup;
         let known = begun && (view.link.is_some() || self.now > PEAK_SPAN);
         let moves = known && self.now - self.moved.1 < LOOK;
-        let rests = || Some(policy.rests(view)?.min(guard::rests(view)));
+        let rests = || Some(policy.valid_until(view)?.min(guard::valid_until(view)));
         moves.then(rests).flatten().map_or(0.0, Moment::as_secs_f64)
     }
 
@@ -375,18 +375,18 @@ impl<'a> Steering<'a> {
         // A look at the bitmap after the decision to ship, and the guest still runs: it had
         // dirtied more than was known. The policy decides anew.
         if view.phase == Phase::Iterating {
-            self.shipped = self.shipped.filter(|intervals| *intervals == view.intervals);
+            self.shipped = self.shipped.filter(|intervals| *intervals == view.syncs);
         }
         match decision.finish {
             Some(Finish::Cancel) => {
-                return Some((Outcome::Cancelled, Some(decision.why.into_owned())));
+                return Some((Outcome::Cancelled, Some(decision.reason.into_owned())));
             }
             Some(Finish::PostCopy) if !self.precopy.post_copy_asked => {
                 self.precopy.ask_for_post_copy();
                 self.vcpus.let_go();
             }
             Some(Finish::Ship) if self.shipped.is_none() => {
-                self.shipped = Some(view.intervals);
+                self.shipped = Some(view.syncs);
                 let limit = decision.tuning.downtime_limit.unwrap_or_else(|| longest(view));
                 self.tune(Tuning { downtime_limit: Some(limit), ..decision.tuning });
                 if !decision.holds.is_empty() {
@@ -400,7 +400,7 @@ impl<'a> Steering<'a> {
                 self.vcpus.hold(&decision);
             }
         }
-        self.observer.held(self.vcpus.holds());
+        self.observer.on_holds(self.vcpus.holds());
         None
     }
 
@@ -500,7 +500,7 @@ impl<'a> Steering<'a> {
 
     fn ended(self, outcome: Outcome, reason: Option<String>) -> Run {
         let ram = self.precopy.ram();
-        let measured = Measured {
+        let measured = Measurements {
             total: duration(self.now),
             downtime: self.downtime,
             losses: self.vcpus.losses(),

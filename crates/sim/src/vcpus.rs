@@ -251,9 +251,9 @@ impl Vcpus {
     pub(crate) fn counters(&self, into: &mut Vec<VcpuCounters>) {
         let counters = |vcpu: &Vcpu| VcpuCounters {
             cpu: Some(duration(vcpu.cpu)),
-            wait: Some(Duration::ZERO),
-            held: Some(duration(vcpu.held)),
-            holds: Some(vcpu.holds),
+            run_delay: Some(Duration::ZERO),
+            throttled: Some(duration(vcpu.held)),
+            nr_throttled: Some(vcpu.holds),
         };
         into.clear();
         into.extend(self.vcpus.iter().map(counters));

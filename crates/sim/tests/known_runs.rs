@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfall_core::decision::{Decision, Hold, Quota};
-use landfall_core::model::{CpuTime, DirtyCurve, Part};
+use landfall_core::model::{Component, CpuTime, DirtyCurve};
 use landfall_core::policy::Policy;
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Requirement, Requirements};
@@ -12,7 +12,7 @@ use landfall_core::units::{ByteRate, Bytes};
 use landfall_sim::{Guest, Link, Run, Seed, Setup, policies, run};
 
 fn curve(set: Bytes, time: f64) -> DirtyCurve {
-    DirtyCurve::new([Part { set, time: CpuTime(time) }])
+    DirtyCurve::new([Component { set, time: CpuTime(time) }])
 }
 
 /// A guest of 256 MiB with contents in its set and a little more, over so many MB/s.

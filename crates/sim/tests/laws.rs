@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_core::model::{CpuTime, DirtyCurve, Part};
+use landfall_core::model::{Component, CpuTime, DirtyCurve};
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Requirement, Requirements};
 use landfall_core::units::{ByteRate, Bytes, Share};
@@ -20,7 +20,7 @@ fn setups() -> impl Strategy<Value = Setup> {
     let link = (5u64..400, 0.0f64..0.3);
     let asked = (0.0f64..0.6, 100u64..2000, any::<bool>(), any::<bool>(), any::<bool>());
     (sets, 1u32..4, 0.05f64..1.0, link, asked).prop_map(|(sets, vcpus, busy, link, asked)| {
-        let part = |(mib, time)| Part { set: Bytes::mib(mib), time: CpuTime(time) };
+        let part = |(mib, time)| Component { set: Bytes::mib(mib), time: CpuTime(time) };
         let curve = DirtyCurve::new(sets.into_iter().map(part));
         let guest = Guest {
             contents: Bytes::mib(200),
@@ -96,7 +96,7 @@ proptest! {
 #[test]
 fn a_migration_by_amounts_takes_what_one_page_by_page_takes() {
     let sets = [(Bytes::mib(24), 0.3), (Bytes::mib(48), 4.0)];
-    let part = |(set, time)| Part { set, time: CpuTime(time) };
+    let part = |(set, time)| Component { set, time: CpuTime(time) };
     let writer = |(set, time): (Bytes, f64)| Writer {
         set,
         pages: set.as_f64() / 4096.0 / time,

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use landfall_core::model::prior::{Pace, Prior};
-use landfall_core::model::{CpuTime, DirtyCurve, Part, Point};
-use landfall_core::planner::implications::{Implication, Verdict, dial, implication};
+use landfall_core::model::{Component, CpuTime, CurvePoint, DirtyCurve};
+use landfall_core::planner::implications::{Implication, ImplicationVerdict, dial, implication};
 use landfall_core::planner::remedies::resolve;
 use landfall_core::policy;
-use landfall_core::report::{Forecast, Outcome, Range};
+use landfall_core::report::{Forecast, ForecastRange, Outcome};
 use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::observer::Observer;
@@ -27,10 +27,14 @@ const GUESTS: [(&str, &[(u64, f64)]); 6] = [
 ];
 
 fn question(parts: &[(u64, f64)], aggression: Aggression) -> Question {
-    let part = |(mb, time): &(u64, f64)| Part { set: Bytes(mb * 1_000_000), time: CpuTime(*time) };
+    let part =
+        |(mb, time): &(u64, f64)| Component { set: Bytes(mb * 1_000_000), time: CpuTime(*time) };
     let curve = DirtyCurve::new(parts.iter().map(part));
-    let point =
-        |cpu: f64| Point { cpu: CpuTime(cpu), dirtied: curve.dirtied(CpuTime(cpu)), error: 0.03 };
+    let point = |cpu: f64| CurvePoint {
+        cpu: CpuTime(cpu),
+        dirtied: curve.dirtied(CpuTime(cpu)),
+        error: 0.03,
+    };
     Question {
         prior: Prior {
             points: [0.05, 0.1, 0.2, 0.5, 1.0].map(point).to_vec(),
@@ -59,7 +63,7 @@ fn question(parts: &[(u64, f64)], aggression: Aggression) -> Question {
 fn view(question: &Question) -> View {
     let Question { prior, requirements, aggression, levers, vcpus } = question;
     let observer = Observer::new(requirements.clone(), *aggression, *levers, prior);
-    observer.before(prior.memory.unwrap(), *vcpus as usize)
+    observer.view_before_start(prior.memory.unwrap(), *vcpus as usize)
 }
 
 fn quick(question: &Question) -> Implication {
@@ -75,14 +79,18 @@ fn near(all: &[Forecast], notch: usize) -> &[Forecast] {
     &all[notch.saturating_sub(1)..(notch + 2).min(all.len())]
 }
 
-fn agrees(quick: Range, thorough: impl Iterator<Item = Range> + Clone, slack: f64) -> bool {
+fn agrees(
+    quick: ForecastRange,
+    thorough: impl Iterator<Item = ForecastRange> + Clone,
+    slack: f64,
+) -> bool {
     let low = thorough.clone().map(|range| range.low).fold(f64::INFINITY, f64::min);
     let high = thorough.map(|range| range.high).fold(0.0, f64::max);
     (low / 1.35 - slack..=high * 1.35 + slack).contains(&quick.mid)
 }
 
 /// A figure of a forecast.
-type Figure = fn(&Forecast) -> Range;
+type Figure = fn(&Forecast) -> ForecastRange;
 
 #[test]
 fn the_planner_answers_nearly_what_the_simulated_policy_does() {
@@ -130,7 +138,7 @@ fn more_aggression_never_takes_much_longer_nor_loses_much_less() {
 fn a_guest_that_nothing_lands_is_refused_by_both() {
     let mut question = question(&[(100, 0.01)], Aggression::DEFAULT);
     question.requirements.give_way.clear();
-    assert_eq!(quick(&question).verdict, Verdict::Refused);
+    assert_eq!(quick(&question).verdict, ImplicationVerdict::Refused);
     assert_eq!(thorough(&question).outcome, Outcome::Refused);
 }
 
@@ -174,7 +182,8 @@ fn every_remedy_lands_the_guest_by_the_very_policy_with_the_rest_kept() {
             let changed = Question { prior, requirements: asked.clone(), ..question.clone() };
             let expected = thorough(&changed);
             let forecast = expected.forecast.unwrap_or_else(|| panic!("{remedy}: {expected:?}"));
-            let came = Implication::of(question.aggression, Verdict::Lands, forecast, asked);
+            let came =
+                Implication::of(question.aggression, ImplicationVerdict::Lands, forecast, asked);
             let broken = came.broken.iter().filter(|name| !asked.may_break(**name));
             assert_eq!(broken.count(), 0, "{conflict}\n{remedy}: {came:?}");
             tried += 1;

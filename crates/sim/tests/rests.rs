@@ -20,11 +20,11 @@ impl Policy for Wakeful {
     fn needs(&self) -> Needs {
         self.0.needs()
     }
-    fn before(&mut self, view: &View) -> Result<(), String> {
-        self.0.before(view)
+    fn preflight(&mut self, view: &View) -> Result<(), String> {
+        self.0.preflight(view)
     }
-    fn account(&self) -> Option<String> {
-        self.0.account()
+    fn explanation(&self) -> Option<String> {
+        self.0.explanation()
     }
     fn decide(&mut self, view: &View) -> Decision {
         self.0.decide(view)

@@ -76,12 +76,12 @@ impl fmt::Display for CpuTime {
 /// concave, starts at 0 and never exceeds its working set, whatever the measurements were.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DirtyCurve {
-    parts: Vec<Part>,
+    parts: Vec<Component>,
 }
 
 /// Pages that are written equally often.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Part {
+pub struct Component {
     /// How much memory they are.
     pub set: Bytes,
     /// The guest's CPU time in which a page of them is written once on average.
@@ -93,19 +93,19 @@ impl DirtyCurve {
     pub const IDLE: DirtyCurve = DirtyCurve { parts: Vec::new() };
 
     /// The curve of sets of pages. Empty ones, and times that are no time, are left out.
-    pub fn new(parts: impl IntoIterator<Item = Part>) -> DirtyCurve {
-        let real = |part: &Part| part.set > Bytes(0) && part.time.0 > 0.0;
+    pub fn new(parts: impl IntoIterator<Item = Component>) -> DirtyCurve {
+        let real = |part: &Component| part.set > Bytes(0) && part.time.0 > 0.0;
         DirtyCurve { parts: parts.into_iter().filter(real).collect() }
     }
 
     /// The sets of pages.
-    pub fn parts(&self) -> &[Part] {
+    pub fn components(&self) -> &[Component] {
         &self.parts
     }
 
     /// Distinct memory dirtied in so much CPU time.
     pub fn dirtied(&self, cpu: CpuTime) -> Bytes {
-        Bytes(self.at(cpu.0) as u64)
+        Bytes(self.dirtied_bytes(cpu.0) as u64)
     }
 
     /// All the memory the guest ever writes, as far as it is known.
@@ -138,28 +138,29 @@ impl DirtyCurve {
     /// The same guest with each of its sets a so much larger or smaller part of memory.
     #[must_use]
     pub fn scaled(&self, by: f64) -> DirtyCurve {
-        let scale = |part: &Part| Part { set: Bytes((part.set.as_f64() * by) as u64), ..*part };
+        let scale =
+            |part: &Component| Component { set: Bytes((part.set.as_f64() * by) as u64), ..*part };
         DirtyCurve::new(self.parts.iter().map(scale))
     }
 
     /// The same guest with each of its sets written so many times as often.
     #[must_use]
-    pub fn faster(&self, by: f64) -> DirtyCurve {
-        let hasten = |part: &Part| Part { time: CpuTime(part.time.0 / by), ..*part };
+    pub fn sped_up(&self, by: f64) -> DirtyCurve {
+        let hasten = |part: &Component| Component { time: CpuTime(part.time.0 / by), ..*part };
         DirtyCurve::new(self.parts.iter().map(hasten))
     }
 
     /// Bytes dirty in the middle of a pass of which so much is unsent, `used` seconds of CPU after it
     /// began: what was dirtied since is spread over the working set, of which the unsent part is
     /// dirty anyway.
-    pub(crate) fn dirty_amid(&self, unsent: f64, used: f64) -> f64 {
+    pub(crate) fn dirty_mid_pass(&self, unsent: f64, used: f64) -> f64 {
         let written = self.working_set().as_f64().max(1.0);
-        unsent + self.at(used) * (1.0 - (unsent / written).min(1.0))
+        unsent + self.dirtied_bytes(used) * (1.0 - (unsent / written).min(1.0))
     }
 
     /// Bytes dirtied in `cpu` seconds.
-    pub(crate) fn at(&self, cpu: f64) -> f64 {
-        let dirtied = |part: &Part| part.set.as_f64() * -(-cpu / part.time.0).exp_m1();
+    pub(crate) fn dirtied_bytes(&self, cpu: f64) -> f64 {
+        let dirtied = |part: &Component| part.set.as_f64() * -(-cpu / part.time.0).exp_m1();
         self.parts.iter().map(dirtied).sum()
     }
 
@@ -168,7 +169,7 @@ impl DirtyCurve {
     ///
     /// In twice the time the part `d` of a set that is dirty becomes `d * (2 - d)`, so that only the
     /// first octave takes exponentials.
-    pub(crate) fn along(&self, first: f64, per_octave: usize, count: usize) -> Vec<(f64, f64)> {
+    pub(crate) fn log_grid(&self, first: f64, per_octave: usize, count: usize) -> Vec<(f64, f64)> {
         let mut along: Vec<(f64, f64)> = Vec::with_capacity(count);
         for place in 0..count {
             let cpu = match place.checked_sub(per_octave) {
@@ -211,7 +212,7 @@ mod tests {
     fn curves() -> impl Strategy<Value = DirtyCurve> {
         let part = (1u64..500_000_000, 0.001f64..100.0);
         proptest::collection::vec(part, 1..6).prop_map(|parts| {
-            let part = |(set, time)| Part { set: Bytes(set), time: CpuTime(time) };
+            let part = |(set, time)| Component { set: Bytes(set), time: CpuTime(time) };
             DirtyCurve::new(parts.into_iter().map(part))
         })
     }
@@ -221,7 +222,7 @@ mod tests {
         fn more_cpu_never_dirties_less_nor_more_than_in_proportion(
             curve in curves(), cpu in 0.0f64..100.0, times in 1.0f64..50.0,
         ) {
-            let (less, more) = (curve.at(cpu), curve.at(cpu * times));
+            let (less, more) = (curve.dirtied_bytes(cpu), curve.dirtied_bytes(cpu * times));
             prop_assert!(less <= more + 1.0);
             prop_assert!(more <= less * times + 1.0);
             prop_assert!(more <= curve.working_set().as_f64() + 1.0);
@@ -231,7 +232,7 @@ mod tests {
         fn the_time_to_dirty_is_the_inverse_of_what_is_dirtied(curve in curves(), part in 0.0f64..0.99) {
             let bytes = Bytes((curve.working_set().as_f64() * part) as u64);
             let time = curve.time_to_dirty(bytes).unwrap();
-            let back = curve.at(time.0);
+            let back = curve.dirtied_bytes(time.0);
             prop_assert!((back - bytes.as_f64()).abs() <= 2.0 + 1e-6 * bytes.as_f64(), "{back} {bytes:?}");
         }
     }
@@ -239,18 +240,18 @@ mod tests {
     #[test]
     fn along_a_ladder_it_is_what_it_is_at_each_rung() {
         let parts = [(96, 0.1), (500, 30.0)];
-        let part = |(mib, time)| Part { set: Bytes::mib(mib), time: CpuTime(time) };
+        let part = |(mib, time)| Component { set: Bytes::mib(mib), time: CpuTime(time) };
         let curve = DirtyCurve::new(parts.map(part));
-        for (step, (cpu, bytes)) in curve.along(1e-4, 7, 150).into_iter().enumerate() {
+        for (step, (cpu, bytes)) in curve.log_grid(1e-4, 7, 150).into_iter().enumerate() {
             let at = 1e-4 * 2f64.powf(step as f64 / 7.0);
             assert!((cpu / at - 1.0).abs() < 1e-9, "{step}: {cpu} {at}");
-            assert!((bytes / curve.at(at) - 1.0).abs() < 1e-9, "{step}: {bytes}");
+            assert!((bytes / curve.dirtied_bytes(at) - 1.0).abs() < 1e-9, "{step}: {bytes}");
         }
     }
 
     #[test]
     fn what_is_beyond_the_working_set_is_never_dirtied() {
-        let curve = DirtyCurve::new([Part { set: Bytes::mib(96), time: CpuTime(0.1) }]);
+        let curve = DirtyCurve::new([Component { set: Bytes::mib(96), time: CpuTime(0.1) }]);
         assert_eq!(curve.time_to_dirty(Bytes::mib(96)), None);
         assert_eq!(DirtyCurve::IDLE.time_to_dirty(Bytes(1)), None);
         assert_eq!(DirtyCurve::IDLE.dirtied(CpuTime(1e9)), Bytes(0));

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::fit::apart;
-use super::{DirtyCurve, Point, fit};
+use super::fit::log_ratio;
+use super::{CurvePoint, DirtyCurve, fit};
 use crate::model::prior::Prior;
 use crate::units::Bytes;
 
@@ -26,7 +26,7 @@ pub struct Estimate {
 /// Makes estimates of points.
 #[derive(Debug, Clone, Default)]
 pub struct Estimator {
-    points: VecDeque<Point>,
+    points: VecDeque<CurvePoint>,
     changes: u32,
     measured: bool,
     /// All the memory the guest writes, if that is known.
@@ -65,8 +65,8 @@ const AGEING_ALIKE: f64 = 1.5;
 impl Estimator {
     /// Begins with what was found out before the migration.
     pub fn new(prior: &Prior) -> Estimator {
-        let before = |point: &Point| Point { error: point.error.hypot(BEFORE), ..*point };
-        let points: VecDeque<Point> = prior.points.iter().map(before).collect();
+        let before = |point: &CurvePoint| CurvePoint { error: point.error.hypot(BEFORE), ..*point };
+        let points: VecDeque<CurvePoint> = prior.points.iter().map(before).collect();
         // What has no contents was never written, and is not likely to be now.
         let written = points.iter().map(|point| point.dirtied).max().unwrap_or_default();
         let most = prior.contents.map(|contents| contents.max(written));
@@ -76,14 +76,14 @@ impl Estimator {
     }
 
     /// Takes in a point that a sync of the migration has shown.
-    pub fn take(&mut self, point: Point) {
+    pub fn add_point(&mut self, point: CurvePoint) {
         if let Some(surprise) = self.surprise(&point)
             && surprise > SURPRISE
         {
             self.points.clear();
             self.changes += 1;
         }
-        let alike = |old: &Point| apart(old.cpu, point.cpu) < ALIKE;
+        let alike = |old: &CurvePoint| log_ratio(old.cpu, point.cpu) < ALIKE;
         for old in &mut self.points {
             old.error *= if alike(old) { AGEING_ALIKE } else { AGEING };
         }
@@ -102,13 +102,13 @@ impl Estimator {
 
     /// How many standard errors a point is off what was expected; `None` where nothing was, for the
     /// curve was never measured near it.
-    fn surprise(&self, point: &Point) -> Option<f64> {
-        let near = |known: &Point| apart(known.cpu, point.cpu) < NEAR;
+    fn surprise(&self, point: &CurvePoint) -> Option<f64> {
+        let near = |known: &CurvePoint| log_ratio(known.cpu, point.cpu) < NEAR;
         if !self.measured || !self.points.iter().any(near) {
             return None;
         }
         let now = self.current.as_ref()?;
-        let (expected, found) = (now.curve.at(point.cpu.0), point.dirtied.as_f64());
+        let (expected, found) = (now.curve.dirtied_bytes(point.cpu.0), point.dirtied.as_f64());
         let scale = expected.max(found).max(1e6);
         Some((found - expected).abs() / scale / now.error.hypot(point.error).hypot(BEFORE))
     }
@@ -122,7 +122,7 @@ impl Estimator {
         if self.points.is_empty() {
             return None;
         }
-        let points: Vec<Point> = self.points.iter().copied().collect();
+        let points: Vec<CurvePoint> = self.points.iter().copied().collect();
         let curve = fit(&points, self.most);
         let error = spread(&curve, &points);
         Some(Estimate { curve, error, points: points.len(), changes: self.changes })
@@ -131,11 +131,11 @@ impl Estimator {
 
 /// How far the points lie from the curve, weighted by how sure they are, and never less than what
 /// they themselves admit, for a curve can go through few points exactly.
-fn spread(curve: &DirtyCurve, points: &[Point]) -> f64 {
+fn spread(curve: &DirtyCurve, points: &[CurvePoint]) -> f64 {
     let (mut weights, mut off) = (0.0, 0.0);
     for point in points {
         let found = point.dirtied.as_f64().max(1e6);
-        let residual = (curve.at(point.cpu.0) - point.dirtied.as_f64()) / found;
+        let residual = (curve.dirtied_bytes(point.cpu.0) - point.dirtied.as_f64()) / found;
         let weight = 1.0 / (point.error * point.error).max(1e-6);
         weights += weight;
         off += weight * residual * residual;
@@ -146,25 +146,25 @@ fn spread(curve: &DirtyCurve, points: &[Point]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{CpuTime, Part};
+    use crate::model::{Component, CpuTime};
 
     #[test]
     fn many_looks_at_short_times_do_not_drive_out_what_is_known_of_long_ones() {
         let (truth, mut estimator) = (guest(100), Estimator::default());
-        estimator.take(point(&truth, 4.0));
+        estimator.add_point(point(&truth, 4.0));
         for _ in 0..40 {
-            estimator.take(point(&truth, 0.05));
+            estimator.add_point(point(&truth, 0.05));
         }
-        let off = estimator.estimate().unwrap().curve.at(4.0) / truth.at(4.0);
+        let off = estimator.estimate().unwrap().curve.dirtied_bytes(4.0) / truth.dirtied_bytes(4.0);
         assert!((0.9..1.1).contains(&off), "{off}");
     }
 
     fn guest(mib: u64) -> DirtyCurve {
-        DirtyCurve::new([Part { set: Bytes::mib(mib), time: CpuTime(1.0) }])
+        DirtyCurve::new([Component { set: Bytes::mib(mib), time: CpuTime(1.0) }])
     }
 
-    fn point(of: &DirtyCurve, cpu: f64) -> Point {
-        Point { cpu: CpuTime(cpu), dirtied: of.dirtied(CpuTime(cpu)), error: 0.03 }
+    fn point(of: &DirtyCurve, cpu: f64) -> CurvePoint {
+        CurvePoint { cpu: CpuTime(cpu), dirtied: of.dirtied(CpuTime(cpu)), error: 0.03 }
     }
 
     #[test]
@@ -173,13 +173,13 @@ mod tests {
         assert_eq!(estimator.estimate(), None);
         let mut errors = Vec::new();
         for cpu in [2.0, 1.0, 0.5, 0.3] {
-            estimator.take(point(&truth, cpu));
+            estimator.add_point(point(&truth, cpu));
             errors.push(estimator.estimate().unwrap().error);
         }
         assert!(errors[3] < errors[0], "{errors:?}");
         let found = estimator.estimate().unwrap();
         assert_eq!(found.changes, 0);
-        let off = found.curve.at(0.7) / truth.at(0.7);
+        let off = found.curve.dirtied_bytes(0.7) / truth.dirtied_bytes(0.7);
         assert!((0.93..1.07).contains(&off), "{off}");
     }
 
@@ -187,24 +187,24 @@ mod tests {
     fn a_guest_that_changes_its_ways_is_learnt_anew() {
         let (busy, quiet, mut estimator) = (guest(100), guest(10), Estimator::default());
         for cpu in [2.0, 1.0, 0.5] {
-            estimator.take(point(&busy, cpu));
+            estimator.add_point(point(&busy, cpu));
         }
-        estimator.take(point(&quiet, 0.4));
+        estimator.add_point(point(&quiet, 0.4));
         let found = estimator.estimate().unwrap();
         assert_eq!((found.changes, found.points), (1, 1));
-        let off = found.curve.at(0.4) / quiet.at(0.4);
+        let off = found.curve.dirtied_bytes(0.4) / quiet.dirtied_bytes(0.4);
         assert!((0.9..1.1).contains(&off), "{off}");
     }
 
     #[test]
     fn what_was_sampled_before_gives_way_to_what_the_migration_shows() {
         let (sampled, truth) = (guest(120), guest(100));
-        let before: Vec<Point> = [0.1, 0.5, 2.0].map(|cpu| point(&sampled, cpu)).to_vec();
+        let before: Vec<CurvePoint> = [0.1, 0.5, 2.0].map(|cpu| point(&sampled, cpu)).to_vec();
         let mut estimator = Estimator::new(&Prior { points: before, ..Prior::default() });
         for cpu in [2.0, 1.0, 0.6] {
-            estimator.take(point(&truth, cpu));
+            estimator.add_point(point(&truth, cpu));
         }
-        let off = estimator.estimate().unwrap().curve.at(1.0) / truth.at(1.0);
+        let off = estimator.estimate().unwrap().curve.dirtied_bytes(1.0) / truth.dirtied_bytes(1.0);
         assert!((0.95..1.07).contains(&off), "{off}");
     }
 }

@@ -13,12 +13,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::least_squares::{Equations, MOST_UNKNOWN};
-use super::{CpuTime, DirtyCurve, Part};
+use super::{Component, CpuTime, DirtyCurve};
 use crate::units::{Bytes, PAGE};
 
 /// One measurement of the curve.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Point {
+pub struct CurvePoint {
     /// The guest's CPU time meanwhile.
     pub cpu: CpuTime,
     /// Distinct memory it dirtied in it.
@@ -56,14 +56,14 @@ const MOST_RUNGS: usize = MOST_UNKNOWN;
 /// The curve nearest to the points; the idle one where there are none, or none with any CPU time.
 ///
 /// `most` is all the memory the guest can write, if that is known.
-pub fn fit(points: &[Point], most: Option<Bytes>) -> DirtyCurve {
-    let known = |point: &&Point| point.cpu.0 > 0.0 && point.cpu.0.is_finite();
+pub fn fit(points: &[CurvePoint], most: Option<Bytes>) -> DirtyCurve {
+    let known = |point: &&CurvePoint| point.cpu.0 > 0.0 && point.cpu.0.is_finite();
     let known = || points.iter().filter(known);
-    let by_time = |a: &&Point, b: &&Point| a.cpu.0.total_cmp(&b.cpu.0);
+    let by_time = |a: &&CurvePoint, b: &&CurvePoint| a.cpu.0.total_cmp(&b.cpu.0);
     let (Some(&first), Some(&last)) = (known().min_by(by_time), known().max_by(by_time)) else {
         return DirtyCurve::IDLE;
     };
-    let far = |from: Point| move |point: &&Point| apart(from.cpu, point.cpu) >= FAR;
+    let far = |from: CurvePoint| move |point: &&CurvePoint| log_ratio(from.cpu, point.cpu) >= FAR;
     let second = known().filter(far(first)).min_by(by_time);
     let before_last = known().filter(far(last)).max_by(by_time);
     let before = second.map_or(SLOPE_BEFORE, |second| slope(first, *second));
@@ -78,7 +78,9 @@ pub fn fit(points: &[Point], most: Option<Bytes>) -> DirtyCurve {
     let beyond = continued(last, BEYOND, after);
     let beyond = match most {
         // More than there is cannot be, and a guest that comes near to it is likely to reach it.
-        Some(most) if beyond.dirtied > most => Point { dirtied: most, error: NEAR_MOST, ..beyond },
+        Some(most) if beyond.dirtied > most => {
+            CurvePoint { dirtied: most, error: NEAR_MOST, ..beyond }
+        }
         _ => beyond,
     };
     curve.meet(&beyond);
@@ -88,7 +90,8 @@ pub fn fit(points: &[Point], most: Option<Bytes>) -> DirtyCurve {
         sets = curve.solve(&sets);
         cut(&mut sets[..rungs.len()], most.as_f64());
     }
-    let part = |(&time, &set): (&f64, &f64)| Part { set: Bytes(set as u64), time: CpuTime(time) };
+    let part =
+        |(&time, &set): (&f64, &f64)| Component { set: Bytes(set as u64), time: CpuTime(time) };
     DirtyCurve::new(rungs.iter().zip(&sets).map(part))
 }
 
@@ -103,19 +106,19 @@ fn cut(sets: &mut [f64], most: f64) {
 }
 
 /// Log-log slope from one point to a later one, as far as a curve can have it.
-fn slope(from: Point, to: Point) -> f64 {
+fn slope(from: CurvePoint, to: CurvePoint) -> f64 {
     let rise = (to.dirtied.as_f64().max(1.0) / from.dirtied.as_f64().max(1.0)).ln();
     (rise / (to.cpu.0 / from.cpu.0).ln()).clamp(0.0, 1.0)
 }
 
 /// How many times longer one time is than the other.
-pub(super) fn apart(a: CpuTime, b: CpuTime) -> f64 {
+pub(super) fn log_ratio(a: CpuTime, b: CpuTime) -> f64 {
     (a.0 / b.0).max(b.0 / a.0)
 }
 
 /// What is assumed at `factor` times the CPU time of a point.
-fn continued(from: Point, factor: f64, slope: f64) -> Point {
-    Point {
+fn continued(from: CurvePoint, factor: f64, slope: f64) -> CurvePoint {
+    CurvePoint {
         cpu: CpuTime(from.cpu.0 * factor),
         dirtied: Bytes((from.dirtied.as_f64() * factor.powf(slope)) as u64),
         error: ASSUMED,
@@ -151,7 +154,7 @@ impl<'a> Sets<'a> {
 
     /// What is clean of a set is an exponential of time over its time constant. From one rung down to the
     /// next it is squared, for the [`RATIO`] is 2: a part `d` that is dirty becomes `d * (2 - d)`.
-    fn meet(&mut self, point: &Point) {
+    fn meet(&mut self, point: &CurvePoint) {
         let longest = self.rungs.last().copied().unwrap_or(f64::INFINITY);
         let (mut parts, mut part) = ([0.0; MOST_RUNGS], -(-point.cpu.0 / longest).exp_m1());
         for rung in parts[..self.rungs.len()].iter_mut().rev() {
@@ -184,31 +187,35 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn point(cpu: f64, mb: f64) -> Point {
-        Point { cpu: CpuTime(cpu), dirtied: Bytes((mb * MB) as u64), error: 0.02 }
+    fn point(cpu: f64, mb: f64) -> CurvePoint {
+        CurvePoint { cpu: CpuTime(cpu), dirtied: Bytes((mb * MB) as u64), error: 0.02 }
     }
 
-    fn off(curve: &DirtyCurve, points: &[Point]) -> f64 {
-        let off = |p: &Point| (curve.at(p.cpu.0) / p.dirtied.as_f64() - 1.0).abs();
+    fn off(curve: &DirtyCurve, points: &[CurvePoint]) -> f64 {
+        let off = |p: &CurvePoint| (curve.dirtied_bytes(p.cpu.0) / p.dirtied.as_f64() - 1.0).abs();
         points.iter().map(off).fold(0.0, f64::max)
     }
 
     #[test]
     fn one_set_is_found_from_a_few_horizons() {
-        let truth = DirtyCurve::new([Part { set: Bytes::mib(144), time: CpuTime(0.7) }]);
-        let at = |cpu: f64| point(cpu, truth.at(cpu) / MB);
+        let truth = DirtyCurve::new([Component { set: Bytes::mib(144), time: CpuTime(0.7) }]);
+        let at = |cpu: f64| point(cpu, truth.dirtied_bytes(cpu) / MB);
         let curve = fit(&[0.05, 0.2, 0.8, 3.0].map(at), None);
-        let between: Vec<Point> = [0.05, 0.1, 0.3, 1.0, 2.0, 3.0].map(at).to_vec();
+        let between: Vec<CurvePoint> = [0.05, 0.1, 0.3, 1.0, 2.0, 3.0].map(at).to_vec();
         assert!(off(&curve, &between) < 0.05, "{}", off(&curve, &between));
     }
 
     #[test]
     fn a_guest_is_not_expected_to_write_more_memory_than_it_has() {
-        let truth = DirtyCurve::new([Part { set: Bytes::mib(160), time: CpuTime(0.84) }]);
-        let at = |cpu: f64| point(cpu, truth.at(cpu) / MB);
+        let truth = DirtyCurve::new([Component { set: Bytes::mib(160), time: CpuTime(0.84) }]);
+        let at = |cpu: f64| point(cpu, truth.dirtied_bytes(cpu) / MB);
         let curve = fit(&[0.05, 0.2, 0.5, 1.0].map(at), Some(Bytes::mib(164)));
         assert!(curve.working_set() <= Bytes::mib(164));
-        assert!((0.93..1.07).contains(&(curve.at(4.0) / truth.at(4.0))), "{}", curve.at(4.0));
+        assert!(
+            (0.93..1.07).contains(&(curve.dirtied_bytes(4.0) / truth.dirtied_bytes(4.0))),
+            "{}",
+            curve.dirtied_bytes(4.0)
+        );
     }
 
     #[test]
@@ -231,10 +238,10 @@ mod tests {
         fn any_points_give_a_curve_without_nonsense(
             points in proptest::collection::vec((0.0001f64..1000.0, 0.0f64..1e6), 0..12),
         ) {
-            let points: Vec<Point> = points.into_iter().map(|(cpu, mb)| point(cpu, mb)).collect();
+            let points: Vec<CurvePoint> = points.into_iter().map(|(cpu, mb)| point(cpu, mb)).collect();
             let curve = fit(&points, None);
-            prop_assert!(curve.at(1.0).is_finite());
-            prop_assert!(curve.at(1.0) <= curve.at(2.0) + 1.0);
+            prop_assert!(curve.dirtied_bytes(1.0).is_finite());
+            prop_assert!(curve.dirtied_bytes(1.0) <= curve.dirtied_bytes(2.0) + 1.0);
         }
 
         #[test]

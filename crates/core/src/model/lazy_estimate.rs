@@ -8,20 +8,20 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{CpuTime, Estimate, Estimator, Point};
+use super::{CpuTime, CurvePoint, Estimate, Estimator};
 use crate::model::prior::Prior;
 use crate::units::Bytes;
 
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Known(Arc<Node>);
+pub struct LazyEstimate(Arc<Node>);
 
 #[derive(Debug, Default)]
 struct Node {
     source: Source,
     /// How many have to be worked out for this one, itself included, when none has been.
     waiting: usize,
-    now: OnceLock<Now>,
+    now: OnceLock<Evaluated>,
 }
 
 /// What it is worked out of.
@@ -33,18 +33,18 @@ enum Source {
     /// What was found out before the migration.
     Prior(Prior),
     /// What was known before, and what has been seen since.
-    Seen(Known, Seen),
+    Seen(LazyEstimate, SyncObservation),
 }
 
 #[derive(Debug, Clone, Default)]
-struct Now {
+struct Evaluated {
     estimator: Estimator,
     estimate: Option<Arc<Estimate>>,
 }
 
 /// What a sync has shown of the curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Seen {
+pub struct SyncObservation {
     /// CPU time since the sync before.
     pub cpu: CpuTime,
     /// Memory found newly dirty.
@@ -64,14 +64,14 @@ const MOST_HIDDEN: f64 = 0.5;
 /// No more than so many syncs wait to be worked out.
 const MOST_WAITING: usize = 200;
 
-impl Known {
+impl LazyEstimate {
     /// What was found out before the migration.
-    pub fn new(prior: &Prior) -> Known {
-        Known::of(Source::Prior(prior.clone()), 1)
+    pub fn new(prior: &Prior) -> LazyEstimate {
+        LazyEstimate::of(Source::Prior(prior.clone()), 1)
     }
 
-    fn of(source: Source, waiting: usize) -> Known {
-        Known(Arc::new(Node { source, waiting, now: OnceLock::new() }))
+    fn of(source: Source, waiting: usize) -> LazyEstimate {
+        LazyEstimate(Arc::new(Node { source, waiting, now: OnceLock::new() }))
     }
 
     /// The estimate; `None` before the first point.
@@ -81,32 +81,32 @@ impl Known {
 
     /// What is known once this has been seen as well.
     #[must_use]
-    pub fn and(&self, seen: Seen) -> Known {
+    pub fn and(&self, seen: SyncObservation) -> LazyEstimate {
         // What is worked out needs nothing of before.
         let before = match self.0.now.get() {
             None if self.0.waiting < MOST_WAITING => self.clone(),
-            _ => Known::from(self.now().clone()),
+            _ => LazyEstimate::from(self.now().clone()),
         };
         let waiting = before.0.waiting + 1;
-        Known::of(Source::Seen(before, seen), waiting)
+        LazyEstimate::of(Source::Seen(before, seen), waiting)
     }
 
-    fn now(&self) -> &Now {
+    fn now(&self) -> &Evaluated {
         self.0.now.get_or_init(|| match &self.0.source {
-            Source::Given => Now::default(),
-            Source::Prior(prior) => Now::of(Estimator::new(prior)),
+            Source::Given => Evaluated::default(),
+            Source::Prior(prior) => Evaluated::of(Estimator::new(prior)),
             Source::Seen(before, seen) => before.now().and(seen),
         })
     }
 }
 
-impl Now {
-    fn of(estimator: Estimator) -> Now {
-        Now { estimate: estimator.estimate().map(Arc::new), estimator }
+impl Evaluated {
+    fn of(estimator: Estimator) -> Evaluated {
+        Evaluated { estimate: estimator.estimate().map(Arc::new), estimator }
     }
 
     /// Makes a point of the curve of what was seen: what was unsent stands for the rest.
-    fn and(&self, seen: &Seen) -> Now {
+    fn and(&self, seen: &SyncObservation) -> Evaluated {
         let known = self.estimate.as_ref().map_or(Bytes(0), |guest| guest.curve.working_set());
         let hidden = seen.unsent.as_f64() / known.max(seen.written).as_f64().max(1.0);
         if hidden > MOST_HIDDEN {
@@ -114,39 +114,43 @@ impl Now {
         }
         let dirtied = Bytes((seen.dirtied.as_f64() / (1.0 - hidden)) as u64);
         let mut estimator = self.estimator.clone();
-        estimator.take(Point { cpu: seen.cpu, dirtied, error: seen.error + 0.3 * hidden });
-        Now::of(estimator)
+        estimator.add_point(CurvePoint {
+            cpu: seen.cpu,
+            dirtied,
+            error: seen.error + 0.3 * hidden,
+        });
+        Evaluated::of(estimator)
     }
 }
 
-impl From<Now> for Known {
-    fn from(now: Now) -> Known {
-        Known(Arc::new(Node { now: OnceLock::from(now), ..Node::default() }))
+impl From<Evaluated> for LazyEstimate {
+    fn from(now: Evaluated) -> LazyEstimate {
+        LazyEstimate(Arc::new(Node { now: OnceLock::from(now), ..Node::default() }))
     }
 }
 
-impl From<Arc<Estimate>> for Known {
-    fn from(estimate: Arc<Estimate>) -> Known {
-        Known::from(Now { estimate: Some(estimate), ..Now::default() })
+impl From<Arc<Estimate>> for LazyEstimate {
+    fn from(estimate: Arc<Estimate>) -> LazyEstimate {
+        LazyEstimate::from(Evaluated { estimate: Some(estimate), ..Evaluated::default() })
     }
 }
 
-impl PartialEq for Known {
-    fn eq(&self, other: &Known) -> bool {
+impl PartialEq for LazyEstimate {
+    fn eq(&self, other: &LazyEstimate) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.estimate() == other.estimate()
     }
 }
 
-impl Serialize for Known {
+impl Serialize for LazyEstimate {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.estimate().serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Known {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Known, D::Error> {
+impl<'de> Deserialize<'de> for LazyEstimate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<LazyEstimate, D::Error> {
         let estimate = Option::<Arc<Estimate>>::deserialize(deserializer)?;
-        Ok(estimate.map_or_else(Known::default, Known::from))
+        Ok(estimate.map_or_else(LazyEstimate::default, LazyEstimate::from))
     }
 }
 
@@ -154,8 +158,8 @@ impl<'de> Deserialize<'de> for Known {
 mod tests {
     use super::*;
 
-    fn seen(n: u64) -> Seen {
-        Seen {
+    fn seen(n: u64) -> SyncObservation {
+        SyncObservation {
             cpu: CpuTime(1.0 + n as f64 % 3.0),
             dirtied: Bytes(50_000_000 + n % 7 * 1_000_000),
             error: 0.03,
@@ -166,7 +170,8 @@ mod tests {
 
     #[test]
     fn when_it_is_asked_for_makes_no_difference() {
-        let (mut asked, mut waits) = (Known::new(&Prior::default()), Known::new(&Prior::default()));
+        let (mut asked, mut waits) =
+            (LazyEstimate::new(&Prior::default()), LazyEstimate::new(&Prior::default()));
         assert_eq!(asked.estimate(), None);
         for n in 0..2 * MOST_WAITING as u64 + 5 {
             (asked, waits) = (asked.and(seen(n)), waits.and(seen(n)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Point;
+use crate::model::CurvePoint;
 use crate::units::{ByteRate, Bytes};
 
 /// CPU time that a guest takes in a second while nothing holds it, in seconds, all vCPUs together:
@@ -40,7 +40,7 @@ pub const PROBE_SPANS: [Duration; 7] = [
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prior {
     /// Points of the dirty curve.
-    pub points: Vec<Point>,
+    pub points: Vec<CurvePoint>,
     /// Guest memory that has contents: the rest are zero pages, which cost next to nothing on the
     /// wire.
     pub contents: Option<Bytes>,

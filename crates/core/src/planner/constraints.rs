@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Terms, class, weight};
+use super::{PlanInputs, classify, time_weight};
 use crate::decision::Quota;
 use crate::model::DirtyCurve;
 use crate::model::prior::Pace;
@@ -15,7 +15,7 @@ use crate::units::{ByteRate, Share};
 /// What of the requirements holds. They are given up one after the other, in the operator's order,
 /// while there is no plan that keeps the rest.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Allowed {
+pub struct Constraints {
     /// Least share of a CPU.
     pub min_cpu: Share,
     /// Longest stall; `None` where any will do.
@@ -24,10 +24,10 @@ pub struct Allowed {
     pub max_time: Option<Duration>,
 }
 
-impl Allowed {
+impl Constraints {
     /// All that was asked.
-    pub fn all(asked: &Requirements) -> Allowed {
-        Allowed {
+    pub fn all(asked: &Requirements) -> Constraints {
+        Constraints {
             min_cpu: asked.min_cpu,
             max_stall: Some(asked.max_stall),
             max_time: asked.max_time,
@@ -36,11 +36,11 @@ impl Allowed {
 
     /// Without one of them.
     #[must_use]
-    pub fn without(self, given_up: Requirement) -> Allowed {
+    pub fn without(self, given_up: Requirement) -> Constraints {
         match given_up {
-            Requirement::MinCpu => Allowed { min_cpu: Share::NONE, ..self },
-            Requirement::MaxStall => Allowed { max_stall: None, ..self },
-            Requirement::MaxTime => Allowed { max_time: None, ..self },
+            Requirement::MinCpu => Constraints { min_cpu: Share::NONE, ..self },
+            Requirement::MaxStall => Constraints { max_stall: None, ..self },
+            Requirement::MaxTime => Constraints { max_time: None, ..self },
             Requirement::MaxBandwidth => self,
         }
     }
@@ -55,29 +55,34 @@ impl Allowed {
     }
 
     /// The terms for a guest and a link as a view has them; `None` while too little is known.
-    pub fn terms(&self, view: &View) -> Option<Terms> {
-        let guest = view.guest()?;
-        self.terms_for(view, &guest.curve, guest.error)
+    pub fn plan_inputs(&self, view: &View) -> Option<PlanInputs> {
+        let guest = view.estimate()?;
+        self.plan_inputs_for(view, &guest.curve, guest.error)
     }
 
     /// The same for a curve that is known from elsewhere, with its relative error.
-    pub fn terms_for(&self, view: &View, curve: &DirtyCurve, error: f64) -> Option<Terms> {
+    pub fn plan_inputs_for(
+        &self,
+        view: &View,
+        curve: &DirtyCurve,
+        error: f64,
+    ) -> Option<PlanInputs> {
         let link = view.link?;
         let paces = paces(view)?;
         let tightest = self.tightest(view).get();
         let pace: f64 = paces.iter().sum();
         let floor: f64 = paces.iter().map(|pace| pace.min(tightest)).sum();
         let shipment = |stall| switch_over::drained(stall).as_secs_f64() / (1.0 + error);
-        let terms = Terms {
-            pace: Pace(pace.max(LEAST_PACE)),
+        let terms = PlanInputs {
+            cpu_demand: Pace(pace.max(LEAST_PACE)),
             floor: Pace(floor.min(pace).max(0.0)),
             link: ByteRate(link.0.max(1.0)),
             shipment: self.max_stall.map(shipment),
-            weight: weight(view.aggression),
+            weight: time_weight(view.aggression),
         };
-        let unaided = class(curve, &terms) == Class::Unaided;
+        let unaided = classify(curve, &terms) == Class::Unaided;
         // Whoever lands by himself is not held, however much faster that would be.
-        Some(if unaided { Terms { floor: terms.pace, ..terms } } else { terms })
+        Some(if unaided { PlanInputs { floor: terms.cpu_demand, ..terms } } else { terms })
     }
 }
 
@@ -93,16 +98,16 @@ const LEAST_PACE: f64 = 1e-3;
 /// start.
 fn paces(view: &View) -> Option<Vec<f64>> {
     let of_late: Option<Vec<f64>> =
-        view.vcpus.iter().map(|vcpu| vcpu.unheld.map(Share::get)).collect();
+        view.vcpus.iter().map(|vcpu| vcpu.unthrottled.map(Share::get)).collect();
     let before = || {
-        let each = view.pace?.0 / view.vcpus.len().max(1) as f64;
+        let each = view.cpu_demand?.0 / view.vcpus.len().max(1) as f64;
         Some(vec![each; view.vcpus.len().max(1)])
     };
     of_late.filter(|paces| !paces.is_empty()).or_else(before)
 }
 
 /// The share for each vCPU that gives the guest so much CPU time in a second, at these paces.
-pub(crate) fn share_for(view: &View, wanted: Pace) -> Share {
+pub(crate) fn share_for_cpu(view: &View, wanted: Pace) -> Share {
     let Some(paces) = paces(view) else { return Share::FULL };
     // Those that take less than an even part leave theirs to the others.
     let (mut left, mut count) = (wanted.0, paces.len());

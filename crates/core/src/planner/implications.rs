@@ -8,9 +8,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::prospect::{Case, Prospect, pause, prospect};
-use super::{Allowed, class_in};
-use crate::report::{Class, Forecast, Range};
+use super::prospect::{CurveCase, Prospect, pause, prospect};
+use super::{Constraints, classify_view};
+use crate::report::{Class, Forecast, ForecastRange};
 use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::telemetry::view::View;
 
@@ -20,7 +20,7 @@ pub struct Implication {
     /// The setting.
     pub aggression: Aggression,
     /// Whether it is likely to land.
-    pub verdict: Verdict,
+    pub verdict: ImplicationVerdict,
     /// Requirements that are likely to be broken.
     pub broken: Vec<Requirement>,
     /// Requirements that are likely to be kept, but not at the far end of the range.
@@ -32,7 +32,7 @@ pub struct Implication {
 /// Whether a setting lands a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum ImplicationVerdict {
     /// It is likely to land.
     Lands,
     /// It would be started, and may have to be given up.
@@ -45,14 +45,14 @@ pub enum Verdict {
 
 impl Implication {
     /// One without figures.
-    pub fn without_figures(aggression: Aggression, verdict: Verdict) -> Implication {
+    pub fn without_figures(aggression: Aggression, verdict: ImplicationVerdict) -> Implication {
         Implication { aggression, verdict, broken: vec![], doubtful: vec![], forecast: None }
     }
 
     /// One that lands with these figures, held against what was asked.
     pub fn of(
         aggression: Aggression,
-        verdict: Verdict,
+        verdict: ImplicationVerdict,
         forecast: Forecast,
         asked: &Requirements,
     ) -> Implication {
@@ -75,15 +75,16 @@ pub fn dial() -> impl Iterator<Item = Aggression> {
 
 /// What the setting of a view implies, by the planner alone.
 pub fn implication(view: &View) -> Implication {
-    let known = view.guest().is_some() && view.link.is_some();
+    let known = view.estimate().is_some() && view.link.is_some();
     let asked = &view.requirements;
-    if !known || Allowed::all(asked).terms(view).is_none() {
-        return Implication::without_figures(view.aggression, Verdict::Unknown);
+    if !known || Constraints::all(asked).plan_inputs(view).is_none() {
+        return Implication::without_figures(view.aggression, ImplicationVerdict::Unknown);
     }
-    let likely = landing(view, Case::LIKELIEST).map(|found| (found, Verdict::Lands));
-    let hopeful = || landing(view, Case::HOPEFUL).map(|found| (found, Verdict::Uncertain));
+    let likely = landing(view, CurveCase::NOMINAL).map(|found| (found, ImplicationVerdict::Lands));
+    let hopeful =
+        || landing(view, CurveCase::OPTIMISTIC).map(|found| (found, ImplicationVerdict::Uncertain));
     let Some((found, verdict)) = likely.or_else(hopeful) else {
-        return Implication::without_figures(view.aggression, Verdict::Refused);
+        return Implication::without_figures(view.aggression, ImplicationVerdict::Refused);
     };
     let others = CASES.into_iter().filter_map(|case| landing(view, case));
     let all: Vec<Prospect> = others.chain([found]).collect();
@@ -97,12 +98,12 @@ pub fn implications(view: &View) -> Vec<Implication> {
 }
 
 /// Guests and links beside the likeliest that the range is made of.
-const CASES: [Case; 4] = [Case(-1.5), Case(-0.75), Case(0.75), Case(1.5)];
+const CASES: [CurveCase; 4] = [CurveCase(-1.5), CurveCase(-0.75), CurveCase(0.75), CurveCase(1.5)];
 
 /// How the default policy lands such a guest: by a plan that keeps all, or all but the first that may give
 /// way, and so on.
-fn landing(view: &View, case: Case) -> Option<Prospect> {
-    let mut allowed = Allowed::all(&view.requirements);
+fn landing(view: &View, case: CurveCase) -> Option<Prospect> {
+    let mut allowed = Constraints::all(&view.requirements);
     let first = prospect(view, &allowed, case);
     first.or_else(|| {
         view.requirements.give_way.iter().find_map(|given_up| {
@@ -115,7 +116,7 @@ fn landing(view: &View, case: Case) -> Option<Prospect> {
 fn figures(view: &View, middle: &Prospect, all: &[Prospect]) -> Forecast {
     let range = |figure: &dyn Fn(&Prospect) -> f64| {
         let values = || all.iter().map(figure);
-        Range {
+        ForecastRange {
             low: values().fold(f64::INFINITY, f64::min),
             mid: figure(middle),
             high: values().fold(f64::NEG_INFINITY, f64::max),
@@ -140,8 +141,8 @@ enum Side {
 /// the floor of a range with it; what is missed by less than a hair was kept.
 fn missed(forecast: &Forecast, asked: &Requirements, side: Side) -> Vec<Requirement> {
     let far = side == Side::Far;
-    let most = |range: Range| if far { range.high } else { range.mid };
-    let least = |range: Range| if far { range.low } else { range.mid };
+    let most = |range: ForecastRange| if far { range.high } else { range.mid };
+    let least = |range: ForecastRange| if far { range.low } else { range.mid };
     let over = |value: f64, limit: f64| value > limit * 1.005;
     let mut missed = Vec::new();
     if least(forecast.min_cpu_share) < asked.min_cpu.get() - SHARE_NOISE {
@@ -204,10 +205,10 @@ pub fn ways(view: &View) -> Option<Ways> {
         min_cpu_share: prospect.plan.cost.least_share,
     };
     let pause = way(pause(view)?);
-    let within = Allowed { max_time: None, ..Allowed::all(&view.requirements) };
-    let throttle = prospect(view, &within, Case::LIKELIEST).map(way);
+    let within = Constraints { max_time: None, ..Constraints::all(&view.requirements) };
+    let throttle = prospect(view, &within, CurveCase::NOMINAL).map(way);
     let loses_less = match throttle {
-        _ if class_in(view) == Some(Class::Unaided) => Lever::Neither,
+        _ if classify_view(view) == Some(Class::Unaided) => Lever::Neither,
         Some(held) if held.guest_cpu_lost_s < pause.guest_cpu_lost_s => Lever::Throttle,
         _ => Lever::Pause,
     };

@@ -38,15 +38,15 @@ use crate::requirements::Aggression;
 use crate::telemetry::view::View;
 use crate::units::{ByteRate, Bytes};
 
-pub use constraints::Allowed;
-pub(crate) use constraints::share_for;
-pub use value_table::{STEERING, Step, Table};
+pub use constraints::Constraints;
+pub(crate) use constraints::share_for_cpu;
+pub use value_table::{PlanStep, STEERING_NODES, ValueTable};
 
 /// A guest, a link and what is allowed: what a plan is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Terms {
+pub struct PlanInputs {
     /// CPU time the guest takes in a second when nothing holds it.
-    pub pace: Pace,
+    pub cpu_demand: Pace,
     /// CPU time it gets in a second under the tightest hold there may be.
     pub floor: Pace,
     /// Rate at which guest pages leave.
@@ -59,7 +59,7 @@ pub struct Terms {
 
 /// What a plan comes to, in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Cost {
+pub struct PlanCost {
     /// Until the guest runs at the destination.
     pub total: f64,
     /// CPU time of the guest lost.
@@ -74,7 +74,7 @@ pub struct Cost {
 
 /// A moment of a migration from which to plan.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Position {
+pub struct PlanState {
     /// What is left of the pass under way.
     pub remaining: Bytes,
     /// CPU time the guest has had since the pass began.
@@ -83,14 +83,14 @@ pub struct Position {
     pub may_ship: bool,
 }
 
-impl Position {
+impl PlanState {
     /// The moment from which a migration that has not begun can be steered, and how many seconds after its
     /// start that is: until the link is known nothing is held.
-    pub(crate) fn once_known(remaining: Bytes, terms: &Terms) -> (Position, f64) {
+    pub(crate) fn once_known(remaining: Bytes, terms: &PlanInputs) -> (PlanState, f64) {
         let begun = BLIND.min(remaining.as_f64() / terms.link.0);
         let remaining = Bytes((remaining.as_f64() - begun * terms.link.0) as u64);
-        let used = CpuTime(terms.pace.0 * begun);
-        (Position { remaining, used, may_ship: false }, begun)
+        let used = CpuTime(terms.cpu_demand.0 * begun);
+        (PlanState { remaining, used, may_ship: false }, begun)
     }
 }
 
@@ -101,9 +101,9 @@ const BLIND: f64 = 0.4;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     /// What to do in the pass under way.
-    pub step: Step,
+    pub step: PlanStep,
     /// What all of it comes to.
-    pub cost: Cost,
+    pub cost: PlanCost,
 }
 
 impl Plan {
@@ -117,28 +117,28 @@ impl Plan {
 /// nothing, and what the next one saves gets less from one to the next. In the middle of the dial a second
 /// of work still weighs as much as nine of time. At 1 time counts, and work only between plans that
 /// take as long.
-pub fn weight(aggression: Aggression) -> f64 {
+pub fn time_weight(aggression: Aggression) -> f64 {
     let dial = aggression.get();
     0.04 + 0.95 * dial.powi(4)
 }
 
 /// Weights of time to try where the aggression's does not end in time.
-pub(crate) const HURRIES: [f64; 2] = [0.5, 1.0];
+pub(crate) const HURRY_WEIGHTS: [f64; 2] = [0.5, 1.0];
 
 /// The class of the guest in a view, within all that was asked; `None` while too little is known.
-pub fn class_in(view: &View) -> Option<Class> {
-    let terms = Allowed::all(&view.requirements).terms(view)?;
-    Some(class(&view.guest()?.curve, &terms))
+pub fn classify_view(view: &View) -> Option<Class> {
+    let terms = Constraints::all(&view.requirements).plan_inputs(view)?;
+    Some(classify(&view.estimate()?.curve, &terms))
 }
 
 /// Whether a guest lands by itself, when it is held, or only by a pause.
 ///
 /// It lands where a pass ends with `D(u*T) <= B*t`. `D` is concave, so `D(u*T)/T` falls in `T`: if
 /// the last and shortest pass, of length `t`, leaves no more than it sent, all longer ones do.
-pub fn class(curve: &DirtyCurve, terms: &Terms) -> Class {
+pub fn classify(curve: &DirtyCurve, terms: &PlanInputs) -> Class {
     let Some(stall) = terms.shipment else { return Class::Unknown };
-    let fits = |pace: Pace| curve.at(pace.0 * stall) <= terms.link.0 * stall;
-    match (fits(terms.pace), fits(terms.floor)) {
+    let fits = |pace: Pace| curve.dirtied_bytes(pace.0 * stall) <= terms.link.0 * stall;
+    match (fits(terms.cpu_demand), fits(terms.floor)) {
         (true, _) => Class::Unaided,
         (false, true) => Class::Middle,
         (false, false) => Class::Pathological,
@@ -147,9 +147,9 @@ pub fn class(curve: &DirtyCurve, terms: &Terms) -> Class {
 
 /// Whether it is plain, without a table, that nothing lands it from here within the terms: what has to be
 /// shipped is too much, and of a pathological guest no pass leaves less ([`class`]).
-pub(crate) fn is_hopeless(curve: &DirtyCurve, terms: &Terms, from: &Position) -> bool {
+pub(crate) fn cannot_land(curve: &DirtyCurve, terms: &PlanInputs, from: &PlanState) -> bool {
     let too_much = |stall: f64| from.remaining.as_f64() > terms.link.0 * stall;
     !from.may_ship
         && terms.shipment.is_some_and(too_much)
-        && class(curve, terms) == Class::Pathological
+        && classify(curve, terms) == Class::Pathological
 }

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::prospect::{Case, pause, prospect};
-use super::{Allowed, implications};
+use super::prospect::{CurveCase, pause, prospect};
+use super::{Constraints, implications};
 use crate::requirements::Aggression;
 use crate::telemetry::view::View;
 use crate::units::Share;
 
 /// A plan that no other beats in all three figures, and the settings that lead to it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct FrontierPoint {
+pub struct ParetoPoint {
     /// The setting of the dial.
     pub aggression: Aggression,
     /// The stall it was allowed; `None`: any.
@@ -34,11 +34,11 @@ pub struct FrontierPoint {
 
 /// The frontier for the guest and the link of a view, shortest stall first; what was asked of stall, floor
 /// and time does not matter. Empty while too little is known.
-pub fn frontier(view: &View) -> Vec<FrontierPoint> {
-    let mut all: Vec<FrontierPoint> = Vec::new();
+pub fn pareto_front(view: &View) -> Vec<ParetoPoint> {
+    let mut all: Vec<ParetoPoint> = Vec::new();
     for max_stall in stalls(view) {
         for min_cpu in FLOORS.map(Share::clamped) {
-            let allowed = Allowed { min_cpu, max_stall, max_time: None };
+            let allowed = Constraints { min_cpu, max_stall, max_time: None };
             all.extend(implications::dial().filter_map(|dial| point(view, dial, &allowed)));
         }
     }
@@ -62,10 +62,10 @@ fn stalls(view: &View) -> impl Iterator<Item = Option<Duration>> {
     (0..STALLS).map(stall).chain([None])
 }
 
-fn point(view: &View, aggression: Aggression, allowed: &Allowed) -> Option<FrontierPoint> {
+fn point(view: &View, aggression: Aggression, allowed: &Constraints) -> Option<ParetoPoint> {
     let view = View { aggression, ..view.clone() };
-    let found = prospect(&view, allowed, Case::LIKELIEST)?;
-    Some(FrontierPoint {
+    let found = prospect(&view, allowed, CurveCase::NOMINAL)?;
+    Some(ParetoPoint {
         aggression,
         max_stall: allowed.max_stall,
         min_cpu: allowed.min_cpu,
@@ -76,19 +76,19 @@ fn point(view: &View, aggression: Aggression, allowed: &Allowed) -> Option<Front
 }
 
 /// Those that no other beats, of neighbours that hardly differ one.
-fn undominated(mut all: Vec<FrontierPoint>) -> Vec<FrontierPoint> {
-    let key = |point: &FrontierPoint| point.longest_stall_s;
+fn undominated(mut all: Vec<ParetoPoint>) -> Vec<ParetoPoint> {
+    let key = |point: &ParetoPoint| point.longest_stall_s;
     all.sort_by(|a, b| {
         key(a).total_cmp(&key(b)).then(a.guest_cpu_lost_s.total_cmp(&b.guest_cpu_lost_s))
     });
-    let mut kept: Vec<FrontierPoint> = Vec::new();
+    let mut kept: Vec<ParetoPoint> = Vec::new();
     for point in &all {
         if !kept.iter().any(|other| beats(other, point, ALIKE)) {
             kept.push(*point);
         }
     }
     let beaten =
-        |point: &FrontierPoint| kept.iter().any(|other| other != point && beats(other, point, 1.0));
+        |point: &ParetoPoint| kept.iter().any(|other| other != point && beats(other, point, 1.0));
     let beaten: Vec<bool> = kept.iter().map(beaten).collect();
     kept.into_iter().zip(beaten).filter(|(_, beaten)| !beaten).map(|(point, _)| point).collect()
 }
@@ -97,10 +97,10 @@ fn undominated(mut all: Vec<FrontierPoint>) -> Vec<FrontierPoint> {
 const ALIKE: f64 = 1.02;
 
 /// Whether one is no worse than another in any figure, `slack` times as much counting as no more.
-fn beats(one: &FrontierPoint, other: &FrontierPoint, slack: f64) -> bool {
+fn beats(one: &ParetoPoint, other: &ParetoPoint, slack: f64) -> bool {
     figures(one).into_iter().zip(figures(other)).all(|(one, other)| one <= other * slack)
 }
 
-fn figures(point: &FrontierPoint) -> [f64; 3] {
+fn figures(point: &ParetoPoint) -> [f64; 3] {
     [point.total_s, point.longest_stall_s, point.guest_cpu_lost_s]
 }

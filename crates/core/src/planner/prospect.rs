@@ -6,7 +6,10 @@
 
 use std::time::Duration;
 
-use super::{Allowed, HURRIES, Plan, Position, STEERING, Table, Terms, share_for, weight};
+use super::{
+    Constraints, HURRY_WEIGHTS, Plan, PlanInputs, PlanState, STEERING_NODES, ValueTable,
+    share_for_cpu, time_weight,
+};
 use crate::decision::Quota;
 use crate::model::DirtyCurve;
 use crate::model::prior::Pace;
@@ -18,14 +21,14 @@ use crate::units::{ByteRate, Share};
 /// A guest and a link that may be, in standard errors from the likeliest: above zero the guest writes so
 /// much more, and the link carries so much less.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Case(pub f64);
+pub(super) struct CurveCase(pub f64);
 
-impl Case {
-    pub(super) const LIKELIEST: Case = Case(0.0);
+impl CurveCase {
+    pub(super) const NOMINAL: CurveCase = CurveCase(0.0);
     /// The most hopeful one that a policy still starts for.
-    pub(super) const HOPEFUL: Case = Case(-2.0);
+    pub(super) const OPTIMISTIC: CurveCase = CurveCase(-2.0);
     /// The one that something is called proven for.
-    pub(super) const CAUTIOUS: Case = Case(1.5);
+    pub(super) const PESSIMISTIC: CurveCase = CurveCase(1.5);
 
     fn times(self, error: f64) -> f64 {
         if self.0 < 0.0 { 1.0 / (1.0 - self.0 * error) } else { 1.0 + self.0 * error }
@@ -36,15 +39,15 @@ impl Case {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Prospect {
     pub(super) plan: Plan,
-    pub(super) terms: Terms,
+    pub(super) terms: PlanInputs,
 }
 
 /// The plan from the first page on that keeps what is allowed; `None` where none does, or too little is
 /// known.
-pub(super) fn prospect(view: &View, allowed: &Allowed, case: Case) -> Option<Prospect> {
+pub(super) fn prospect(view: &View, allowed: &Constraints, case: CurveCase) -> Option<Prospect> {
     let problem = Problem::of(view, allowed, case)?;
     let left = allowed.max_time.map_or(f64::INFINITY, |limit| limit.as_secs_f64());
-    let weights = [problem.terms.weight].into_iter().chain(HURRIES);
+    let weights = [problem.terms.weight].into_iter().chain(HURRY_WEIGHTS);
     let mut late = None;
     for found in weights.filter_map(|weight| problem.solve(weight)) {
         if found.total() <= left {
@@ -57,7 +60,7 @@ pub(super) fn prospect(view: &View, allowed: &Allowed, case: Case) -> Option<Pro
 }
 
 /// The plan that ends soonest of those that keep what is allowed. If that is not in time, none is.
-pub(super) fn soonest(view: &View, allowed: &Allowed, case: Case) -> Option<Prospect> {
+pub(super) fn soonest(view: &View, allowed: &Constraints, case: CurveCase) -> Option<Prospect> {
     let found = Problem::of(view, allowed, case)?.solve(1.0)?;
     let in_time = |limit: Duration| found.plan.cost.total <= limit.as_secs_f64();
     allowed.max_time.is_none_or(in_time).then_some(found)
@@ -65,9 +68,9 @@ pub(super) fn soonest(view: &View, allowed: &Allowed, case: Case) -> Option<Pros
 
 /// The plan that only pauses: the guest is never held, and stands still for as long as it takes.
 pub(super) fn pause(view: &View) -> Option<Prospect> {
-    let any = Allowed { min_cpu: Share::NONE, max_stall: None, max_time: None };
-    let mut problem = Problem::of(view, &any, Case::LIKELIEST)?;
-    problem.terms.floor = problem.terms.pace;
+    let any = Constraints { min_cpu: Share::NONE, max_stall: None, max_time: None };
+    let mut problem = Problem::of(view, &any, CurveCase::NOMINAL)?;
+    problem.terms.floor = problem.terms.cpu_demand;
     problem.solve(problem.terms.weight)
 }
 
@@ -76,35 +79,36 @@ const LINK_ERROR: f64 = 0.03;
 
 struct Problem {
     curve: DirtyCurve,
-    terms: Terms,
-    from: Position,
+    terms: PlanInputs,
+    from: PlanState,
     /// Seconds until then.
     begun: f64,
 }
 
 impl Problem {
-    fn of(view: &View, allowed: &Allowed, case: Case) -> Option<Problem> {
-        let guest = view.guest()?;
+    fn of(view: &View, allowed: &Constraints, case: CurveCase) -> Option<Problem> {
+        let guest = view.estimate()?;
         let curve = guest.curve.scaled(case.times(guest.error));
         // No link carries more than its limit.
         let less = case.times(view.link_error.unwrap_or(LINK_ERROR)).max(1.0);
         let link = ByteRate((view.link?.0 / less).max(1.0));
         // Who hopes reckons with no error, as the policy does that starts for the same hope.
         let error = if case.0 < 0.0 { 0.0 } else { guest.error };
-        let terms = allowed.terms_for(view, &curve, error)?;
+        let terms = allowed.plan_inputs_for(view, &curve, error)?;
         let remaining = view.contents.unwrap_or(view.total);
-        let terms = Terms { link, ..terms };
-        let (from, begun) = Position::once_known(remaining, &terms);
+        let terms = PlanInputs { link, ..terms };
+        let (from, begun) = PlanState::once_known(remaining, &terms);
         // Whoever lands by himself is left alone, whatever the dial says.
-        let alone = terms.floor == terms.pace;
-        let weight = if alone { weight(Aggression::LEAST) } else { terms.weight };
-        Some(Problem { curve, terms: Terms { weight, ..terms }, from, begun })
+        let alone = terms.floor == terms.cpu_demand;
+        let weight = if alone { time_weight(Aggression::LEAST) } else { terms.weight };
+        Some(Problem { curve, terms: PlanInputs { weight, ..terms }, from, begun })
     }
 
     fn solve(&self, weight: f64) -> Option<Prospect> {
-        let terms = Terms { weight, ..self.terms };
+        let terms = PlanInputs { weight, ..self.terms };
         let longest = self.from.remaining.as_f64() + self.begun * terms.link.0;
-        let mut plan = Table::new(self.curve.clone(), terms, longest, STEERING).plan(self.from)?;
+        let mut plan =
+            ValueTable::new(self.curve.clone(), terms, longest, STEERING_NODES).plan(self.from)?;
         plan.cost.total += self.begun;
         Some(Prospect { plan, terms })
     }
@@ -118,7 +122,7 @@ impl Prospect {
 
     /// The guest's CPU time lost.
     pub(super) fn lost(&self) -> f64 {
-        self.plan.cost.lost.0 + self.terms.pace.0 * self.switch_over()
+        self.plan.cost.lost.0 + self.terms.cpu_demand.0 * self.switch_over()
     }
 
     /// The longest stall: that of the switch-over, or a gap of the tightest hold.
@@ -137,7 +141,7 @@ impl Prospect {
         if self.plan.is_free() {
             return None;
         }
-        let share = share_for(view, Pace(self.plan.cost.least_share * self.terms.pace.0));
+        let share = share_for_cpu(view, Pace(self.plan.cost.least_share * self.terms.cpu_demand.0));
         Quota::for_share(share, Quota::PERIODS.1, view.levers.tick)
     }
 

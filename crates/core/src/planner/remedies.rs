@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Allowed;
+use super::Constraints;
 use super::implications::{Implication, implication};
-use super::prospect::{Case, prospect, soonest};
+use super::prospect::{CurveCase, prospect, soonest};
 use crate::requirements::settings::Demand;
 use crate::requirements::{Requirement, Requirements};
 use crate::switch_over;
@@ -62,8 +62,8 @@ const LOOSER: f64 = 1.5;
 /// Whether what may not give way can be kept: `None` where it can, or too little is known.
 pub fn resolve(view: &View) -> Option<Conflict> {
     let hard = hard(&view.requirements);
-    hard.terms(view)?;
-    let lands = prospect(view, &hard, Case::LIKELIEST).is_some();
+    hard.plan_inputs(view)?;
+    let lands = prospect(view, &hard, CurveCase::NOMINAL).is_some();
     (!lands).then(|| Conflict::of(view, &hard)).flatten()
 }
 
@@ -81,14 +81,14 @@ pub fn conflict(view: &View) -> String {
 }
 
 /// What may not give way.
-fn hard(asked: &Requirements) -> Allowed {
-    asked.give_way.iter().fold(Allowed::all(asked), |allowed, name| allowed.without(*name))
+fn hard(asked: &Requirements) -> Constraints {
+    asked.give_way.iter().fold(Constraints::all(asked), |allowed, name| allowed.without(*name))
 }
 
 impl Conflict {
-    fn of(view: &View, hard: &Allowed) -> Option<Conflict> {
+    fn of(view: &View, hard: &Constraints) -> Option<Conflict> {
         let asked = &view.requirements;
-        let (guest, link) = (view.guest()?, view.link?);
+        let (guest, link) = (view.estimate()?, view.link?);
         let mut between = between(view, hard);
         // What the link carries is in it in any case; whether it was asked for, the operator knows.
         if asked.max_bandwidth.is_some() && !asked.may_break(Requirement::MaxBandwidth) {
@@ -98,7 +98,7 @@ impl Conflict {
         let change = |name: &Requirement| smallest_change(view, *name);
         let changes = Requirement::ALL.iter().filter_map(change).chain(give_way(view));
         Some(Conflict {
-            certain: prospect(view, hard, Case::HOPEFUL).is_none(),
+            certain: prospect(view, hard, CurveCase::OPTIMISTIC).is_none(),
             between: between.into_iter().map(|name| demand(asked, name)).collect(),
             link,
             working_set: guest.curve.working_set(),
@@ -117,14 +117,14 @@ impl Remedy {
 
 /// Requirements of which each is in the others' way. Found by leaving out, one after the other, what
 /// makes no difference.
-fn between(view: &View, hard: &Allowed) -> Vec<Requirement> {
+fn between(view: &View, hard: &Constraints) -> Vec<Requirement> {
     let mut rest = *hard;
     let mut between = Vec::new();
     for name in [Requirement::MaxTime, Requirement::MinCpu, Requirement::MaxStall] {
         if rest == rest.without(name) {
             continue;
         }
-        if soonest(view, &rest.without(name), Case::LIKELIEST).is_some() {
+        if soonest(view, &rest.without(name), CurveCase::NOMINAL).is_some() {
             between.push(name);
         } else {
             rest = rest.without(name);
@@ -167,14 +167,14 @@ fn resolves(view: &View, change: &Demand) -> bool {
     let view = changed(view, change);
     let hard = hard(&view.requirements);
     let grip = Share::clamped(hard.tightest(&view).get() * LOOSER);
-    let any_time = Allowed { max_time: None, min_cpu: grip, ..hard };
+    let any_time = Constraints { max_time: None, min_cpu: grip, ..hard };
     let in_time =
         |total: f64| hard.max_time.is_none_or(|limit| total * RUNS_OVER <= limit.as_secs_f64());
     // In a stall that the switch-over itself takes half of, nothing is sure.
     let long_enough = hard.max_stall.is_none_or(|stall| stall >= switch_over::BEYOND * 2);
     let lands = |case| soonest(&view, &any_time, case).is_some_and(|found| in_time(found.total()));
     // The likeliest as well: a plan ends on rungs, and near the border one rung decides.
-    long_enough && lands(Case::CAUTIOUS) && lands(Case::LIKELIEST)
+    long_enough && lands(CurveCase::PESSIMISTIC) && lands(CurveCase::NOMINAL)
 }
 
 /// The smallest change to one requirement that resolves it; `None` where none does, or where the

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::{Cost, Plan, Position, Terms};
+use super::{Plan, PlanCost, PlanInputs, PlanState};
 use crate::model::{CpuTime, DirtyCurve};
 
 /// What to do in a pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Step {
+pub enum PlanStep {
     /// Ship what there is: the guest stands still from now on.
     Ship,
     /// Leave the guest free to the end of the pass.
@@ -18,26 +18,26 @@ pub enum Step {
 
 /// The best way on from every state, for one curve and one set of terms.
 #[derive(Debug, Clone)]
-pub struct Table {
-    terms: Terms,
+pub struct ValueTable {
+    terms: PlanInputs,
     curve: DirtyCurve,
-    rungs: Vec<Rung>,
+    rungs: Vec<Node>,
     /// What going to each rung comes to but for what the way there costs in any case.
     scores: Vec<f64>,
 }
 
 /// A state: the guest was given `cpu` in the last pass and left `bytes`.
 #[derive(Debug, Clone, Copy)]
-struct Rung {
+struct Node {
     cpu: f64,
     bytes: f64,
     /// Cost from here; infinite where there is no way on.
     value: f64,
-    way: Way,
+    way: Action,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Way {
+enum Action {
     None,
     Ship,
     /// A pass that gives so much CPU and leads to that rung.
@@ -48,7 +48,7 @@ enum Way {
 }
 
 /// Rungs enough for steering: neighbours differ by less than a tenth.
-pub const STEERING: usize = 96;
+pub const STEERING_NODES: usize = 96;
 
 /// Least CPU time on the ladder, as a part of the most.
 const DEPTH: f64 = 1e-4;
@@ -57,20 +57,20 @@ const DEPTH: f64 = 1e-4;
 /// there is next to nothing to ship.
 const BEYOND: f64 = 0.1;
 
-impl Table {
+impl ValueTable {
     /// The table for passes of at most `longest` bytes, with so many rungs.
-    pub fn new(curve: DirtyCurve, terms: Terms, longest: f64, rungs: usize) -> Table {
-        let most = terms.pace.0 * longest.max(curve.working_set().as_f64()) / terms.link.0;
+    pub fn new(curve: DirtyCurve, terms: PlanInputs, longest: f64, rungs: usize) -> ValueTable {
+        let most = terms.cpu_demand.0 * longest.max(curve.working_set().as_f64()) / terms.link.0;
         let exact = terms.shipment.and_then(|stall| cpu_for(&curve, terms.link.0 * stall));
-        let rung = |(cpu, bytes)| Rung { cpu, bytes, value: f64::INFINITY, way: Way::None };
-        let rungs = ladder(&curve, most.max(1e-6) * 1.01, exact, rungs).map(rung).collect();
-        let mut table = Table { terms, curve, rungs, scores: Vec::new() };
+        let rung = |(cpu, bytes)| Node { cpu, bytes, value: f64::INFINITY, way: Action::None };
+        let rungs = log_grid(&curve, most.max(1e-6) * 1.01, exact, rungs).map(rung).collect();
+        let mut table = ValueTable { terms, curve, rungs, scores: Vec::new() };
         table.fill();
         table
     }
 
     /// What it was made for.
-    pub fn terms(&self) -> &Terms {
+    pub fn terms(&self) -> &PlanInputs {
         &self.terms
     }
 
@@ -86,7 +86,7 @@ impl Table {
         let (mut entered, mut reach) = (0, 0..0);
         for state in 0..self.rungs.len() {
             let bytes = self.rungs[state].bytes;
-            reach = self.reach(bytes, 0.0, reach);
+            reach = self.reachable(bytes, 0.0, reach);
             let enter = reach.end.min(state);
             for rung in entered..enter {
                 let score = self.scores[rung];
@@ -98,22 +98,22 @@ impl Table {
             }
             entered = enter.max(entered);
             first += window[first..].iter().take_while(|rung| **rung < reach.start).count();
-            let shipped = self.terms.pace.0 * bytes / self.terms.link.0;
-            let on = self.best(bytes, 0.0, state, &reach, window.get(first).copied());
-            let ships = self.ships(bytes) && shipped <= on.0;
+            let shipped = self.terms.cpu_demand.0 * bytes / self.terms.link.0;
+            let on = self.best_action(bytes, 0.0, state, &reach, window.get(first).copied());
+            let ships = self.fits_shipment(bytes) && shipped <= on.0;
             let rung = &mut self.rungs[state];
-            (rung.value, rung.way) = if ships { (shipped, Way::Ship) } else { on };
+            (rung.value, rung.way) = if ships { (shipped, Action::Ship) } else { on };
             self.scores.push(rung.value - (1.0 - self.terms.weight) * rung.cpu);
         }
     }
 
     /// The rungs that a pass with so much to send can end on, the guest having had `used` already;
     /// none of them, nor the one above the last, is below those in `no_less`.
-    fn reach(&self, bytes: f64, used: f64, no_less: Range<usize>) -> Range<usize> {
-        let Terms { pace, floor, link, .. } = self.terms;
+    fn reachable(&self, bytes: f64, used: f64, no_less: Range<usize>) -> Range<usize> {
+        let PlanInputs { cpu_demand: pace, floor, link, .. } = self.terms;
         let length = bytes / link.0;
         let above = |cpu: f64, from: usize| {
-            let lower = |rung: &&Rung| rung.cpu < cpu * (1.0 - 1e-9);
+            let lower = |rung: &&Node| rung.cpu < cpu * (1.0 - 1e-9);
             from + self.rungs[from..].iter().take_while(lower).count()
         };
         let least = above(used + floor.0 * length, no_less.start);
@@ -122,18 +122,18 @@ impl Table {
 
     /// The cheapest way on from a state with so much to send, the guest having had `used` already, by
     /// rungs below `below`. A pass can end on those in `reach`, of which `within` is the best.
-    fn best(
+    fn best_action(
         &self,
         bytes: f64,
         used: f64,
         below: usize,
         reach: &Range<usize>,
         within: Option<usize>,
-    ) -> (f64, Way) {
-        let Terms { pace, floor, link, weight, .. } = self.terms;
+    ) -> (f64, Action) {
+        let PlanInputs { cpu_demand: pace, floor, link, weight, .. } = self.terms;
         let length = bytes / link.0;
         let full = pace.0 * length;
-        let mut best = (f64::INFINITY, Way::None);
+        let mut best = (f64::INFINITY, Action::None);
         // At full speed, and under the tightest hold, a pass ends between rungs: it is taken to end
         // on the one above, which leaves a little more.
         // What lies beyond the top leaves what the top leaves: all there is, or nearly.
@@ -141,7 +141,7 @@ impl Table {
         let mut end = |cpu: f64, to: usize| {
             let cost = full - (1.0 - weight) * (cpu - used) + self.rungs[to].value;
             if to < below && cost < best.0 {
-                best = (cost, Way::Pass { cpu, to });
+                best = (cost, Action::Pass { cpu, to });
             }
         };
         end(used + full, reach.end.min(top));
@@ -153,44 +153,44 @@ impl Table {
     }
 
     /// Whether so much may be shipped.
-    fn ships(&self, bytes: f64) -> bool {
+    fn fits_shipment(&self, bytes: f64) -> bool {
         self.terms.shipment.is_none_or(|stall| bytes <= self.terms.link.0 * stall * (1.0 + 1e-6))
     }
 
     /// The cheapest plan from a moment of a migration; `None` where nothing lands within the terms.
-    pub fn plan(&self, from: Position) -> Option<Plan> {
+    pub fn plan(&self, from: PlanState) -> Option<Plan> {
         let (bytes, used) = (from.remaining.as_f64(), from.used.0);
-        let all = self.curve.dirty_amid(bytes, used);
+        let all = self.curve.dirty_mid_pass(bytes, used);
         let score = |a: &usize, b: &usize| self.scores[*a].total_cmp(&self.scores[*b]);
-        let reach = self.reach(bytes, used, 0..0);
+        let reach = self.reachable(bytes, used, 0..0);
         let within = reach.clone().min_by(score);
-        let (mut value, mut way) = self.best(bytes, used, self.rungs.len(), &reach, within);
+        let (mut value, mut way) = self.best_action(bytes, used, self.rungs.len(), &reach, within);
         if from.may_ship {
-            let now = self.terms.pace.0 * all / self.terms.link.0;
+            let now = self.terms.cpu_demand.0 * all / self.terms.link.0;
             if now <= value {
-                (value, way) = (now, Way::Ship);
+                (value, way) = (now, Action::Ship);
             }
         }
         if !value.is_finite() {
             return None;
         }
-        let full = used + self.terms.pace.0 * bytes / self.terms.link.0;
+        let full = used + self.terms.cpu_demand.0 * bytes / self.terms.link.0;
         let step = match way {
-            Way::Ship => Step::Ship,
-            Way::Pass { cpu, .. } if cpu >= full * (1.0 - 1e-6) => Step::Free,
-            Way::Pass { cpu, .. } => Step::Hold(CpuTime(cpu)),
-            Way::None => return None,
+            Action::Ship => PlanStep::Ship,
+            Action::Pass { cpu, .. } if cpu >= full * (1.0 - 1e-6) => PlanStep::Free,
+            Action::Pass { cpu, .. } => PlanStep::Hold(CpuTime(cpu)),
+            Action::None => return None,
         };
-        Some(Plan { step, cost: self.follow(bytes, used, all, way) })
+        Some(Plan { step, cost: self.rollout(bytes, used, all, way) })
     }
 
     /// Adds up a plan to its end.
-    fn follow(&self, bytes: f64, used: f64, all: f64, first: Way) -> Cost {
-        let Terms { pace, link, .. } = self.terms;
-        let mut cost = Cost { least_share: 1.0, ..Cost::default() };
+    fn rollout(&self, bytes: f64, used: f64, all: f64, first: Action) -> PlanCost {
+        let PlanInputs { cpu_demand: pace, link, .. } = self.terms;
+        let mut cost = PlanCost { least_share: 1.0, ..PlanCost::default() };
         let (mut bytes, mut used, mut to_ship, mut way) = (bytes, used, all, first);
         // Every step leads to a lower rung, so there are no more steps than rungs.
-        while let Way::Pass { cpu, to } = way {
+        while let Action::Pass { cpu, to } = way {
             let length = bytes / link.0;
             let given = (cpu - used).max(0.0);
             cost.total += length;
@@ -199,7 +199,7 @@ impl Table {
                 cost.least_share = cost.least_share.min(given / (pace.0 * length).max(1e-12));
             }
             cost.passes += 1;
-            let left = self.curve.at(cpu);
+            let left = self.curve.dirtied_bytes(cpu);
             (bytes, used, to_ship, way) = (left, 0.0, left, self.rungs[to].way);
         }
         cost.shipment = to_ship / link.0;
@@ -211,7 +211,7 @@ impl Table {
 
 /// About so many CPU times from the least to the most, evenly on a logarithmic scale, `exact` among
 /// them, and what is dirtied in each.
-fn ladder(
+fn log_grid(
     curve: &DirtyCurve,
     most: f64,
     exact: Option<f64>,
@@ -226,8 +226,8 @@ fn ladder(
     let shift = exact.map_or(0.0, |exact| ((most / exact).log2() * per_octave).fract());
     let first = most * (-(shift + (count - 1) as f64) / per_octave).exp2();
     // What lies above the shifted top is a rung of its own.
-    let top = (shift > 1e-9).then(|| (most, curve.at(most)));
-    curve.along(first, per_octave as usize, count).into_iter().chain(top)
+    let top = (shift > 1e-9).then(|| (most, curve.dirtied_bytes(most)));
+    curve.log_grid(first, per_octave as usize, count).into_iter().chain(top)
 }
 
 /// CPU time in which so much is dirtied.
@@ -238,28 +238,34 @@ fn cpu_for(curve: &DirtyCurve, bytes: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Part;
+    use crate::model::Component;
     use crate::model::prior::Pace;
-    use crate::planner::{class, is_hopeless, weight};
+    use crate::planner::{cannot_land, classify, time_weight};
     use crate::report::Class;
     use crate::requirements::Aggression;
     use crate::units::{ByteRate, Bytes};
     use proptest::prelude::*;
 
     fn one_set(mb: u64, time: f64) -> DirtyCurve {
-        DirtyCurve::new([Part { set: Bytes(mb * 1_000_000), time: CpuTime(time) }])
+        DirtyCurve::new([Component { set: Bytes(mb * 1_000_000), time: CpuTime(time) }])
     }
 
-    fn terms(link: u64, shipment: Option<f64>, floor: f64, weight: f64) -> Terms {
-        Terms { pace: Pace(1.0), floor: Pace(floor), link: ByteRate::mb(link), shipment, weight }
+    fn terms(link: u64, shipment: Option<f64>, floor: f64, weight: f64) -> PlanInputs {
+        PlanInputs {
+            cpu_demand: Pace(1.0),
+            floor: Pace(floor),
+            link: ByteRate::mb(link),
+            shipment,
+            weight,
+        }
     }
 
-    fn from_start(mb: u64) -> Position {
-        Position { remaining: Bytes(mb * 1_000_000), used: CpuTime(0.0), may_ship: false }
+    fn from_start(mb: u64) -> PlanState {
+        PlanState { remaining: Bytes(mb * 1_000_000), used: CpuTime(0.0), may_ship: false }
     }
 
-    fn plan(curve: &DirtyCurve, terms: Terms, start: Position) -> Option<Plan> {
-        Table::new(curve.clone(), terms, start.remaining.as_f64(), STEERING).plan(start)
+    fn plan(curve: &DirtyCurve, terms: PlanInputs, start: PlanState) -> Option<Plan> {
+        ValueTable::new(curve.clone(), terms, start.remaining.as_f64(), STEERING_NODES).plan(start)
     }
 
     /// Random writes at twice the rate of the link: the middle guest of the measurements.
@@ -269,23 +275,23 @@ mod tests {
 
     #[test]
     fn a_guest_that_lands_unaided_is_never_held() {
-        let terms = terms(100, Some(0.24), 0.02, weight(Aggression::DEFAULT));
+        let terms = terms(100, Some(0.24), 0.02, time_weight(Aggression::DEFAULT));
         let calm = one_set(50, 5.0);
-        assert_eq!(class(&calm, &terms), Class::Unaided);
+        assert_eq!(classify(&calm, &terms), Class::Unaided);
         let plan = plan(&calm, terms, from_start(150)).unwrap();
-        assert!(plan.is_free() && plan.step == Step::Free, "{plan:?}");
+        assert!(plan.is_free() && plan.step == PlanStep::Free, "{plan:?}");
         assert!(plan.cost.lost.0 <= 0.24, "{plan:?}");
     }
 
     #[test]
     fn a_middle_guest_is_held_late_and_hard_in_one_pass() {
-        let terms = terms(25, Some(0.24), 0.02, weight(Aggression::new(0.0).unwrap()));
-        assert_eq!(class(&middle(), &terms), Class::Middle);
+        let terms = terms(25, Some(0.24), 0.02, time_weight(Aggression::new(0.0).unwrap()));
+        assert_eq!(classify(&middle(), &terms), Class::Middle);
         let plan = plan(&middle(), terms, from_start(150)).unwrap();
-        assert_eq!(plan.step, Step::Free, "the first pass is free");
+        assert_eq!(plan.step, PlanStep::Free, "the first pass is free");
         assert!(plan.cost.least_share < 0.1, "{plan:?}");
         // The theory: free to the fixed point T*, then one pass with s = D^-1(B*t) of CPU in it.
-        let fixed = (0..200).fold(6.0, |length, _| middle().at(length) / 25e6);
+        let fixed = (0..200).fold(6.0, |length, _| middle().dirtied_bytes(length) / 25e6);
         let last = cpu_for(&middle(), 25e6 * 0.24).unwrap();
         let lost = fixed - last + 0.24;
         assert!((0.97..1.1).contains(&(plan.cost.lost.0 / lost)), "{plan:?}, theory {lost}");
@@ -295,9 +301,9 @@ mod tests {
     fn a_pathological_guest_has_no_plan_within_a_stall_and_a_pause_without_one() {
         let sweep = one_set(100, 0.003);
         let within = terms(100, Some(0.24), 0.015, 0.2);
-        assert_eq!(class(&sweep, &within), Class::Pathological);
+        assert_eq!(classify(&sweep, &within), Class::Pathological);
         assert_eq!(plan(&sweep, within, from_start(105)), None);
-        let plan = plan(&sweep, Terms { shipment: None, ..within }, from_start(105)).unwrap();
+        let plan = plan(&sweep, PlanInputs { shipment: None, ..within }, from_start(105)).unwrap();
         assert!(plan.is_free() && (plan.cost.shipment - 1.0).abs() < 0.01, "{plan:?}");
     }
 
@@ -310,22 +316,22 @@ mod tests {
 
     #[test]
     fn what_fits_the_stall_now_is_shipped_now() {
-        let now = Position { remaining: Bytes(5_000_000), used: CpuTime(0.0), may_ship: true };
+        let now = PlanState { remaining: Bytes(5_000_000), used: CpuTime(0.0), may_ship: true };
         let found = plan(&middle(), terms(25, Some(0.24), 0.02, 0.25), now).unwrap();
-        assert_eq!(found.step, Step::Ship);
+        assert_eq!(found.step, PlanStep::Ship);
     }
 
-    fn problems() -> impl Strategy<Value = (DirtyCurve, Terms, Position)> {
+    fn problems() -> impl Strategy<Value = (DirtyCurve, PlanInputs, PlanState)> {
         let part = (1u64..400, 0.002f64..30.0);
         let parts = proptest::collection::vec(part, 1..4);
         (parts, 20u64..1000, 0.02f64..2.0, 0.0f64..0.5, 0.5f64..4.0, 1u64..2000).prop_map(
             |(parts, link, stall, floor, pace, start)| {
-                let part = |(mb, time): (u64, f64)| Part {
+                let part = |(mb, time): (u64, f64)| Component {
                     set: Bytes(mb * 1_000_000),
                     time: CpuTime(time),
                 };
-                let terms = Terms {
-                    pace: Pace(pace),
+                let terms = PlanInputs {
+                    cpu_demand: Pace(pace),
                     floor: Pace(floor * pace),
                     link: ByteRate::mb(link),
                     shipment: Some(stall),
@@ -343,8 +349,8 @@ mod tests {
         ) {
             let (low, high) = (dials.0.min(dials.1), dials.0.max(dials.1));
             let at = |dial: f64| {
-                let weight = weight(Aggression::new(dial).unwrap());
-                plan(&curve, Terms { weight, ..terms }, start)
+                let weight = time_weight(Aggression::new(dial).unwrap());
+                plan(&curve, PlanInputs { weight, ..terms }, start)
             };
             let (Some(gentle), Some(fast)) = (at(low), at(high)) else { return Ok(()) };
             // Passes that end between rungs cost up to a rung.
@@ -358,14 +364,14 @@ mod tests {
             let found = plan(&curve, terms, start);
             if let Some(found) = found {
                 prop_assert!(found.cost.shipment <= terms.shipment.unwrap() * 1.0001);
-                let floor = terms.floor.0 / terms.pace.0;
+                let floor = terms.floor.0 / terms.cpu_demand.0;
                 prop_assert!(found.cost.least_share >= floor * 0.999, "{found:?}");
             }
         }
 
         #[test]
         fn there_is_no_plan_where_it_is_plain_that_there_is_none((curve, terms, start) in problems()) {
-            if is_hopeless(&curve, &terms, &start) {
+            if cannot_land(&curve, &terms, &start) {
                 prop_assert_eq!(plan(&curve, terms, start), None);
             }
         }
@@ -373,8 +379,8 @@ mod tests {
         #[test]
         fn there_is_a_plan_for_all_but_the_pathological((curve, terms, start) in problems()) {
             // Near the border the ladder is too coarse to tell.
-            let easier = Terms { floor: Pace(terms.floor.0 * 1.2), ..terms };
-            if class(&curve.scaled(1.1), &easier) != Class::Pathological {
+            let easier = PlanInputs { floor: Pace(terms.floor.0 * 1.2), ..terms };
+            if classify(&curve.scaled(1.1), &easier) != Class::Pathological {
                 prop_assert!(plan(&curve, terms, start).is_some());
             }
         }

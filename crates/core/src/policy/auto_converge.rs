@@ -22,7 +22,7 @@ impl Policy for AutoConverge {
         Decision::leave_alone("QEMU's auto-converge has the guest")
     }
 
-    fn rests(&self, _: &View) -> Option<Moment> {
+    fn valid_until(&self, _: &View) -> Option<Moment> {
         Some(Moment::NEVER)
     }
 }

@@ -38,21 +38,21 @@ impl Trend {
     /// The first sync, at the end of the bulk pass, is progress if the guest dirtied a good deal less
     /// than was sent meanwhile.
     pub(super) fn step(&mut self, view: &View) -> Step {
-        let Some(interval) = view.interval.filter(|_| view.intervals > self.seen) else {
+        let Some(interval) = view.last_sync.filter(|_| view.syncs > self.seen) else {
             return Step::None;
         };
-        self.seen = view.intervals;
+        self.seen = view.syncs;
         let to_beat = match self.best {
             Some(best) => best.as_f64() * (1.0 - MARGIN),
             None => interval.sent.as_f64() * (1.0 - FIRST_MARGIN),
         };
-        if interval.left.as_f64() < to_beat {
-            self.best = Some(interval.left);
+        if interval.remaining_after.as_f64() < to_beat {
+            self.best = Some(interval.remaining_after);
             self.without_progress = 0;
             Step::Progress
         } else {
             // The best stays what it was: many small steps are progress as well, after a while.
-            self.best.get_or_insert(interval.left);
+            self.best.get_or_insert(interval.remaining_after);
             self.without_progress += 1;
             Step::Stuck(self.without_progress)
         }
@@ -77,8 +77,8 @@ mod tests {
         for (n, dirtied, expected) in
             [(2, 96, Step::Stuck(2)), (3, 60, Step::Progress), (4, 59, Step::Stuck(1))]
         {
-            view.intervals = n;
-            view.interval = Some(interval(1000 * n, dirtied, 100));
+            view.syncs = n;
+            view.last_sync = Some(interval(1000 * n, dirtied, 100));
             assert_eq!(trend.step(&view), expected, "interval {n}");
         }
     }

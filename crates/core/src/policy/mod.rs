@@ -39,18 +39,18 @@ pub trait Policy: Send {
     ///
     /// # Errors
     /// In words for the operator: why not, and what would resolve it.
-    fn before(&mut self, _view: &View) -> Result<(), String> {
+    fn preflight(&mut self, _view: &View) -> Result<(), String> {
         Ok(())
     }
 
     /// What there is to say in the report of how it decided.
-    fn account(&self) -> Option<String> {
+    fn explanation(&self) -> Option<String> {
         None
     }
 
     /// What broke in it and who steers since, where something did: said in every report, whatever
     /// became of the migration.
-    fn fell_back(&self) -> Option<&str> {
+    fn fallback_reason(&self) -> Option<&str> {
         None
     }
 
@@ -62,14 +62,14 @@ pub trait Policy: Send {
     ///
     /// A hint for whoever simulates and would rather not look in vain. A real migration is looked at
     /// all the same.
-    fn rests(&self, _view: &View) -> Option<Moment> {
+    fn valid_until(&self, _view: &View) -> Option<Moment> {
         None
     }
 }
 
 /// The reason of a report, with how the policy broke, where it did and the reason does not say so.
-pub fn with_fall_back(policy: &dyn Policy, reason: Option<String>) -> Option<String> {
-    match (policy.fell_back(), reason) {
+pub fn with_fallback_reason(policy: &dyn Policy, reason: Option<String>) -> Option<String> {
+    match (policy.fallback_reason(), reason) {
         (Some(how), Some(reason)) if !reason.contains(how) => Some(format!("{reason}. {how}")),
         (Some(how), None) => Some(how.to_owned()),
         (_, reason) => reason,
@@ -89,7 +89,7 @@ pub struct Needs {
 
 /// What there is to choose from: name, one line of help, how to make one.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry {
+pub struct PolicyEntry {
     /// Its name on the command line.
     pub name: &'static str,
     /// What it does, in a line.
@@ -99,34 +99,34 @@ pub struct Entry {
 }
 
 /// All policies, gentlest idea first.
-pub const ALL: &[Entry] = &[
-    Entry {
+pub const ALL: &[PolicyEntry] = &[
+    PolicyEntry {
         name: "predictive",
         help: "plans by the guest's dirty curve: late, hard and short, or a pause if that loses less",
         make: || Box::<Predictive>::default(),
     },
-    Entry { name: "plain", help: "no help at all", make: || Box::new(Plain) },
-    Entry {
+    PolicyEntry { name: "plain", help: "no help at all", make: || Box::new(Plain) },
+    PolicyEntry {
         name: "auto-converge",
         help: "QEMU's own throttle; landfall keeps its hands off",
         make: || Box::new(AutoConverge),
     },
-    Entry {
+    PolicyEntry {
         name: "rfc2011",
         help: "the law of the 2011 thread: the CPU follows link rate over dirty rate",
         make: || Box::<Rfc2011>::default(),
     },
-    Entry {
+    PolicyEntry {
         name: "progressive",
         help: "no grip on a guest that makes progress, then tighter, then pause and ship the rest",
         make: || Box::<Progressive>::default(),
     },
-    Entry {
+    PolicyEntry {
         name: "pause-and-ship",
         help: "one pass, then pause the guest and ship the rest",
         make: || Box::<PauseAndShip>::default(),
     },
-    Entry {
+    PolicyEntry {
         name: "post-copy",
         help: "one pass, then run at the destination and fetch pages on demand",
         make: || Box::<PostCopy>::default(),
@@ -162,7 +162,7 @@ pub(crate) mod testing {
     use std::time::Duration;
 
     use crate::decision::Hold;
-    use crate::model::Known;
+    use crate::model::LazyEstimate;
     use crate::requirements::{Aggression, Requirements};
     use crate::telemetry::view::{Levers, Phase, SyncInterval, VcpuView, View};
     use crate::units::{ByteRate, Bytes, Moment, Share};
@@ -178,20 +178,20 @@ pub(crate) mod testing {
             remaining: Bytes(96_000_000),
             link: Some(ByteRate::mb(100)),
             link_error: Some(0.02),
-            interval: Some(interval(1000, 96, 100)),
-            intervals: 1,
+            last_sync: Some(interval(1000, 96, 100)),
+            syncs: 1,
             cpu_since_sync: None,
             migrated: Bytes(100_000_000),
             zeros: Bytes(0),
             dirtied: Bytes(96_000_000),
-            known: Known::default(),
+            curve_estimate: LazyEstimate::default(),
             contents: None,
-            pace: None,
+            cpu_demand: None,
             vcpus: vec![VcpuView {
                 hold: Hold::Free,
                 used: Some(Share::FULL),
-                wanted: Some(Share::FULL),
-                unheld: Some(Share::FULL),
+                demand: Some(Share::FULL),
+                unthrottled: Some(Share::FULL),
             }],
             levers: Levers {
                 quota: true,
@@ -209,7 +209,7 @@ pub(crate) mod testing {
             length: Duration::from_secs(1),
             dirtied: Bytes(dirtied_mb * 1_000_000),
             sent: Bytes(sent_mb * 1_000_000),
-            left: Bytes(dirtied_mb * 1_000_000),
+            remaining_after: Bytes(dirtied_mb * 1_000_000),
             cpu: Some(Duration::from_secs(1)),
         }
     }

@@ -38,7 +38,7 @@ impl Policy for PauseAndShip {
         if self.stuck == 0 {
             return Decision::leave_alone("what remains gets less by itself");
         }
-        if view.may_ship() {
+        if view.fits_downtime() {
             return Decision::finish(Finish::Ship, "what remains gets no less: pausing to ship it");
         }
         if self.stuck < STUCK {
@@ -47,14 +47,14 @@ impl Policy for PauseAndShip {
         Decision::finish(Finish::Cancel, cannot_ship(view))
     }
 
-    fn rests(&self, _: &View) -> Option<Moment> {
+    fn valid_until(&self, _: &View) -> Option<Moment> {
         (self.stuck == 0).then_some(Moment::NEVER)
     }
 }
 
 /// Why the rest cannot be shipped now, and what would allow it.
 pub(super) fn cannot_ship(view: &View) -> String {
-    let needed = view.blackout_if_shipped().map_or_else(
+    let needed = view.downtime_if_shipped().map_or_else(
         || "a pause of unknown length".to_owned(),
         |stall| format!("a pause of about {}", show_duration(stall)),
     );
@@ -84,7 +84,7 @@ mod tests {
     fn a_guest_that_lands_unaided_is_left_alone() {
         let mut view = view();
         view.requirements.give_way = vec![Requirement::MaxStall];
-        view.interval = Some(interval(1000, 20, 100));
+        view.last_sync = Some(interval(1000, 20, 100));
         assert_eq!(PauseAndShip::default().decide(&view).finish, None);
     }
 
@@ -92,12 +92,12 @@ mod tests {
     fn without_leave_to_stall_it_gives_up_with_the_remedy() {
         let (mut policy, mut view) = (PauseAndShip::default(), view());
         for n in 1..STUCK as u64 {
-            view.intervals = n;
+            view.syncs = n;
             assert_eq!(policy.decide(&view).finish, None);
         }
-        view.intervals = STUCK as u64;
+        view.syncs = STUCK as u64;
         let decision = policy.decide(&view);
         assert_eq!(decision.finish, Some(Finish::Cancel));
-        assert!(decision.why.contains("--give-way max-stall"), "{}", decision.why);
+        assert!(decision.reason.contains("--give-way max-stall"), "{}", decision.reason);
     }
 }

@@ -18,7 +18,7 @@ impl Policy for Plain {
         Decision::leave_alone("no help asked for")
     }
 
-    fn rests(&self, _: &View) -> Option<Moment> {
+    fn valid_until(&self, _: &View) -> Option<Moment> {
         Some(Moment::NEVER)
     }
 }

@@ -40,7 +40,7 @@ impl Policy for PostCopy {
         }
     }
 
-    fn rests(&self, _: &View) -> Option<Moment> {
+    fn valid_until(&self, _: &View) -> Option<Moment> {
         (!self.stuck).then_some(Moment::NEVER)
     }
 }
@@ -53,9 +53,9 @@ mod tests {
     #[test]
     fn pre_copy_goes_on_while_it_makes_progress() {
         let (mut policy, mut view) = (PostCopy::default(), view());
-        view.interval = Some(interval(1000, 20, 100));
+        view.last_sync = Some(interval(1000, 20, 100));
         assert_eq!(policy.decide(&view).finish, None);
-        (view.intervals, view.interval) = (2, Some(interval(2000, 20, 20)));
+        (view.syncs, view.last_sync) = (2, Some(interval(2000, 20, 20)));
         assert_eq!(policy.decide(&view).finish, Some(Finish::PostCopy));
     }
 }

@@ -65,7 +65,7 @@ impl Policy for Progressive {
         }
     }
 
-    fn rests(&self, _: &View) -> Option<Moment> {
+    fn valid_until(&self, _: &View) -> Option<Moment> {
         Some(Moment::NEVER)
     }
 }
@@ -85,7 +85,7 @@ impl Progressive {
         let tighter = Share::clamped(self.grip.get() * factor(view));
         let tightest = view.tightest_share();
         let pause_now = tighter.get() < PAUSE_BELOW || tighter < tightest;
-        if pause_now && view.may_ship() {
+        if pause_now && view.fits_downtime() {
             self.grip = Share::FULL;
             return Decision::finish(
                 Finish::Ship,
@@ -137,8 +137,8 @@ mod tests {
     fn grips(view: &mut View, dirtied_mb: &[u64]) -> Vec<f64> {
         let mut policy = Progressive::default();
         let mut decide = |(n, &mb): (usize, &u64)| {
-            view.intervals = n as u64 + 1;
-            view.interval = Some(interval(1000 * (n as u64 + 1), mb, 100));
+            view.syncs = n as u64 + 1;
+            view.last_sync = Some(interval(1000 * (n as u64 + 1), mb, 100));
             view.remaining = Bytes(mb * 1_000_000);
             let decision = policy.decide(view);
             match decision.finish {

@@ -120,7 +120,7 @@ impl Policy for Rfc2011 {
         if view.aggression.get() == 1.0 {
             return stalled(view);
         }
-        let known = (view.link, view.dirty_rate(), view.guest_cpu_of_interval());
+        let known = (view.link, view.dirty_rate(), view.mean_used_share_of_pass());
         let (Some(link), Some(dirty), Some(cpu)) = known else {
             return Decision::leave_alone("no rates yet");
         };
@@ -174,7 +174,7 @@ mod tests {
             view.now = Moment::ms(1000 + 100 * step);
             let mut last = interval(1000, (200.0 * share) as u64, 100);
             last.cpu = last.cpu.map(|cpu| cpu.mul_f64(share));
-            view.interval = Some(last);
+            view.last_sync = Some(last);
             view.vcpus[0].used = Some(Share::clamped(share));
             view.dirtied += Bytes((20e6 * share) as u64);
             view.migrated += Bytes(10_000_000);
@@ -207,7 +207,7 @@ mod tests {
     fn a_guest_that_dirties_less_than_the_link_carries_is_not_held_at_aggression_0() {
         let mut view = view();
         view.aggression = Aggression::new(0.0).unwrap();
-        view.interval = Some(interval(1000, 50, 100));
+        view.last_sync = Some(interval(1000, 50, 100));
         assert_eq!(Rfc2011::default().decide(&view).hold(0), Hold::Free);
     }
 

@@ -3,7 +3,7 @@
 //! Three things keep a guest from running: a quota (the kernel counts it, per vCPU), the
 //! hypervisor's own throttle (it makes the vCPU threads sleep, which shows as time in which a
 //! thread neither ran nor waited, beyond what it slept before), and standing still as a whole (a
-//! pause, the final blackout). [`Account`] adds them up from samples and from the hypervisor's
+//! pause, the final blackout). [`LossMeter`] adds them up from samples and from the hypervisor's
 //! events of stopping and going on. Waiting for a CPU of a crowded host is not among them: nobody
 //! took that for the migration's sake.
 
@@ -44,7 +44,7 @@ pub struct Losses {
 
 /// Adds up what was taken.
 #[derive(Debug, Clone, Default)]
-pub struct Account {
+pub struct LossMeter {
     vcpus: Vec<Vcpu>,
     last: Option<Moment>,
     holds: Vec<Hold>,
@@ -102,18 +102,18 @@ impl Vcpu {
     }
 }
 
-impl Account {
+impl LossMeter {
     /// Keeps what was learnt of the vCPUs' appetite, and starts the sums and the time anew.
     pub fn restart(&mut self) {
         let learnt = |vcpu: Vcpu| Vcpu { ran: Some(Moment::START), ..vcpu };
-        *self = Account {
+        *self = LossMeter {
             vcpus: std::mem::take(&mut self.vcpus).into_iter().map(learnt).collect(),
-            ..Account::default()
+            ..LossMeter::default()
         };
     }
 
     /// Says how the vCPUs are held from now on.
-    pub fn held(&mut self, holds: &[Hold]) {
+    pub fn on_holds(&mut self, holds: &[Hold]) {
         for index in 0..self.vcpus.len() {
             let (before, now) = (self.hold(index), holds.get(index).copied().unwrap_or_default());
             if before != now {
@@ -130,13 +130,13 @@ impl Account {
     /// The hypervisor reported, at `at`, that the guest stands still.
     ///
     /// The stall of a vCPU that was hindered began when it last ran; that of a free one begins now.
-    pub fn stopped(&mut self, at: Moment) {
+    pub fn on_stop(&mut self, at: Moment) {
         let lead = self.lead(at);
         self.stopped.get_or_insert(Stopped { since: at, lead });
     }
 
     /// The hypervisor reported, at `at`, that the guest goes on, here or at the destination.
-    pub fn resumed(&mut self, at: Moment) {
+    pub fn on_resume(&mut self, at: Moment) {
         if let Some(Stopped { since, lead }) = self.stopped.take() {
             self.stood_still(at.since(since), lead);
             self.vcpus.iter_mut().for_each(|vcpu| vcpu.ran = Some(at));
@@ -144,7 +144,7 @@ impl Account {
     }
 
     /// The final blackout, of which only the hypervisor's word on its length is known.
-    pub fn blackout(&mut self, length: Duration) {
+    pub fn on_reported_downtime(&mut self, length: Duration) {
         let lead = self.stopped.take().map_or(Duration::ZERO, |stopped| stopped.lead);
         self.stood_still(length, lead);
     }
@@ -155,7 +155,7 @@ impl Account {
     }
 
     /// Takes a look at the counters in.
-    pub fn take(&mut self, sample: &Sample) {
+    pub fn on_sample(&mut self, sample: &Sample) {
         if let Some(migration) = &sample.migration {
             self.own_throttle = migration.own_throttle.filter(|share| *share > Share::NONE);
         }
@@ -181,7 +181,7 @@ impl Account {
     /// The sums so far.
     pub fn losses(&self) -> Losses {
         let (stall, share) = self.before;
-        let judged = self.judged();
+        let judged = self.since_tightened();
         Losses {
             longest_stall: judged.longest_stall.max(stall),
             min_share: judged.min_share.min(share.unwrap_or(Share::FULL)),
@@ -190,7 +190,7 @@ impl Account {
     }
 
     /// The same, with no stall and no share from before the requirement for it was last tightened.
-    pub fn judged(&self) -> Losses {
+    pub fn since_tightened(&self) -> Losses {
         Losses {
             guest_cpu: (!self.unreadable).then_some(self.lost),
             longest_stall: self.longest_stall,
@@ -200,13 +200,13 @@ impl Account {
     }
 
     /// A shorter stall is demanded from now on.
-    pub fn judge_stalls_anew(&mut self) {
+    pub fn reset_stall_verdict(&mut self) {
         self.before.0 = self.before.0.max(std::mem::take(&mut self.longest_stall));
     }
 
     /// A higher share is demanded from now on; a measurement under way is of the time before, and
     /// ends here.
-    pub fn judge_shares_anew(&mut self) {
+    pub fn reset_share_verdict(&mut self) {
         for index in 0..self.vcpus.len() {
             self.measure_share(index, share_span(self.hold(index)) / LEAST_OF_SPAN);
             self.vcpus[index].measure_anew();
@@ -217,7 +217,8 @@ impl Account {
 
     fn take_vcpu(&mut self, index: usize, now: VcpuCounters, at: Moment, span: Duration) {
         let before = std::mem::replace(&mut self.vcpus[index].last, now);
-        let (Some(ran), Some(waited)) = (rise(before.cpu, now.cpu), rise(before.wait, now.wait))
+        let (Some(ran), Some(waited)) =
+            (rise(before.cpu, now.cpu), rise(before.run_delay, now.run_delay))
         else {
             self.unreadable = true;
             return;
@@ -228,9 +229,10 @@ impl Account {
         if ran >= STIRRING {
             vcpu.ran = Some(at);
         }
-        let by_quota = rise(before.held, now.held).unwrap_or_default();
+        let by_quota = rise(before.throttled, now.throttled).unwrap_or_default();
         if !by_quota.is_zero() {
-            let gap = longest_gap(by_quota, risen_by(before.holds, now.holds), hold, span);
+            let gap =
+                longest_gap(by_quota, risen_by(before.nr_throttled, now.nr_throttled), hold, span);
             self.longest_stall = self.longest_stall.max(gap);
         }
         let mut taken = by_quota;
@@ -340,9 +342,9 @@ mod tests {
             }),
             vcpus: vec![VcpuCounters {
                 cpu: Some(ms(cpu_ms)),
-                wait: Some(Duration::ZERO),
-                held: Some(ms(held_ms)),
-                holds: Some(holds),
+                run_delay: Some(Duration::ZERO),
+                throttled: Some(ms(held_ms)),
+                nr_throttled: Some(holds),
             }],
         }
     }
@@ -353,11 +355,11 @@ mod tests {
 
     #[test]
     fn what_a_quota_keeps_back_is_lost_and_each_gap_is_a_stall() {
-        let mut account = Account::default();
-        account.take(&look(0, 0, 0, 0, 0.0));
-        account.held(&[quota()]);
+        let mut account = LossMeter::default();
+        account.on_sample(&look(0, 0, 0, 0, 0.0));
+        account.on_holds(&[quota()]);
         for n in 1..=20 {
-            account.take(&look(50 * n, 5 * n, 45 * n, n, 0.0));
+            account.on_sample(&look(50 * n, 5 * n, 45 * n, n, 0.0));
         }
         let losses = account.losses();
         assert_eq!(losses.guest_cpu, Some(Duration::from_millis(900)));
@@ -368,9 +370,9 @@ mod tests {
 
     #[test]
     fn a_guest_nobody_hinders_loses_nothing_however_little_it_runs() {
-        let mut account = Account::default();
+        let mut account = LossMeter::default();
         for n in 0..20 {
-            account.take(&look(100 * n, n, 0, 0, 0.0));
+            account.on_sample(&look(100 * n, n, 0, 0, 0.0));
         }
         let losses = account.losses();
         assert_eq!(losses.guest_cpu, Some(Duration::ZERO));
@@ -379,13 +381,13 @@ mod tests {
 
     #[test]
     fn sleeping_under_the_hypervisors_own_throttle_is_lost_beyond_the_guests_own_sleep() {
-        let mut account = Account::default();
+        let mut account = LossMeter::default();
         for n in 0..=10 {
-            account.take(&look(100 * n, 50 * n, 0, 0, 0.0));
+            account.on_sample(&look(100 * n, 50 * n, 0, 0, 0.0));
         }
         // It ran half the time; now it runs a tenth of it, in two bursts a second apart.
-        account.take(&look(1500, 550, 0, 0, 0.9));
-        account.take(&look(2000, 600, 0, 0, 0.9));
+        account.on_sample(&look(1500, 550, 0, 0, 0.9));
+        account.on_sample(&look(2000, 600, 0, 0, 0.9));
         let losses = account.losses();
         assert_eq!(losses.guest_cpu, Some(Duration::from_millis(400)));
         assert_eq!(losses.longest_stall, Duration::from_millis(500));
@@ -393,25 +395,25 @@ mod tests {
 
     #[test]
     fn a_blackout_after_a_gap_of_a_held_guest_is_one_stall() {
-        let mut account = Account::default();
-        account.take(&look(0, 0, 0, 0, 0.0));
-        account.take(&look(100, 100, 0, 0, 0.0));
-        account.held(&[quota()]);
-        account.take(&look(110, 105, 0, 0, 0.0));
-        account.take(&look(150, 105, 0, 1, 0.0));
-        account.stopped(Moment::ms(155));
-        account.resumed(Moment::ms(255));
+        let mut account = LossMeter::default();
+        account.on_sample(&look(0, 0, 0, 0, 0.0));
+        account.on_sample(&look(100, 100, 0, 0, 0.0));
+        account.on_holds(&[quota()]);
+        account.on_sample(&look(110, 105, 0, 0, 0.0));
+        account.on_sample(&look(150, 105, 0, 1, 0.0));
+        account.on_stop(Moment::ms(155));
+        account.on_resume(Moment::ms(255));
         assert_eq!(account.losses().longest_stall, Duration::from_millis(145));
     }
 
     #[test]
     fn a_blackout_counts_for_every_vcpu_as_much_as_it_wanted_to_run() {
-        let mut account = Account::default();
+        let mut account = LossMeter::default();
         for n in 0..=10 {
-            account.take(&look(100 * n, 25 * n, 0, 0, 0.0));
+            account.on_sample(&look(100 * n, 25 * n, 0, 0, 0.0));
         }
-        account.stopped(Moment::ms(1000));
-        account.blackout(Duration::from_millis(200));
+        account.on_stop(Moment::ms(1000));
+        account.on_reported_downtime(Duration::from_millis(200));
         let losses = account.losses();
         assert_eq!(losses.longest_stall, Duration::from_millis(200));
         assert_eq!(losses.guest_cpu, Some(Duration::from_millis(50)));
@@ -419,18 +421,18 @@ mod tests {
 
     #[test]
     fn what_was_before_a_requirement_was_tightened_is_lost_and_not_held_against_it() {
-        let mut account = Account::default();
-        account.take(&look(0, 0, 0, 0, 0.0));
-        account.held(&[quota()]);
-        (1..=20).for_each(|n| account.take(&look(50 * n, 5 * n, 45 * n, n, 0.0)));
-        account.judge_stalls_anew();
-        account.judge_shares_anew();
+        let mut account = LossMeter::default();
+        account.on_sample(&look(0, 0, 0, 0, 0.0));
+        account.on_holds(&[quota()]);
+        (1..=20).for_each(|n| account.on_sample(&look(50 * n, 5 * n, 45 * n, n, 0.0)));
+        account.reset_stall_verdict();
+        account.reset_share_verdict();
         let half = Quota { quota: Duration::from_millis(25), period: Duration::from_millis(50) };
-        account.held(&[Hold::Quota(half)]);
+        account.on_holds(&[Hold::Quota(half)]);
         for n in 1..=20 {
-            account.take(&look(1000 + 50 * n, 100 + 25 * n, 900 + 25 * n, 20 + n, 0.0));
+            account.on_sample(&look(1000 + 50 * n, 100 + 25 * n, 900 + 25 * n, 20 + n, 0.0));
         }
-        let (all, judged) = (account.losses(), account.judged());
+        let (all, judged) = (account.losses(), account.since_tightened());
         assert_eq!(judged.longest_stall, Duration::from_millis(25));
         assert!((judged.min_share.get() - 0.5).abs() < 1e-9, "{judged:?}");
         assert_eq!(all.longest_stall, Duration::from_millis(45));
@@ -443,12 +445,12 @@ mod tests {
 
     #[test]
     fn counters_that_cannot_be_read_make_the_loss_unknown_not_zero() {
-        let mut account = Account::default();
+        let mut account = LossMeter::default();
         let mut blind = look(0, 0, 0, 0, 0.0);
         blind.vcpus[0] = VcpuCounters::default();
-        account.take(&blind);
+        account.on_sample(&blind);
         blind.at = Moment::ms(100);
-        account.take(&blind);
+        account.on_sample(&blind);
         assert_eq!(account.losses().guest_cpu, None);
     }
 }

@@ -46,7 +46,7 @@ pub enum Class {
 
 /// One requirement, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct RequirementVerdict {
     /// Which.
     pub name: Requirement,
     /// What was asked: seconds, a share of a CPU, or bytes per second.
@@ -59,7 +59,7 @@ pub struct Verdict {
 
 /// A figure with its uncertainty.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Range {
+pub struct ForecastRange {
     /// Rather more than this.
     pub low: f64,
     /// About this.
@@ -72,15 +72,15 @@ pub struct Range {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
     /// Whole migration, seconds.
-    pub total_s: Range,
+    pub total_s: ForecastRange,
     /// Longest stall, seconds.
-    pub longest_stall_s: Range,
+    pub longest_stall_s: ForecastRange,
     /// vCPU time lost, seconds.
-    pub guest_cpu_lost_s: Range,
+    pub guest_cpu_lost_s: ForecastRange,
     /// Lowest share that a vCPU gets of the CPU it wants, 0 to 1.
-    pub min_cpu_share: Range,
+    pub min_cpu_share: ForecastRange,
     /// Bytes on the wire.
-    pub transferred_bytes: Range,
+    pub transferred_bytes: ForecastRange,
 }
 
 /// The report. Field names and meanings are fixed by `DESIGN.md`.
@@ -113,7 +113,7 @@ pub struct Report {
     /// What was expected.
     pub forecast: Option<Forecast>,
     /// What became of each requirement, as it was demanded last.
-    pub requirements: Vec<Verdict>,
+    pub requirements: Vec<RequirementVerdict>,
     /// What the operator changed on the way; not in the JSON where that is nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
@@ -121,7 +121,7 @@ pub struct Report {
 
 /// What a migration was measured to be.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Measured {
+pub struct Measurements {
     /// From the start to the end.
     pub total: Duration,
     /// The hypervisor's word on the blackout.
@@ -186,9 +186,9 @@ impl Report {
         policy: &str,
         reason: Option<String>,
         asked: &Requirements,
-        measured: &Measured,
+        measured: &Measurements,
     ) -> Self {
-        let Measured { losses, .. } = measured;
+        let Measurements { losses, .. } = measured;
         let stall = measured.stalls_known.then_some(losses.longest_stall.as_secs_f64());
         let requirements = match outcome {
             Outcome::Landed => verdicts(asked, measured),
@@ -228,11 +228,16 @@ impl Report {
 const SHARE_NOISE: f64 = 0.02;
 const RATE_NOISE: f64 = 1.03;
 
-fn verdicts(asked: &Requirements, measured: &Measured) -> Vec<Verdict> {
+fn verdicts(asked: &Requirements, measured: &Measurements) -> Vec<RequirementVerdict> {
     let losses = &measured.judged;
     let mut verdicts = Vec::new();
     let mut add = |name, asked: f64, got: Option<f64>, kept: fn(f64, f64) -> bool| {
-        verdicts.push(Verdict { name, asked, got, kept: got.map(|got| kept(asked, got)) });
+        verdicts.push(RequirementVerdict {
+            name,
+            asked,
+            got,
+            kept: got.map(|got| kept(asked, got)),
+        });
     };
     if let Some(rate) = asked.max_bandwidth {
         let got = measured.peak_rate.map(PeakRate::at_least);
@@ -256,14 +261,14 @@ mod tests {
     use super::*;
     use crate::units::Share;
 
-    fn measured(stall_ms: u64) -> Measured {
+    fn measured(stall_ms: u64) -> Measurements {
         let losses = Losses {
             guest_cpu: Some(Duration::from_secs(1)),
             longest_stall: Duration::from_millis(stall_ms),
             throttled: Duration::from_secs(1),
             min_share: Share::clamped(0.25),
         };
-        Measured {
+        Measurements {
             total: Duration::from_secs(2),
             downtime: Some(Duration::from_millis(90)),
             losses,

@@ -11,16 +11,16 @@ const SPAN: Duration = Duration::from_secs(2);
 
 /// Finds the highest rate in what has left at each look.
 #[derive(Debug, Clone, Default)]
-pub struct PeakMeter {
+pub struct PeakRateMeter {
     looks: Vec<(Moment, Bytes)>,
     peak: Option<PeakRate>,
     /// The next look is of before the limit was changed.
     stale: bool,
 }
 
-impl PeakMeter {
+impl PeakRateMeter {
     /// So many bytes have left since the start.
-    pub fn take(&mut self, at: Moment, transferred: Bytes) {
+    pub fn on_transferred(&mut self, at: Moment, transferred: Bytes) {
         if std::mem::take(&mut self.stale) {
             return;
         }
@@ -43,7 +43,7 @@ impl PeakMeter {
     /// From now on another limit counts: what was before is not held against it, nor what is taken in
     /// next, which the hypervisor may have said before.
     pub fn restart(&mut self) {
-        *self = PeakMeter { stale: true, ..PeakMeter::default() };
+        *self = PeakRateMeter { stale: true, ..PeakRateMeter::default() };
     }
 
     /// The highest rate so far; over what there is while that is less than a whole span.
@@ -59,11 +59,11 @@ mod tests {
 
     #[test]
     fn a_burst_shorter_than_the_span_counts_by_what_it_is_over_the_span() {
-        let mut meter = PeakMeter::default();
+        let mut meter = PeakRateMeter::default();
         let mut sent = 0;
         for n in 0..60u64 {
             sent += if (20..25).contains(&n) { 30 } else { 10 };
-            meter.take(Moment::ms(100 * n), Bytes(sent));
+            meter.on_transferred(Moment::ms(100 * n), Bytes(sent));
         }
         let peak = meter.peak().unwrap();
         assert_eq!((peak.rate, peak.over), (ByteRate(150.0), SPAN));
@@ -71,10 +71,10 @@ mod tests {
 
     #[test]
     fn what_ends_before_a_span_is_over_is_known_over_what_there_is() {
-        let mut meter = PeakMeter::default();
+        let mut meter = PeakRateMeter::default();
         assert_eq!(meter.peak(), None);
         for n in 0..5u64 {
-            meter.take(Moment::ms(100 * n), Bytes(10 * n));
+            meter.on_transferred(Moment::ms(100 * n), Bytes(10 * n));
         }
         let peak = meter.peak().unwrap();
         assert_eq!((peak.rate, peak.over), (ByteRate(100.0), Duration::from_millis(400)));

@@ -10,7 +10,7 @@ use crate::units::{ByteRate, Bytes, Moment};
 
 /// A rate with its uncertainty.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct LinkRate {
+pub struct BandwidthEstimate {
     /// The rate of late.
     pub rate: ByteRate,
     /// Its relative standard error over a second to come; `None` where nobody has measured it.
@@ -19,10 +19,10 @@ pub struct LinkRate {
 
 /// Measures the link from the counters of memory sent.
 #[derive(Debug, Clone, Default)]
-pub struct LinkMeter {
+pub struct BandwidthEstimator {
     looks: VecDeque<Sent>,
     last: Option<(Moment, Ram)>,
-    rate: Option<LinkRate>,
+    rate: Option<BandwidthEstimate>,
     /// The next look may be of before the limit was changed.
     stale: bool,
 }
@@ -54,22 +54,22 @@ const PER_ZERO_BYTE: f64 = 65e-12;
 /// Time at the ends of a span that may or may not hold a burst.
 const EDGE: f64 = 0.05;
 
-impl LinkMeter {
+impl BandwidthEstimator {
     /// Begins with a rate that is to be expected, if any is.
-    pub fn new(expected: Option<ByteRate>) -> LinkMeter {
-        let rate = expected.map(|rate| LinkRate { rate, error: None });
-        LinkMeter { rate, ..LinkMeter::default() }
+    pub fn new(expected: Option<ByteRate>) -> BandwidthEstimator {
+        let rate = expected.map(|rate| BandwidthEstimate { rate, error: None });
+        BandwidthEstimator { rate, ..BandwidthEstimator::default() }
     }
 
     /// The rate as it was known when it was last measured.
-    pub fn rate(&self) -> Option<LinkRate> {
+    pub fn estimate(&self) -> Option<BandwidthEstimate> {
         self.rate
     }
 
     /// From now on more or less than before may leave. What was seen counts no more, and until it is
     /// seen anew the link is taken to carry what it did, but for the limit. Counters that are taken in
     /// next may have been read before.
-    pub fn limited(&mut self, limit: Option<ByteRate>) {
+    pub fn on_limit_changed(&mut self, limit: Option<ByteRate>) {
         if let (Some(known), Some(limit)) = (&mut self.rate, limit) {
             known.rate = ByteRate(known.rate.0.min(limit.0));
         }
@@ -78,7 +78,7 @@ impl LinkMeter {
     }
 
     /// Takes in the counters of a look. What they change is known once it is measured.
-    pub fn take(&mut self, at: Moment, ram: Ram) {
+    pub fn on_ram(&mut self, at: Moment, ram: Ram) {
         let last = self.last.replace((at, ram)).filter(|_| !std::mem::take(&mut self.stale));
         let Some((then, before)) = last else {
             self.looks.push_back(Sent { time: 0.0, bytes: 0.0 });
@@ -98,7 +98,7 @@ impl LinkMeter {
     }
 
     /// Measures the rate, of all that was taken in.
-    pub fn measure(&mut self) {
+    pub fn update(&mut self) {
         let Some(&now) = self.looks.back() else { return };
         self.forget_before(now.time - LONG);
         let (Some(long), Some(short)) = (self.over(LONG), self.over(SHORT)) else { return };
@@ -109,7 +109,7 @@ impl LinkMeter {
         let (rate, span) = if changed { short } else { long };
         if long.0 > 0.0 {
             let error = (EDGE / span).hypot(self.unsteadiness(rate));
-            self.rate = Some(LinkRate { rate: ByteRate(rate), error: Some(error) });
+            self.rate = Some(BandwidthEstimate { rate: ByteRate(rate), error: Some(error) });
         }
     }
 
@@ -157,8 +157,8 @@ mod tests {
     use super::*;
 
     /// What the meter says after looks 100 ms apart, at each of which so many bytes more left.
-    fn after(steps: impl IntoIterator<Item = (u64, u64)>) -> Option<LinkRate> {
-        let (mut meter, mut normal, mut zeros) = (LinkMeter::default(), 0, 0);
+    fn after(steps: impl IntoIterator<Item = (u64, u64)>) -> Option<BandwidthEstimate> {
+        let (mut meter, mut normal, mut zeros) = (BandwidthEstimator::default(), 0, 0);
         for (n, (sent, blank)) in steps.into_iter().enumerate() {
             (normal, zeros) = (normal + sent, zeros + blank);
             let ram = Ram {
@@ -169,13 +169,13 @@ mod tests {
                 duplicate: Bytes(zeros),
                 syncs: 1,
             };
-            meter.take(Moment::ms(100 * n as u64), ram);
-            meter.measure();
+            meter.on_ram(Moment::ms(100 * n as u64), ram);
+            meter.update();
         }
-        meter.rate()
+        meter.estimate()
     }
 
-    fn about(found: Option<LinkRate>, rate: f64) -> bool {
+    fn about(found: Option<BandwidthEstimate>, rate: f64) -> bool {
         found.is_some_and(|found| (found.rate.0 / rate - 1.0).abs() < 0.02)
     }
 
@@ -211,9 +211,9 @@ mod tests {
 
     #[test]
     fn a_new_limit_is_believed_at_once_and_a_rate_without_one_once_it_is_seen() {
-        let mut meter = LinkMeter::default();
+        let mut meter = BandwidthEstimator::default();
         let mut sent = 0;
-        let mut look = |meter: &mut LinkMeter, n: u64, bytes: u64| {
+        let mut look = |meter: &mut BandwidthEstimator, n: u64, bytes: u64| {
             sent += bytes;
             let ram = Ram {
                 total: Bytes(1 << 40),
@@ -223,19 +223,19 @@ mod tests {
                 duplicate: Bytes(0),
                 syncs: 1,
             };
-            meter.take(Moment::ms(100 * n), ram);
-            meter.measure();
+            meter.on_ram(Moment::ms(100 * n), ram);
+            meter.update();
         };
         (0..40).for_each(|n| look(&mut meter, n, 100));
-        meter.limited(Some(ByteRate(400.0)));
-        assert!(about(meter.rate(), 400.0));
+        meter.on_limit_changed(Some(ByteRate(400.0)));
+        assert!(about(meter.estimate(), 400.0));
         look(&mut meter, 40, 100);
         (41..45).for_each(|n| look(&mut meter, n, 40));
-        assert!(about(meter.rate(), 400.0), "{:?}", meter.rate());
-        meter.limited(None);
-        assert!(about(meter.rate(), 400.0));
+        assert!(about(meter.estimate(), 400.0), "{:?}", meter.estimate());
+        meter.on_limit_changed(None);
+        assert!(about(meter.estimate(), 400.0));
         (45..50).for_each(|n| look(&mut meter, n, 100));
-        assert!(about(meter.rate(), 1000.0), "{:?}", meter.rate());
+        assert!(about(meter.estimate(), 1000.0), "{:?}", meter.estimate());
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::decision::Hold;
 use crate::model::prior::{Pace, Prior};
-use crate::model::{CpuTime, Known, Seen};
+use crate::model::{CpuTime, LazyEstimate, SyncObservation};
 use crate::requirements::settings::Demands;
 use crate::requirements::{Aggression, Requirements};
-use crate::telemetry::bandwidth::LinkMeter;
+use crate::telemetry::bandwidth::BandwidthEstimator;
 use crate::telemetry::sample::{Ram, Sample, Status, VcpuCounters};
 use crate::telemetry::view::{Levers, Phase, SyncInterval, VcpuView, View};
 use crate::units::{Bytes, Moment, Share};
@@ -39,8 +39,8 @@ pub struct Observer {
     interval: Option<SyncInterval>,
     intervals: u64,
     dirtied: Bytes,
-    meter: LinkMeter,
-    known: Known,
+    meter: BandwidthEstimator,
+    known: LazyEstimate,
     contents: Option<Bytes>,
     pace: Option<Pace>,
     /// What each vCPU used when it was last free, and when it was last held.
@@ -88,8 +88,8 @@ impl Observer {
             interval: None,
             intervals: 0,
             dirtied: Bytes(0),
-            meter: LinkMeter::new(prior.link),
-            known: Known::new(prior),
+            meter: BandwidthEstimator::new(prior.link),
+            known: LazyEstimate::new(prior),
             contents: prior.contents,
             pace: prior.pace,
             free: Vec::new(),
@@ -97,8 +97,8 @@ impl Observer {
     }
 
     /// What is known before the start, of a guest with so much memory to send and so many vCPUs.
-    pub fn before(&self, memory: Bytes, vcpus: usize) -> View {
-        let link = self.meter.rate();
+    pub fn view_before_start(&self, memory: Bytes, vcpus: usize) -> View {
+        let link = self.meter.estimate();
         View {
             now: Moment::START,
             requirements: self.demands.requirements.clone(),
@@ -108,30 +108,30 @@ impl Observer {
             remaining: memory,
             link: link.map(|link| link.rate),
             link_error: link.and_then(|link| link.error),
-            interval: None,
-            intervals: 0,
+            last_sync: None,
+            syncs: 0,
             cpu_since_sync: None,
             migrated: Bytes(0),
             zeros: Bytes(0),
             dirtied: Bytes(0),
-            known: self.known.clone(),
+            curve_estimate: self.known.clone(),
             contents: self.contents,
-            pace: self.pace,
-            vcpus: vec![VcpuView::unseen(Hold::Free); vcpus],
+            cpu_demand: self.pace,
+            vcpus: vec![VcpuView::unobserved(Hold::Free); vcpus],
             levers: self.levers,
         }
     }
 
     /// What the operator demands.
-    pub fn demands(&self) -> &Demands {
+    pub fn settings(&self) -> &Demands {
         &self.demands
     }
 
     /// The operator demands something else from now on.
-    pub fn demand(&mut self, demands: Demands) {
+    pub fn set_settings(&mut self, demands: Demands) {
         let limit = demands.requirements.max_bandwidth;
         if limit != self.demands.requirements.max_bandwidth {
-            self.meter.limited(limit);
+            self.meter.on_limit_changed(limit);
         }
         self.demands = demands;
     }
@@ -147,18 +147,18 @@ impl Observer {
     }
 
     /// Says how the vCPUs are held from now on.
-    pub fn held(&mut self, holds: &[Hold]) {
+    pub fn on_holds(&mut self, holds: &[Hold]) {
         self.holds.clear();
         self.holds.extend_from_slice(holds);
     }
 
     /// Takes a sample in and says what is known now; `None` for a sample without the hypervisor's
     /// word, which only adds to the vCPUs' past.
-    pub fn observe(&mut self, sample: &Sample) -> Option<View> {
-        self.take(sample);
+    pub fn on_sample(&mut self, sample: &Sample) -> Option<View> {
+        self.add_sample(sample);
         let migration = sample.migration.as_ref()?;
-        self.meter.measure();
-        let link = self.meter.rate();
+        self.meter.update();
+        let link = self.meter.estimate();
         let ram = self.window.iter().rev().find_map(|look| look.ram);
         Some(View {
             now: sample.at,
@@ -169,29 +169,29 @@ impl Observer {
             remaining: ram.map_or(Bytes(0), |ram| ram.remaining),
             link: link.map(|link| link.rate),
             link_error: link.and_then(|link| link.error),
-            interval: self.interval,
-            intervals: self.intervals,
+            last_sync: self.interval,
+            syncs: self.intervals,
             cpu_since_sync: self.cpu_since_sync(sample),
             migrated: ram.map_or(Bytes(0), |ram| ram.sent()),
             zeros: ram.map_or(Bytes(0), |ram| ram.duplicate),
             dirtied: self.dirtied,
-            known: self.known.clone(),
+            curve_estimate: self.known.clone(),
             contents: self.contents,
-            pace: self.pace,
+            cpu_demand: self.pace,
             vcpus: self.vcpus(sample),
             levers: self.levers,
         })
     }
 
     /// Takes a sample in of which nobody wants a view.
-    pub fn take(&mut self, sample: &Sample) {
+    pub fn add_sample(&mut self, sample: &Sample) {
         let ram = sample.migration.as_ref().and_then(|m| m.ram);
         let mut look = Look { at: sample.at, ram, vcpus: std::mem::take(&mut self.spare) };
         look.vcpus.clone_from(&sample.vcpus);
         if let Some(ram) = ram {
             let status = sample.migration.as_ref().map(|migration| migration.status);
             self.note_sync(&look, ram, status == Some(Status::Active));
-            self.meter.take(sample.at, ram);
+            self.meter.on_ram(sample.at, ram);
         }
         self.window.push_back(look);
         let horizon = sample.at - WINDOW;
@@ -225,7 +225,7 @@ impl Observer {
             length: at.since(start.at),
             dirtied,
             sent: ram.normal.saturating_sub(start.ram.normal),
-            left: ram.remaining,
+            remaining_after: ram.remaining,
             cpu: cpu.zip(start.cpu).map(|(now, then)| now.saturating_sub(then)),
         };
         // What a sync finds after the guest has stopped is no word on how it writes.
@@ -242,12 +242,12 @@ impl Observer {
     fn learn(&mut self, interval: &SyncInterval, unsent: Bytes, total: Bytes) {
         let Some(cpu) = interval.cpu.map(CpuTime::from).filter(|cpu| cpu.0 > 0.0) else { return };
         let seconds = interval.length.as_secs_f64();
-        self.known = self.known.and(Seen {
+        self.known = self.known.and(SyncObservation {
             cpu,
             dirtied: interval.dirtied,
             error: POINT_ERROR + SYNC_ERROR / seconds.max(SYNC_ERROR),
             unsent,
-            written: if self.intervals == 0 { total } else { interval.left },
+            written: if self.intervals == 0 { total } else { interval.remaining_after },
         });
     }
 
@@ -287,12 +287,12 @@ impl Observer {
             let hold = self.holds.get(index).copied().unwrap_or_default();
             let before = oldest.and_then(|look| Some((look.at, look.vcpus.get(index)?)));
             let Some((at, before)) = before else {
-                return VcpuView { unheld: *free, ..VcpuView::unseen(hold) };
+                return VcpuView { unthrottled: *free, ..VcpuView::unobserved(hold) };
             };
             let span = sample.at.since(at);
             let used = share(before.cpu, now.cpu, span);
-            let waited = share(before.wait, now.wait, span).unwrap_or(0.0);
-            let held = share(before.held, now.held, span).unwrap_or(0.0);
+            let waited = share(before.run_delay, now.run_delay, span).unwrap_or(0.0);
+            let held = share(before.throttled, now.throttled, span).unwrap_or(0.0);
             let wanted = used.map(|used| used + waited + held);
             // What others hold a vCPU to, it is held to without us as well.
             if hold != Hold::Free {
@@ -308,8 +308,8 @@ impl Observer {
             VcpuView {
                 hold,
                 used: used.map(Share::clamped),
-                wanted: wanted.map(Share::clamped),
-                unheld,
+                demand: wanted.map(Share::clamped),
+                unthrottled: unheld,
             }
         };
         sample.vcpus.iter().enumerate().zip(&mut self.free).map(view).collect()
@@ -371,7 +371,7 @@ mod tests {
             }),
             vcpus: vec![VcpuCounters {
                 cpu: Some(Duration::from_millis(ms / 2)),
-                wait: Some(Duration::from_millis(ms / 4)),
+                run_delay: Some(Duration::from_millis(ms / 4)),
                 ..VcpuCounters::default()
             }],
         }
@@ -380,31 +380,31 @@ mod tests {
     #[test]
     fn a_sync_between_two_looks_is_found_in_what_remains() {
         let mut observer = observer();
-        observer.observe(&sample(0, 1, 1000, 0));
-        observer.observe(&sample(100, 1, 100, 900));
+        observer.on_sample(&sample(0, 1, 1000, 0));
+        observer.on_sample(&sample(100, 1, 100, 900));
         // The last 100 left, a sync found 400 dirty, 50 of them left as well.
-        let view = observer.observe(&sample(200, 2, 350, 1050)).unwrap();
-        let interval = view.interval.unwrap();
+        let view = observer.on_sample(&sample(200, 2, 350, 1050)).unwrap();
+        let interval = view.last_sync.unwrap();
         assert_eq!(interval.dirtied, Bytes(400));
         assert_eq!(interval.sent, Bytes(1050));
-        assert_eq!(interval.left, Bytes(350));
+        assert_eq!(interval.remaining_after, Bytes(350));
         // The 100 were gone when two thirds of the time was.
         assert_eq!(interval.length.as_micros(), 166_666);
         assert_eq!(interval.cpu.unwrap().as_micros(), 83_333);
-        assert_eq!((view.intervals, view.phase), (1, Phase::Iterating));
+        assert_eq!((view.syncs, view.phase), (1, Phase::Iterating));
     }
 
     #[test]
     fn rates_are_unknown_until_seen_for_a_while() {
         let mut observer = observer();
-        let view = observer.observe(&sample(0, 1, 1000, 0)).unwrap();
+        let view = observer.on_sample(&sample(0, 1, 1000, 0)).unwrap();
         assert_eq!((view.link, view.vcpus[0].used), (None, None));
-        let view = observer.observe(&sample(100, 1, 900, 100)).unwrap();
+        let view = observer.on_sample(&sample(100, 1, 900, 100)).unwrap();
         assert_eq!(view.link, None);
-        let view = observer.observe(&sample(500, 1, 500, 500)).unwrap();
+        let view = observer.on_sample(&sample(500, 1, 500, 500)).unwrap();
         assert_eq!(view.link, Some(ByteRate(1000.0)));
         assert_eq!(view.vcpus[0].used, Some(Share::clamped(0.5)));
-        assert_eq!(view.vcpus[0].wanted, Some(Share::clamped(0.75)));
+        assert_eq!(view.vcpus[0].demand, Some(Share::clamped(0.75)));
     }
 
     #[test]
@@ -416,24 +416,24 @@ mod tests {
             (cpu, held) = (cpu + ran, held + gaps);
             let counters = VcpuCounters {
                 cpu: Some(Duration::from_millis(cpu)),
-                held: Some(Duration::from_millis(held)),
+                throttled: Some(Duration::from_millis(held)),
                 ..VcpuCounters::default()
             };
             let seen =
-                observer.observe(&Sample { vcpus: vec![counters], ..sample(ms, 1, 1000, 0) });
-            seen.unwrap().vcpus[0].unheld.map(Share::get)
+                observer.on_sample(&Sample { vcpus: vec![counters], ..sample(ms, 1, 1000, 0) });
+            seen.unwrap().vcpus[0].unthrottled.map(Share::get)
         };
         unheld(&mut observer, 0, 0, 0);
         for ms in (100..=1000).step_by(100) {
             unheld(&mut observer, ms, 90, 0);
         }
-        observer.held(&[Hold::Quota(quota)]);
+        observer.on_holds(&[Hold::Quota(quota)]);
         // The first gap is not counted before it is over.
         assert_eq!(unheld(&mut observer, 1100, 5, 0), Some(0.9));
         for ms in (1235..=2315).step_by(135) {
             assert_eq!(unheld(&mut observer, ms, 5, 130), Some(0.9), "{ms}");
         }
-        observer.held(&[Hold::Free]);
+        observer.on_holds(&[Hold::Free]);
         assert_eq!(
             unheld(&mut observer, 2400, 80, 130),
             Some(0.9),
@@ -453,11 +453,11 @@ mod tests {
         for n in 0..20 {
             let counters = VcpuCounters {
                 cpu: Some(Duration::from_millis(50 * n)),
-                held: Some(Duration::from_millis(50 * n)),
+                throttled: Some(Duration::from_millis(50 * n)),
                 ..VcpuCounters::default()
             };
             let sample = Sample { vcpus: vec![counters], ..sample(100 * n, 1, 1000, 0) };
-            unheld = observer.observe(&sample).unwrap().vcpus[0].unheld;
+            unheld = observer.on_sample(&sample).unwrap().vcpus[0].unthrottled;
         }
         assert_eq!(unheld, Some(Share::clamped(0.5)));
     }
@@ -466,6 +466,6 @@ mod tests {
     fn a_look_at_the_kernel_alone_makes_no_view() {
         let mut kernel_only = sample(50, 1, 0, 0);
         kernel_only.migration = None;
-        assert!(observer().observe(&kernel_only).is_none());
+        assert!(observer().on_sample(&kernel_only).is_none());
     }
 }

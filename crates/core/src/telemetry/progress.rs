@@ -24,7 +24,7 @@ impl Progress {
     ///
     /// The first pass goes by what has been sent of all memory, the later ones by the least that
     /// ever remained: a sync that finds more dirty memory does not take anything back.
-    pub fn share(&mut self, view: &View) -> f64 {
+    pub fn fraction(&mut self, view: &View) -> f64 {
         let total = view.total.as_f64().max(1.0);
         let now = match view.phase {
             Phase::Setup => 0.0,
@@ -46,7 +46,7 @@ impl Progress {
 
 /// How a migration stands at one look, for people.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Glance {
+pub struct ProgressSnapshot {
     /// When.
     pub at: Moment,
     /// Where it stands.
@@ -64,28 +64,29 @@ pub struct Glance {
     /// Rate at which guest pages leave.
     pub link: Option<ByteRate>,
     /// Why it was decided as it was.
-    pub why: String,
+    #[serde(rename = "why")]
+    pub reason: String,
 }
 
-impl Glance {
+impl ProgressSnapshot {
     /// What there is to see of a view.
-    pub fn of(view: &View, done: f64, time_left: Option<Duration>, why: &str) -> Glance {
-        Glance {
+    pub fn of(view: &View, done: f64, time_left: Option<Duration>, why: &str) -> ProgressSnapshot {
+        ProgressSnapshot {
             at: view.now,
             phase: view.phase,
             done,
             remaining: view.remaining,
             time_left,
-            held_to: grip(view),
+            held_to: tightest_hold(view),
             dirty_rate: view.dirty_rate(),
             link: view.link,
-            why: why.to_owned(),
+            reason: why.to_owned(),
         }
     }
 }
 
 /// The tightest hold in force.
-pub fn grip(view: &View) -> Option<Share> {
+pub fn tightest_hold(view: &View) -> Option<Share> {
     let held = view.vcpus.iter().map(|vcpu| vcpu.hold).filter(|hold| *hold != Hold::Free);
     held.map(Hold::share).reduce(Share::min)
 }
@@ -128,7 +129,7 @@ mod tests {
             for (phase, remaining) in looks {
                 let mut view = view();
                 (view.phase, view.remaining) = (phases[phase], Bytes(remaining));
-                let share = progress.share(&view);
+                let share = progress.fraction(&view);
                 prop_assert!(share >= last && share <= 1.0);
                 last = share;
             }
@@ -138,9 +139,9 @@ mod tests {
     #[test]
     fn no_time_left_is_named_where_it_does_not_converge() {
         let mut view = view();
-        view.interval = Some(interval(1000, 120, 100));
+        view.last_sync = Some(interval(1000, 120, 100));
         assert_eq!(time_left(&view), None);
-        view.interval = Some(interval(1000, 50, 100));
+        view.last_sync = Some(interval(1000, 50, 100));
         let left = time_left(&view).unwrap().as_secs_f64();
         assert!((left - (0.96 - 0.3) / 0.5).abs() < 0.01, "{left}");
     }

@@ -102,9 +102,12 @@ pub struct VcpuCounters {
     /// CPU time the thread has used.
     pub cpu: Option<Duration>,
     /// Time the thread was ready to run and waited for a CPU (steal, and a crowded host).
-    pub wait: Option<Duration>,
+    #[serde(alias = "wait")]
+    pub run_delay: Option<Duration>,
     /// Time it was held by a quota of its control group.
-    pub held: Option<Duration>,
+    #[serde(alias = "held")]
+    pub throttled: Option<Duration>,
     /// How often it ran into the quota.
-    pub holds: Option<u64>,
+    #[serde(alias = "holds")]
+    pub nr_throttled: Option<u64>,
 }

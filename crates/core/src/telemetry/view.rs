@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::{Hold, Quota};
 use crate::model::prior::Pace;
-use crate::model::{CpuTime, Estimate, Known};
+use crate::model::{CpuTime, Estimate, LazyEstimate};
 use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::units::{ByteRate, Bytes, Moment, Share};
 
@@ -32,9 +32,9 @@ pub struct View {
     pub link_error: Option<f64>,
     /// The last whole interval between two looks at the dirty bitmap; the first one is the bulk
     /// pass. `None` before it has ended.
-    pub interval: Option<SyncInterval>,
+    pub last_sync: Option<SyncInterval>,
     /// How many such intervals there were.
-    pub intervals: u64,
+    pub syncs: u64,
     /// CPU time the vCPUs have had since the last look at the bitmap, all together.
     pub cpu_since_sync: Option<CpuTime>,
     /// Guest memory sent since the start, zero pages included.
@@ -44,11 +44,11 @@ pub struct View {
     /// Guest memory found newly dirty since the start; the pages of the first pass do not count.
     pub dirtied: Bytes,
     /// What is known of the guest's dirty curve.
-    pub known: Known,
+    pub curve_estimate: LazyEstimate,
     /// Guest memory with contents, as it was found before the start: the rest are zero pages.
     pub contents: Option<Bytes>,
     /// CPU time the guest takes when nothing holds it, as it was before the start.
-    pub pace: Option<Pace>,
+    pub cpu_demand: Option<Pace>,
     /// The guest's CPUs.
     pub vcpus: Vec<VcpuView>,
     /// What can be done.
@@ -85,7 +85,7 @@ pub struct SyncInterval {
     /// Memory sent meanwhile as pages with contents.
     pub sent: Bytes,
     /// What remained to be sent right after the later look.
-    pub left: Bytes,
+    pub remaining_after: Bytes,
     /// CPU time the guest's vCPUs used meanwhile, all together.
     pub cpu: Option<Duration>,
 }
@@ -105,15 +105,15 @@ pub struct VcpuView {
     /// Share of a CPU it used of late.
     pub used: Option<Share>,
     /// Share of a CPU it would have used: what it used, waited for and was kept from.
-    pub wanted: Option<Share>,
+    pub demand: Option<Share>,
     /// Share of a CPU it uses while nothing holds it: as it does of late, or did before it was held.
-    pub unheld: Option<Share>,
+    pub unthrottled: Option<Share>,
 }
 
 impl VcpuView {
     /// One that has not been watched yet.
-    pub fn unseen(hold: Hold) -> VcpuView {
-        VcpuView { hold, used: None, wanted: None, unheld: None }
+    pub fn unobserved(hold: Hold) -> VcpuView {
+        VcpuView { hold, used: None, demand: None, unthrottled: None }
     }
 }
 
@@ -131,31 +131,31 @@ pub struct Levers {
 }
 
 /// How often to look at a migration: QEMU renews its rates every 100 ms.
-pub const LOOK: Duration = Duration::from_millis(100);
+pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often near the end of a pass. What a busy guest writes between QEMU's look at its bitmap and
 /// the hold that follows has to be sent as well, and a shipment that fits is not to be missed.
-pub const CLOSE_LOOK: Duration = Duration::from_millis(20);
+pub const NEAR_END_SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Contents are counted to half a part in a hundred; who has sent more than this many times as much has
 /// seen that there were more.
-const COUNTED: f64 = 1.01;
+const CONTENTS_MARGIN: f64 = 1.01;
 
 impl View {
     /// How soon to look again.
-    pub fn next_look(&self) -> Duration {
+    pub fn next_sample_in(&self) -> Duration {
         let moving = matches!(self.phase, Phase::FirstPass | Phase::Iterating);
-        let left = self.link.filter(|_| moving).and_then(|link| self.to_send() / link);
-        let ends_soon = left.is_some_and(|left| left < LOOK + CLOSE_LOOK);
-        if ends_soon { CLOSE_LOOK } else { LOOK }
+        let left = self.link.filter(|_| moving).and_then(|link| self.remaining_in_pass() / link);
+        let ends_soon = left.is_some_and(|left| left < SAMPLE_INTERVAL + NEAR_END_SAMPLE_INTERVAL);
+        if ends_soon { NEAR_END_SAMPLE_INTERVAL } else { SAMPLE_INTERVAL }
     }
 
     /// What is left to send of the pass under way: zero pages cost nothing.
-    pub fn to_send(&self) -> Bytes {
+    pub fn remaining_in_pass(&self) -> Bytes {
         match (self.phase, self.contents) {
             (Phase::Setup | Phase::FirstPass, Some(contents)) => {
                 let sent = self.migrated.saturating_sub(self.zeros);
-                let left = if sent.as_f64() <= contents.as_f64() * COUNTED {
+                let left = if sent.as_f64() <= contents.as_f64() * CONTENTS_MARGIN {
                     contents.saturating_sub(sent)
                 } else {
                     // The guest has filled more since it was counted: the rest is taken to be like the whole.
@@ -169,28 +169,28 @@ impl View {
     }
 
     /// What is known of the guest's dirty curve.
-    pub fn guest(&self) -> Option<&Arc<Estimate>> {
-        self.known.estimate()
+    pub fn estimate(&self) -> Option<&Arc<Estimate>> {
+        self.curve_estimate.estimate()
     }
 
     /// Mean share of a CPU that the vCPUs used of late; `None` where none is known.
-    pub fn guest_cpu(&self) -> Option<Share> {
+    pub fn mean_used_share(&self) -> Option<Share> {
         let known: Vec<f64> = self.vcpus.iter().filter_map(|v| v.used).map(Share::get).collect();
         (!known.is_empty()).then(|| Share::clamped(known.iter().sum::<f64>() / known.len() as f64))
     }
 
     /// Mean share of a CPU that the vCPUs used in the last interval: the share at which it dirtied
     /// what it did. Falls back to [`View::guest_cpu`].
-    pub fn guest_cpu_of_interval(&self) -> Option<Share> {
-        let interval = self.interval.filter(|interval| !interval.length.is_zero())?;
+    pub fn mean_used_share_of_pass(&self) -> Option<Share> {
+        let interval = self.last_sync.filter(|interval| !interval.length.is_zero())?;
         let all = self.vcpus.len() as f64 * interval.length.as_secs_f64();
         let share = |cpu: Duration| Share::clamped(cpu.as_secs_f64() / all);
-        interval.cpu.filter(|_| all > 0.0).map(share).or_else(|| self.guest_cpu())
+        interval.cpu.filter(|_| all > 0.0).map(share).or_else(|| self.mean_used_share())
     }
 
     /// Rate at which the guest dirtied distinct memory in the last interval.
     pub fn dirty_rate(&self) -> Option<ByteRate> {
-        self.interval?.dirty_rate()
+        self.last_sync?.dirty_rate()
     }
 
     /// How long the guest would stand still if it were paused now and the rest shipped at the rate
@@ -199,11 +199,11 @@ impl View {
     /// What was dirtied since the last sync is not known and comes on top of what remains. The
     /// guest's curve says how much; without one, a guest that does not change its ways dirties as
     /// much as before, so in the course of a pass it is at least what the last sync left.
-    pub fn blackout_if_shipped(&self) -> Option<Duration> {
-        let left = match (self.phase, self.interval) {
+    pub fn downtime_if_shipped(&self) -> Option<Duration> {
+        let left = match (self.phase, self.last_sync) {
             (Phase::SwitchOver | Phase::PostCopy, _) | (_, None) => self.remaining,
             (_, Some(interval)) => {
-                self.dirty_now().unwrap_or_else(|| self.remaining.max(interval.left))
+                self.dirty_now().unwrap_or_else(|| self.remaining.max(interval.remaining_after))
             }
         };
         left.min(self.total) / self.link?
@@ -216,27 +216,27 @@ impl View {
 
     /// The same for when it has had so much CPU time more.
     pub fn dirty_after(&self, more: CpuTime) -> Option<Bytes> {
-        let (guest, used) = (self.guest()?, self.cpu_since_sync?);
+        let (guest, used) = (self.estimate()?, self.cpu_since_sync?);
         let known = self.remaining.as_f64();
-        let unseen = guest.curve.dirty_amid(known, used.0 + more.0) - known;
+        let unseen = guest.curve.dirty_mid_pass(known, used.0 + more.0) - known;
         Some(Bytes((known + unseen * (1.0 + 2.0 * guest.error)) as u64))
     }
 
     /// The most that [`View::dirty_now`] comes to until the next sync.
-    pub fn most_dirty(&self) -> Option<Bytes> {
-        let guest = self.guest()?;
+    pub fn max_dirty_until_sync(&self) -> Option<Bytes> {
+        let guest = self.estimate()?;
         let written = guest.curve.working_set().as_f64() * (1.0 + 2.0 * guest.error);
-        let left = self.interval.map_or(Bytes(0), |interval| interval.left);
+        let left = self.last_sync.map_or(Bytes(0), |interval| interval.remaining_after);
         Some(self.remaining.max(left).max(Bytes(written as u64)))
     }
 
     /// Whether pausing now and shipping the rest keeps the stall, or may break it.
-    pub fn may_ship(&self) -> bool {
+    pub fn fits_downtime(&self) -> bool {
         let keeps = |stall: Duration| stall <= self.requirements.max_stall;
         // What is known to remain takes no curve to reckon with, and often is too much already.
         let least = self.link.and_then(|link| self.remaining / link);
         self.requirements.may_break(Requirement::MaxStall)
-            || least.is_some_and(keeps) && self.blackout_if_shipped().is_some_and(keeps)
+            || least.is_some_and(keeps) && self.downtime_if_shipped().is_some_and(keeps)
     }
 
     /// The longest gap a quota may cause.
@@ -288,7 +288,8 @@ mod tests {
             let remaining = mb(256).saturating_sub(migrated);
             let (phase, contents) = (Phase::FirstPass, Some(mb(100)));
             let zeros = mb(zeros);
-            View { phase, total: mb(256), contents, migrated, zeros, remaining, ..view() }.to_send()
+            View { phase, total: mb(256), contents, migrated, zeros, remaining, ..view() }
+                .remaining_in_pass()
         };
         assert_eq!(left(70, 80), mb(30), "wherever the pages of zeros lie");
         assert_eq!(left(100, 0), mb(0), "the rest is zeros");

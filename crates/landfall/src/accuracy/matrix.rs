@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use landfall_core::model::prior::{Pace, Prior};
-use landfall_core::model::{CpuTime, DirtyCurve, Part};
+use landfall_core::model::{Component, CpuTime, DirtyCurve};
 use landfall_core::planner;
 use landfall_core::report::Class;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
@@ -26,7 +26,7 @@ pub struct Guest {
     pub name: &'static str,
     pub spec: fn(ByteRate) -> Spec,
     /// The sets of pages it writes at random.
-    pub sets: fn(ByteRate) -> Vec<Part>,
+    pub sets: fn(ByteRate) -> Vec<Component>,
     ways: &'static [Way],
 }
 
@@ -132,11 +132,11 @@ const GUESTS: &[Guest] = &[
 ];
 
 /// A set of which so many times a rate is written a second.
-fn set(memory: Bytes, times: f64, rate: f64) -> Part {
-    Part { set: memory, time: CpuTime(memory.as_f64() / (times * rate)) }
+fn set(memory: Bytes, times: f64, rate: f64) -> Component {
+    Component { set: memory, time: CpuTime(memory.as_f64() / (times * rate)) }
 }
 
-fn times(mib: u64, times: f64, link: ByteRate) -> Part {
+fn times(mib: u64, times: f64, link: ByteRate) -> Component {
     set(Bytes::mib(mib), times, link.0)
 }
 
@@ -178,9 +178,9 @@ impl Case {
     pub fn class(&self, curve: &DirtyCurve, prior: &Prior) -> Class {
         let known = Prior { link: Some(self.link), pace: Some(Pace(1.0)), ..prior.clone() };
         let observer = Observer::new(self.asked(), Aggression::DEFAULT, levers(), &known);
-        let view = observer.before(self.guest_memory(), 1);
-        let terms = planner::Allowed::all(&self.asked()).terms_for(&view, curve, 0.0);
-        terms.map_or(Class::Unknown, |terms| planner::class(curve, &terms))
+        let view = observer.view_before_start(self.guest_memory(), 1);
+        let terms = planner::Constraints::all(&self.asked()).plan_inputs_for(&view, curve, 0.0);
+        terms.map_or(Class::Unknown, |terms| planner::classify(curve, &terms))
     }
 
     fn guest_memory(&self) -> Bytes {

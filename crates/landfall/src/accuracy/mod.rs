@@ -98,7 +98,7 @@ async fn row(
     live.clear();
     let seen = seen?;
     let prior = &seen.foresight.prior;
-    let curve = case.guest.curve(case.link).faster(seen.zeal.unwrap_or(1.0));
+    let curve = case.guest.curve(case.link).sped_up(seen.zeal.unwrap_or(1.0));
     let simulated = prior.contents.zip(prior.pace).map(|(contents, pace)| {
         let guest = landfall_sim::Guest {
             contents,

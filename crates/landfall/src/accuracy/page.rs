@@ -64,7 +64,7 @@ fn tables(out: &mut String, rows: &[Row]) -> std::fmt::Result {
 
 fn line(out: &mut String, row: &Row) -> std::fmt::Result {
     let forecast = row.expected.as_ref().and_then(|expected| expected.forecast);
-    let said = |range: Option<landfall_core::report::Range>| {
+    let said = |range: Option<landfall_core::report::ForecastRange>| {
         range.map_or("-".to_owned(), |range| {
             format!("{:.2} ({:.2}..{:.2})", range.mid, range.low, range.high)
         })

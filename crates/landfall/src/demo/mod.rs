@@ -5,7 +5,7 @@ mod picture;
 
 use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::policy;
-use landfall_core::report::{Forecast, Range};
+use landfall_core::report::{Forecast, ForecastRange};
 use landfall_core::requirements::Aggression;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_testguest::{Kind, PagesPerSecond, Spec};
@@ -121,10 +121,10 @@ fn table(rows: &[(Trial, Seen)]) -> Table {
 }
 
 /// What was said before the start.
-fn forecast(seen: &Seen, figure: fn(&Forecast) -> Range) -> String {
+fn forecast(seen: &Seen, figure: fn(&Forecast) -> ForecastRange) -> String {
     let forecast = seen.expected.as_ref().and_then(|expected| expected.forecast.as_ref());
     forecast.map_or("not likely to".to_owned(), |forecast| {
-        let Range { low, mid, high } = figure(forecast);
+        let ForecastRange { low, mid, high } = figure(forecast);
         if seconds(low) == seconds(high) {
             seconds(mid)
         } else {

@@ -80,7 +80,7 @@ fn so_far(decided: &Decided) -> Value {
     json!({
         "elapsed_s": view.now.as_secs_f64(),
         "remaining_bytes": remaining,
-        "blackout_if_shipped_s": view.blackout_if_shipped().map(|stall| stall.as_secs_f64()),
-        "why": decided.decision.why,
+        "blackout_if_shipped_s": view.downtime_if_shipped().map(|stall| stall.as_secs_f64()),
+        "why": decided.decision.reason,
     })
 }

@@ -169,7 +169,7 @@ fn is_near(decided: &Decided) -> bool {
 }
 
 fn fits(view: &View) -> bool {
-    view.blackout_if_shipped().is_some_and(|blackout| blackout <= view.requirements.max_stall)
+    view.downtime_if_shipped().is_some_and(|blackout| blackout <= view.requirements.max_stall)
 }
 
 /// Runs programs one after the other, and says what goes wrong.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use landfall_core::model::prior::Prior;
-use landfall_core::model::{CpuTime, DirtyCurve, Estimator, Point};
+use landfall_core::model::{CpuTime, CurvePoint, DirtyCurve, Estimator};
 use plotters::prelude::*;
 
 use crate::page;
@@ -14,7 +14,7 @@ use crate::words::seconds;
 /// A curve over CPU time on a logarithmic scale, and what it was made of.
 pub struct Chart {
     curve: DirtyCurve,
-    points: Vec<Point>,
+    points: Vec<CurvePoint>,
     /// Shortest and longest CPU time shown.
     span: (f64, f64),
     /// The most memory shown, in MB.
@@ -25,7 +25,8 @@ impl Chart {
     /// `None` where nothing was measured.
     pub fn of(prior: &Prior) -> Option<Chart> {
         let curve = Estimator::new(prior).estimate()?.curve;
-        let points: Vec<Point> = prior.points.iter().copied().filter(|p| p.cpu.0 > 0.0).collect();
+        let points: Vec<CurvePoint> =
+            prior.points.iter().copied().filter(|p| p.cpu.0 > 0.0).collect();
         let cpu = || points.iter().map(|point| point.cpu.0);
         let least = cpu().fold(f64::INFINITY, f64::min);
         let most = cpu().fold(0.0, f64::max);
@@ -53,7 +54,7 @@ fn in_mb(curve: &DirtyCurve, cpu: f64) -> f64 {
 }
 
 /// Two standard errors to either side, in MB.
-fn bars(point: &Point) -> (f64, f64) {
+fn bars(point: &CurvePoint) -> (f64, f64) {
     let mb = point.dirtied.as_f64() / 1e6;
     let off = 2.0 * point.error * mb;
     ((mb - off).max(0.0), mb + off)
@@ -138,7 +139,7 @@ pub fn as_svg(chart: &Chart) -> Result<String, Box<dyn std::error::Error>> {
         axes.draw_series(LineSeries::new(curve, BLACK))?
             .label("the curve through them")
             .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK));
-        let bar = |point: &Point| {
+        let bar = |point: &CurvePoint| {
             let (low, high) = bars(point);
             let middle = point.dirtied.as_f64() / 1e6;
             ErrorBar::new_vertical(point.cpu.0, low, middle, high, BLUE.filled(), 8)
@@ -161,7 +162,7 @@ mod tests {
     use landfall_core::units::Bytes;
 
     fn prior() -> Prior {
-        let point = |cpu: f64, mb: u64| Point {
+        let point = |cpu: f64, mb: u64| CurvePoint {
             cpu: CpuTime(cpu),
             dirtied: Bytes(mb * 1_000_000),
             error: 0.15,
@@ -186,7 +187,7 @@ mod tests {
     #[test]
     fn of_nothing_there_is_no_picture() {
         assert!(Chart::of(&Prior::default()).is_none());
-        let still = Point { cpu: CpuTime(0.0), dirtied: Bytes(0), error: 0.0 };
+        let still = CurvePoint { cpu: CpuTime(0.0), dirtied: Bytes(0), error: 0.0 };
         assert!(Chart::of(&Prior { points: vec![still], ..Prior::default() }).is_none());
     }
 }

@@ -5,11 +5,11 @@
 //! ([`implication`](landfall_core::planner::implications::implication) of [`Forecaster::view`]); and the
 //! policy's own, simulated, in some milliseconds for each setting ([`Forecaster::thorough`]).
 
-use landfall_core::model::Point;
+use landfall_core::model::CurvePoint;
 use landfall_core::model::prior::{Pace, Prior};
-use landfall_core::planner::class_in;
-use landfall_core::planner::implications::{Implication, Verdict, Ways, dial, ways};
-use landfall_core::planner::pareto::{FrontierPoint, frontier};
+use landfall_core::planner::classify_view;
+use landfall_core::planner::implications::{Implication, ImplicationVerdict, Ways, dial, ways};
+use landfall_core::planner::pareto::{ParetoPoint, pareto_front};
 use landfall_core::planner::remedies::{Conflict, Remedy, doubt, further, resolve};
 use landfall_core::report::{Class, Outcome};
 use landfall_core::requirements::settings::{Demand, Demands};
@@ -57,14 +57,14 @@ pub struct Prospects {
     /// Holding the guest, or pausing it; `None` while too little is known.
     pub ways: Option<Ways>,
     /// What can be had of stall, time and work lost for how much of the others, by the planner.
-    pub frontier: Vec<FrontierPoint>,
+    pub frontier: Vec<ParetoPoint>,
 }
 
 /// What the probe found; what it did not is `null`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
     /// Points of the dirty curve.
-    pub points: Vec<Point>,
+    pub points: Vec<CurvePoint>,
     /// Relative standard error of the curve through them.
     pub error: Option<f64>,
     /// What the guest writes again and again.
@@ -108,12 +108,12 @@ impl Forecaster {
             policy: self.policy.name().to_owned(),
             asked: self.demands.clone(),
             measured: self.measured(&view),
-            class: class_in(&view).unwrap_or(Class::Unknown),
+            class: classify_view(&view).unwrap_or(Class::Unknown),
             recommended: recommend(&implications, &self.demands.requirements),
             conflict: self.conflict(&implications),
             implications,
             ways: ways(&view),
-            frontier: frontier(&view),
+            frontier: pareto_front(&view),
         }
     }
 
@@ -122,19 +122,23 @@ impl Forecaster {
         let Foresight { prior, vcpus, .. } = &self.foresight;
         let asked = self.demands.requirements.clone();
         let memory = prior.memory.or(prior.contents).unwrap_or_default();
-        Observer::new(asked, aggression, levers(), prior).before(memory, *vcpus as usize)
+        Observer::new(asked, aggression, levers(), prior).view_before_start(memory, *vcpus as usize)
     }
 
     /// What a setting implies, simulated by the policy.
     pub fn thorough(&self, aggression: Aggression) -> Implication {
         let asked = &self.demands.requirements;
         let Some(expected) = self.foresight.expect(&self.policy, asked, aggression) else {
-            return Implication::without_figures(aggression, Verdict::Unknown);
+            return Implication::without_figures(aggression, ImplicationVerdict::Unknown);
         };
         match (expected.forecast, expected.outcome) {
-            (Some(forecast), _) => Implication::of(aggression, Verdict::Lands, forecast, asked),
-            (None, Outcome::Refused) => Implication::without_figures(aggression, Verdict::Refused),
-            (None, _) => Implication::without_figures(aggression, Verdict::Uncertain),
+            (Some(forecast), _) => {
+                Implication::of(aggression, ImplicationVerdict::Lands, forecast, asked)
+            }
+            (None, Outcome::Refused) => {
+                Implication::without_figures(aggression, ImplicationVerdict::Refused)
+            }
+            (None, _) => Implication::without_figures(aggression, ImplicationVerdict::Uncertain),
         }
     }
 
@@ -146,7 +150,8 @@ impl Forecaster {
         let mut strict = self.clone();
         strict.demands.requirements.give_way.clear();
         let view = strict.view(strict.demands.aggression);
-        let keeps = |one: &Implication| one.verdict == Verdict::Lands && one.broken.is_empty();
+        let keeps =
+            |one: &Implication| one.verdict == ImplicationVerdict::Lands && one.broken.is_empty();
         let none_keeps = || !implications.iter().any(keeps);
         let mut conflict = resolve(&view).or_else(|| doubt(&view).filter(|_| none_keeps()))?;
         let confirmed = |remedy: &Remedy| strict.confirmed(&view, remedy.change.clone());
@@ -164,7 +169,7 @@ impl Forecaster {
                 _ => true,
             };
             let Implication { verdict, broken, .. } = &remedy.implies;
-            *verdict == Verdict::Lands && broken.iter().filter(hard).count() == 0
+            *verdict == ImplicationVerdict::Lands && broken.iter().filter(hard).count() == 0
         })
     }
 
@@ -182,8 +187,8 @@ impl Forecaster {
         let Prior { points, contents, memory, pace, link, emulated } = prior.clone();
         Measured {
             points,
-            error: view.guest().map(|guest| guest.error),
-            working_set_bytes: view.guest().map(|guest| guest.curve.working_set()),
+            error: view.estimate().map(|guest| guest.error),
+            working_set_bytes: view.estimate().map(|guest| guest.curve.working_set()),
             memory_bytes: memory,
             contents_bytes: contents,
             pace,

@@ -1,6 +1,6 @@
 //! Which setting of the dial to take.
 
-use landfall_core::planner::implications::{Implication, Verdict};
+use landfall_core::planner::implications::{Implication, ImplicationVerdict};
 use landfall_core::requirements::{Aggression, Requirements};
 use serde::Serialize;
 
@@ -20,7 +20,8 @@ const ALIKE: (f64, f64) = (1.1, 0.05);
 /// that take about as little, the one that ends soonest. `None` where none lands.
 pub fn recommend(all: &[Implication], asked: &Requirements) -> Option<Recommended> {
     let may_be = |one: &&Implication| one.broken.iter().all(|name| asked.may_break(*name));
-    let landing = || all.iter().filter(|one| one.verdict == Verdict::Lands).filter(may_be);
+    let landing =
+        || all.iter().filter(|one| one.verdict == ImplicationVerdict::Lands).filter(may_be);
     let sure = || landing().filter(|one| one.keeps_all());
     let likely = || landing().filter(|one| one.broken.is_empty());
     let (aggression, how) = None
@@ -74,11 +75,11 @@ fn makes_no_difference(all: &[Implication]) -> bool {
 mod tests {
     use super::*;
     use landfall_core::planner::implications::dial;
-    use landfall_core::report::{Forecast, Range};
+    use landfall_core::report::{Forecast, ForecastRange};
 
     /// Settings with these losses and totals, all landing.
     fn settings(figures: [(f64, f64); 11], asked: &Requirements) -> Vec<Implication> {
-        let range = |mid: f64| Range { low: mid * 0.9, mid, high: mid * 1.1 };
+        let range = |mid: f64| ForecastRange { low: mid * 0.9, mid, high: mid * 1.1 };
         let one = |(dial, (lost, total)): (Aggression, (f64, f64))| {
             let forecast = Forecast {
                 total_s: range(total),
@@ -87,7 +88,7 @@ mod tests {
                 min_cpu_share: range(0.5),
                 transferred_bytes: range(1e9),
             };
-            Implication::of(dial, Verdict::Lands, forecast, asked)
+            Implication::of(dial, ImplicationVerdict::Lands, forecast, asked)
         };
         dial().zip(figures).map(one).collect()
     }
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn where_nothing_lands_nothing_is_recommended() {
-        let refused = |dial| Implication::without_figures(dial, Verdict::Refused);
+        let refused = |dial| Implication::without_figures(dial, ImplicationVerdict::Refused);
         let all: Vec<Implication> = dial().map(refused).collect();
         assert_eq!(recommend(&all, &Requirements::default()), None);
     }

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
-use landfall_core::planner::implications::{Implication, Lever, Verdict, Way, Ways};
+use landfall_core::planner::implications::{Implication, ImplicationVerdict, Lever, Way, Ways};
 use landfall_core::planner::remedies::Conflict;
-use landfall_core::report::{Class, Forecast, Range};
+use landfall_core::report::{Class, Forecast, ForecastRange};
 use landfall_core::requirements::settings::Demands;
 use landfall_core::units::Share;
 
@@ -82,7 +82,7 @@ fn class(class: Class) -> &'static str {
 fn implications(plan: &Prospects) -> String {
     let all = &plan.implications;
     match all.first().map(|one| one.verdict) {
-        Some(verdict @ (Verdict::Refused | Verdict::Unknown))
+        Some(verdict @ (ImplicationVerdict::Refused | ImplicationVerdict::Unknown))
             if all.iter().all(|one| one.verdict == verdict) =>
         {
             format!("At every aggression from 0.0 to 1.0: {}", verdict_in_words(verdict))
@@ -91,12 +91,12 @@ fn implications(plan: &Prospects) -> String {
     }
 }
 
-fn verdict_in_words(verdict: Verdict) -> &'static str {
+fn verdict_in_words(verdict: ImplicationVerdict) -> &'static str {
     match verdict {
-        Verdict::Lands => "lands",
-        Verdict::Refused => "would be refused",
-        Verdict::Uncertain => "may be given up",
-        Verdict::Unknown => "what it comes to is not known",
+        ImplicationVerdict::Lands => "lands",
+        ImplicationVerdict::Refused => "would be refused",
+        ImplicationVerdict::Uncertain => "may be given up",
+        ImplicationVerdict::Unknown => "what it comes to is not known",
     }
 }
 
@@ -120,7 +120,7 @@ fn table(all: &[Implication], recommended: Option<&Recommended>) -> Table {
 }
 
 fn figures(forecast: Forecast) -> Vec<String> {
-    let time = |range: Range| {
+    let time = |range: ForecastRange| {
         format!("{} ({}..{})", seconds(range.mid), seconds(range.low), seconds(range.high))
     };
     let Forecast { total_s, longest_stall_s, guest_cpu_lost_s, min_cpu_share, .. } = forecast;
@@ -132,7 +132,7 @@ fn remark(one: &Implication, chosen: bool) -> String {
     let names =
         |list: &[_]| list.iter().map(|name| format!("--{name}")).collect::<Vec<_>>().join(", ");
     let mut remarks = Vec::new();
-    if one.verdict != Verdict::Lands {
+    if one.verdict != ImplicationVerdict::Lands {
         remarks.push(verdict_in_words(one.verdict).to_owned());
     }
     if !one.broken.is_empty() {

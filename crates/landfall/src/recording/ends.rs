@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use landfall_core::recording::{Head, Line};
+use landfall_core::recording::{RecordingHeader, RecordingLine};
 
 use super::read::read_head;
 
@@ -12,7 +12,7 @@ use super::read::read_head;
 const LONGEST: u64 = 256 * 1024;
 
 /// Both, as far as they are there and can be read.
-pub fn ends(path: &Path) -> (Option<Head>, Option<Line>) {
+pub fn ends(path: &Path) -> (Option<RecordingHeader>, Option<RecordingLine>) {
     let Ok(mut file) = File::open(path) else { return (None, None) };
     let mut first = Vec::new();
     let read = BufReader::new((&file).take(LONGEST)).read_until(b'\n', &mut first);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use landfall_core::recording::{Head, Line};
+use landfall_core::recording::{RecordingHeader, RecordingLine};
 
 use super::read::{ReadError, read_head};
 
@@ -22,7 +22,7 @@ pub struct Following {
     /// Lines so far, the head included.
     lines: usize,
     /// What it was begun with, once that is written.
-    pub head: Option<Head>,
+    pub head: Option<RecordingHeader>,
 }
 
 /// Why it cannot be followed.
@@ -61,7 +61,7 @@ impl Following {
     ///
     /// # Errors
     /// [`FollowError`].
-    pub fn more(&mut self) -> Result<Vec<Line>, FollowError> {
+    pub fn more(&mut self) -> Result<Vec<RecordingLine>, FollowError> {
         let mut lines = Vec::new();
         while self.read()? {
             self.take(&mut lines).map_err(|source| {
@@ -86,7 +86,7 @@ impl Following {
         Ok(read > 0)
     }
 
-    fn take(&mut self, lines: &mut Vec<Line>) -> Result<(), ReadError> {
+    fn take(&mut self, lines: &mut Vec<RecordingLine>) -> Result<(), ReadError> {
         let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else { return Ok(()) };
         let rest = self.rest.split_off(end + 1);
         let whole = std::mem::replace(&mut self.rest, rest);

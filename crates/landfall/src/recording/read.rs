@@ -3,7 +3,7 @@
 //! A kind of line that is not known is let through, and a last line that was cut short, as a crash
 //! leaves it, is dropped. Anything else that is not as it should be is an error with its line.
 
-use landfall_core::recording::{Head, KIND, Line, VERSION};
+use landfall_core::recording::{KIND, RecordingHeader, RecordingLine, VERSION};
 use serde_json::Value;
 
 /// More vCPUs than any guest has; QEMU's own limit is 4096.
@@ -13,9 +13,9 @@ const MOST_VCPUS: usize = 1 << 16;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recording {
     /// What the migration was begun with.
-    pub head: Head,
+    pub head: RecordingHeader,
     /// What followed, each with its number in the file.
-    pub lines: Vec<(usize, Line)>,
+    pub lines: Vec<(usize, RecordingLine)>,
     /// The last line was cut short, and is not among the lines.
     pub cut: bool,
 }
@@ -89,7 +89,7 @@ impl Recording {
 }
 
 /// Reads the first line.
-pub(super) fn read_head(line: &[u8]) -> Result<Head, ReadError> {
+pub(super) fn read_head(line: &[u8]) -> Result<RecordingHeader, ReadError> {
     let head: Value = serde_json::from_slice(line).map_err(|_| ReadError::NotARecording)?;
     if head["kind"] != KIND {
         return Err(ReadError::NotARecording);
@@ -100,7 +100,7 @@ pub(super) fn read_head(line: &[u8]) -> Result<Head, ReadError> {
         // Without a version it is no head, and says so by what is missing.
         _ => {}
     }
-    let head: Head =
+    let head: RecordingHeader =
         serde_json::from_value(head).map_err(|problem| ReadError::Line { number: 1, problem })?;
     if head.vcpus > MOST_VCPUS {
         return Err(ReadError::Vcpus(head.vcpus));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use landfall_core::decision::{Decision, Hold, Quota};
 use landfall_core::model::prior::Prior;
-use landfall_core::recording::{Head, KIND, Line, Look, VERSION};
+use landfall_core::recording::{KIND, RecordedSample, RecordingHeader, RecordingLine, VERSION};
 use landfall_core::report::Report;
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::telemetry::sample::{Sample, VcpuCounters};
@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 
 use super::{Following, Recording};
 
-pub fn head() -> Head {
+pub fn head() -> RecordingHeader {
     let tick = Duration::from_millis(4);
-    Head {
+    RecordingHeader {
         kind: KIND.to_owned(),
         version: VERSION,
         landfall: "0.1.0".to_owned(),
@@ -32,18 +32,22 @@ pub fn head() -> Head {
     }
 }
 
-fn text(head: &Head, lines: &[Line]) -> String {
+fn text(head: &RecordingHeader, lines: &[RecordingLine]) -> String {
     let lines = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
     serde_json::to_string(head).unwrap() + "\n" + lines.collect::<String>().as_str()
 }
 
-fn look(ms: u64) -> Line {
+fn look(ms: u64) -> RecordingLine {
     let cpu = Some(Duration::from_millis(ms));
     let vcpus = vec![VcpuCounters { cpu, ..VcpuCounters::default() }];
-    Line::Look(Box::new(Look::only(Sample { at: Moment::ms(ms), migration: None, vcpus })))
+    RecordingLine::Look(Box::new(RecordedSample::only(Sample {
+        at: Moment::ms(ms),
+        migration: None,
+        vcpus,
+    })))
 }
 
-fn some_line() -> impl Strategy<Value = Line> {
+fn some_line() -> impl Strategy<Value = RecordingLine> {
     let quota = (1u64..100, 20u64..1000).prop_map(|(quota, period)| {
         Quota::new(Duration::from_micros(quota * 997), Duration::from_millis(period))
     });
@@ -55,16 +59,20 @@ fn some_line() -> impl Strategy<Value = Line> {
         (holds, decision)
     }));
     let looked = (any::<u32>(), any::<Option<u64>>(), decided).prop_map(|(ms, holds, decided)| {
-        let vcpus = vec![VcpuCounters { holds, ..VcpuCounters::default() }];
+        let vcpus = vec![VcpuCounters { nr_throttled: holds, ..VcpuCounters::default() }];
         let sample = Sample { at: Moment::ms(ms.into()), migration: None, vcpus };
         let (holds, decision) = decided.unzip();
-        Line::Look(Box::new(Look { sample, holds, decision }))
+        RecordingLine::Look(Box::new(RecordedSample { sample, holds, decision }))
     });
-    let requirements = (0.0f64..1.0, any::<bool>()).prop_map(|(floor, dial)| Line::Requirements {
-        requirements: Requirements { min_cpu: Share::clamped(floor), ..Requirements::default() },
-        aggression: Aggression::new(floor).filter(|_| dial),
-    });
-    let report = any::<String>().prop_map(|reason| Line::Report {
+    let requirements =
+        (0.0f64..1.0, any::<bool>()).prop_map(|(floor, dial)| RecordingLine::Requirements {
+            requirements: Requirements {
+                min_cpu: Share::clamped(floor),
+                ..Requirements::default()
+            },
+            aggression: Aggression::new(floor).filter(|_| dial),
+        });
+    let report = any::<String>().prop_map(|reason| RecordingLine::Report {
         report: Box::new(Report::refused("progressive", reason)),
     });
     prop_oneof![8 => looked, 1 => requirements, 1 => report]
@@ -123,19 +131,19 @@ fn a_line_of_an_unknown_kind_is_let_through() {
     let weather = json!({ "kind": "weather", "wind": { "from": "the west" } });
     let text = format!("{}{weather}\n{}\n", text(&head(), &[]), json!(look(1)));
     let read = Recording::read(text.as_bytes()).unwrap();
-    assert_eq!(read.lines, [(2, Line::Unknown), (3, look(1))]);
+    assert_eq!(read.lines, [(2, RecordingLine::Unknown), (3, look(1))]);
 }
 
 #[test]
 fn changed_requirements_of_a_landfall_that_could_not_change_the_aggression_are_read() {
-    let mut line = json!(Line::Requirements {
+    let mut line = json!(RecordingLine::Requirements {
         requirements: Requirements::default(),
         aggression: Some(Aggression::DEFAULT),
     });
     line.as_object_mut().unwrap().remove("aggression").unwrap();
     let read = Recording::read(format!("{}{line}\n", text(&head(), &[])).as_bytes()).unwrap();
     let requirements = Requirements::default();
-    assert_eq!(read.lines, [(2, Line::Requirements { requirements, aggression: None })]);
+    assert_eq!(read.lines, [(2, RecordingLine::Requirements { requirements, aggression: None })]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use landfall_core::model::prior::Prior;
-use landfall_core::recording::{Head, KIND, Line, Look, VERSION};
+use landfall_core::recording::{KIND, RecordedSample, RecordingHeader, RecordingLine, VERSION};
 use landfall_core::report::{Outcome, Report};
 use landfall_core::requirements::settings::Demands;
 use landfall_core::requirements::{Aggression, Requirements};
@@ -65,10 +65,10 @@ impl Recorder {
         }
         if let Some(changed) = look.changed {
             let Demands { requirements, aggression } = changed.clone();
-            self.line(&Line::Requirements { requirements, aggression: Some(aggression) });
+            self.line(&RecordingLine::Requirements { requirements, aggression: Some(aggression) });
         }
         let decided = look.decided.as_ref();
-        self.line(&Line::Look(Box::new(Look {
+        self.line(&RecordingLine::Look(Box::new(RecordedSample {
             sample: look.sample.clone(),
             holds: decided.map(|decided| decided.holds.to_vec()),
             decision: decided.map(|decided| decided.decision.clone()),
@@ -83,7 +83,7 @@ impl Recorder {
             let _ = fs::remove_file(&self.path);
             return;
         }
-        self.line(&Line::Report { report: Box::new(report.clone()) });
+        self.line(&RecordingLine::Report { report: Box::new(report.clone()) });
     }
 
     fn line(&mut self, line: &impl Serialize) {
@@ -104,8 +104,8 @@ impl Recorder {
 }
 
 impl Begun {
-    fn head(self, look: &driver::Look) -> Head {
-        Head {
+    fn head(self, look: &driver::Look) -> RecordingHeader {
+        RecordingHeader {
             kind: KIND.to_owned(),
             version: VERSION,
             landfall: env!("CARGO_PKG_VERSION").to_owned(),

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::decision::Finish;
-use landfall_core::telemetry::progress::grip;
+use landfall_core::telemetry::progress::tightest_hold;
 use landfall_core::telemetry::view::Phase;
 use landfall_core::units::{ByteRate, Bytes, Moment, Share};
 use serde_json::{Value, json};
@@ -52,13 +52,13 @@ impl Told {
         if self.phase.replace(view.phase) != Some(view.phase) {
             what.push(words::phase(view.phase).to_owned());
         }
-        if view.intervals > self.intervals {
-            self.intervals = view.intervals;
-            what.push(format!("sync {}", view.intervals));
+        if view.syncs > self.intervals {
+            self.intervals = view.syncs;
+            what.push(format!("sync {}", view.syncs));
         }
         let passive = what.len();
         what.extend(step.demanded.iter().map(|change| change.to_string()));
-        if let Some(word) = self.grip(grip(view)) {
+        if let Some(word) = self.grip(tightest_hold(view)) {
             what.push(word);
         }
         let finish = step.recorded.as_ref().and_then(|decision| decision.finish.clone());
@@ -73,8 +73,8 @@ impl Told {
             remaining: view.remaining,
             dirty: view.dirty_rate(),
             link: view.link,
-            used: view.guest_cpu(),
-            why: step.recorded.as_ref().map_or_else(String::new, |it| it.why.to_string()),
+            used: view.mean_used_share(),
+            why: step.recorded.as_ref().map_or_else(String::new, |it| it.reason.to_string()),
         })
     }
 

@@ -1,7 +1,7 @@
 //! Whether the same samples give the same decisions, byte for byte.
 
 use landfall_core::decision::Decision;
-use landfall_core::recording::Head;
+use landfall_core::recording::RecordingHeader;
 use landfall_core::units::Moment;
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ pub struct Difference {
 }
 
 /// Compares every decision with the recorded one.
-pub fn check(head: &Head, steps: &[Step]) -> Verdict {
+pub fn check(head: &RecordingHeader, steps: &[Step]) -> Verdict {
     if Law::recorded(head).is_none() {
         return Verdict::NoPolicy;
     }
@@ -54,7 +54,7 @@ fn text(decision: Option<&Decision>) -> String {
 
 impl Verdict {
     /// For people.
-    pub fn in_words(&self, head: &Head) -> String {
+    pub fn in_words(&self, head: &RecordingHeader) -> String {
         match self {
             Verdict::Same(0) => "No decision was recorded".to_owned(),
             Verdict::Same(1) => "The one decision is the same again".to_owned(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use landfall_core::model::CpuTime;
-use landfall_core::recording::Line;
+use landfall_core::recording::RecordingLine;
 use landfall_core::report::Report;
 use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::{Bytes, Share, show_duration};
@@ -63,7 +63,7 @@ fn setup(recording: &Recording, steps: &[Step]) -> Option<Setup> {
     // At the switch-over the guest stands still and dirties nothing, which says nothing of it.
     let passes: Vec<&Step> = steps.iter().filter(|step| is_pass(step)).collect();
     let steps = passes.as_slice();
-    let curve = steps.iter().rev().find_map(|step| step.view.guest())?.curve.clone();
+    let curve = steps.iter().rev().find_map(|step| step.view.estimate())?.curve.clone();
     let totals = steps.iter().map(|step| step.view.total.0);
     let memory = Bytes(totals.max().filter(|total| *total > 0)?);
     let guest = Guest {
@@ -89,7 +89,7 @@ fn is_pass(step: &Step) -> bool {
 /// Guest memory with contents: what was known before, or what the first pass has not sent as zeros.
 fn contents(recording: &Recording) -> Option<Bytes> {
     let looked = recording.lines.iter().filter_map(|(_, line)| match line {
-        Line::Look(look) => look.sample.migration.as_ref()?.ram,
+        RecordingLine::Look(look) => look.sample.migration.as_ref()?.ram,
         _ => None,
     });
     let first = looked.take_while(|ram| ram.syncs < 2).last();
@@ -100,7 +100,7 @@ fn contents(recording: &Recording) -> Option<Bytes> {
 /// CPU the guest takes while nothing holds it, in CPU seconds per second: the median of the looks.
 fn pace(steps: &[&Step]) -> Option<CpuTime> {
     let unheld = |view: &View| -> Option<f64> {
-        view.vcpus.iter().map(|vcpu| vcpu.unheld.map(Share::get)).sum()
+        view.vcpus.iter().map(|vcpu| vcpu.unthrottled.map(Share::get)).sum()
     };
     let mut known: Vec<f64> = steps.iter().filter_map(|step| unheld(&step.view)).collect();
     known.sort_by(f64::total_cmp);

@@ -11,11 +11,11 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use landfall_core::decision::Decision;
-use landfall_core::recording::{Line, Views, decide, look_ahead};
+use landfall_core::recording::{RecordingLine, ViewReplay, decide, look_ahead};
 use landfall_core::report::Report;
 use landfall_core::requirements::Requirements;
 use landfall_core::requirements::changes::{self as demanded, Change};
-use landfall_core::telemetry::progress::{Glance, Progress, time_left};
+use landfall_core::telemetry::progress::{Progress, ProgressSnapshot, time_left};
 use landfall_core::telemetry::view::View;
 use landfall_qemu::say::{say, tell};
 use serde_json::json;
@@ -95,7 +95,7 @@ pub async fn run(options: Replay) -> u8 {
 
 /// Makes the views again, and asks the recorded policy again.
 fn steps(recording: &Recording) -> Vec<Step> {
-    let mut views = Views::new(&recording.head);
+    let mut views = ViewReplay::new(&recording.head);
     let law = Law::recorded(&recording.head);
     let mut policy = law.map(|law| law.policy(&say_once("decided again")));
     if let Some(policy) = &mut policy {
@@ -107,7 +107,7 @@ fn steps(recording: &Recording) -> Vec<Step> {
         let Some(view) = views.take(line) else { continue };
         let demanded = demanded::between(&before, views.demands(), view.now.as_secs_f64());
         before = views.demands().clone();
-        let Line::Look(look) = line else { continue };
+        let RecordingLine::Look(look) = line else { continue };
         let again = policy.as_mut().map(|policy| decide(&mut **policy, &view));
         let recorded = look.decision.clone();
         steps.push(Step { line: *number, demanded, view, recorded, again });
@@ -124,7 +124,7 @@ async fn live(steps: &[Step], speed: f64) {
         let due = Duration::try_from_secs_f64(view.now.as_secs_f64() / speed);
         let wait = due.unwrap_or(Duration::MAX).saturating_sub(begun.elapsed());
         tokio::time::sleep(wait).await;
-        live.show(&Glance::of(view, progress.share(view), time_left(view), ""));
+        live.show(&ProgressSnapshot::of(view, progress.fraction(view), time_left(view), ""));
     }
     live.clear();
 }
@@ -132,7 +132,7 @@ async fn live(steps: &[Step], speed: f64) {
 /// How it ended; `None` where the recording ends before that.
 fn report(recording: &Recording) -> Option<&Report> {
     recording.lines.iter().rev().find_map(|(_, line)| match line {
-        Line::Report { report } => Some(&**report),
+        RecordingLine::Report { report } => Some(&**report),
         _ => None,
     })
 }
@@ -140,7 +140,7 @@ fn report(recording: &Recording) -> Option<&Report> {
 /// What the operator demanded in the end.
 fn requirements(recording: &Recording) -> &Requirements {
     let last = recording.lines.iter().rev().find_map(|(_, line)| match line {
-        Line::Requirements { requirements, .. } => Some(requirements),
+        RecordingLine::Requirements { requirements, .. } => Some(requirements),
         _ => None,
     });
     last.unwrap_or(&recording.head.requirements)

@@ -21,8 +21,9 @@ pub fn write(path: &Path, recording: &Recording, steps: &[Step]) -> Result<(), B
     let dirty =
         curve(steps, "dirtied in the last pass", ORANGE, false, |view| rate(view.dirty_rate()));
     let link = curve(steps, "the link", BLUE, false, |view| rate(view.link));
-    let cpu =
-        curve(steps, "CPU the vCPUs used", ORANGE, true, |view| view.guest_cpu().map(Share::get));
+    let cpu = curve(steps, "CPU the vCPUs used", ORANGE, true, |view| {
+        view.mean_used_share().map(Share::get)
+    });
     let panels = [
         Panel {
             caption: format!("left to be sent, by policy {}", recording.head.policy),

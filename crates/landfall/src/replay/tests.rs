@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use landfall_core::model::prior::{Pace, Prior};
-use landfall_core::model::{CpuTime, Point};
+use landfall_core::model::{CpuTime, CurvePoint};
 use landfall_core::policy;
-use landfall_core::recording::{Head, KIND, Line, Look, VERSION, Views, decide};
+use landfall_core::recording::{
+    KIND, RecordedSample, RecordingHeader, RecordingLine, VERSION, ViewReplay, decide,
+};
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status, VcpuCounters};
@@ -22,9 +24,9 @@ fn laws(names: &[&str]) -> Vec<Law> {
     names.iter().map(|name| Law::named(name, std::path::Path::new("")).unwrap()).collect()
 }
 
-fn head() -> Head {
+fn head() -> RecordingHeader {
     let tick = Duration::from_millis(4);
-    Head {
+    RecordingHeader {
         kind: KIND.to_owned(),
         version: VERSION,
         landfall: "0.0.1".to_owned(),
@@ -46,7 +48,7 @@ fn head() -> Head {
 fn recording() -> Recording {
     const TOTAL: u64 = 50_000_000;
     let head = head();
-    let (mut views, mut policy) = (Views::new(&head), policy::by_name(&head.policy).unwrap());
+    let (mut views, mut policy) = (ViewReplay::new(&head), policy::by_name(&head.policy).unwrap());
     let (mut holds, mut lines) = (Vec::new(), Vec::new());
     for n in 0u64..120 {
         let (pass, part) = (n / 5, n % 5);
@@ -69,12 +71,12 @@ fn recording() -> Recording {
         let cpu = Some(Duration::from_millis(100 * n));
         let vcpus = vec![VcpuCounters { cpu, ..VcpuCounters::default() }];
         let sample = Sample { at: Moment::ms(100 * n), migration: Some(migration), vcpus };
-        let mut look = Look { sample, holds: Some(holds), decision: None };
-        let view = views.take(&Line::Look(Box::new(look.clone()))).unwrap();
+        let mut look = RecordedSample { sample, holds: Some(holds), decision: None };
+        let view = views.take(&RecordingLine::Look(Box::new(look.clone()))).unwrap();
         let decision = decide(&mut *policy, &view);
         holds = decision.holds.clone();
         look.decision = Some(decision);
-        lines.push((n as usize + 2, Line::Look(Box::new(look))));
+        lines.push((n as usize + 2, RecordingLine::Look(Box::new(look))));
     }
     Recording { head, lines, cut: false }
 }
@@ -92,8 +94,8 @@ fn the_same_policy_decides_the_same() {
 fn the_first_decision_that_is_another_is_shown_with_both_texts() {
     let mut recording = recording();
     for (_, line) in &mut recording.lines[70..] {
-        let Line::Look(look) = line else { unreachable!() };
-        look.decision.as_mut().unwrap().why = "a whim".into();
+        let RecordingLine::Look(look) = line else { unreachable!() };
+        look.decision.as_mut().unwrap().reason = "a whim".into();
     }
     let verdict = check(&recording.head, &steps(&recording));
     let Verdict::Differs(difference) = &verdict else { panic!("{verdict:?}") };
@@ -132,7 +134,7 @@ fn what_was_demanded_on_the_way_is_told_where_it_came_into_force() {
     let mut recording = recording();
     let requirements = Requirements { max_stall: Duration::from_secs(1), ..head().requirements };
     let aggression = Aggression::new(0.9);
-    recording.lines.insert(50, (0, Line::Requirements { requirements, aggression }));
+    recording.lines.insert(50, (0, RecordingLine::Requirements { requirements, aggression }));
     let changes = changes::changes(&steps(&recording));
     let change = changes.iter().find(|change| change.at == Moment::ms(5000)).unwrap();
     assert!(change.decided);
@@ -178,7 +180,7 @@ proptest! {
         policy in prop::sample::select(policy::names()),
     ) {
         let mut recording = recording();
-        let known = |cpu| Point { cpu: CpuTime(cpu), dirtied: Bytes(40_000_000), error: 0.1 };
+        let known = |cpu| CurvePoint { cpu: CpuTime(cpu), dirtied: Bytes(40_000_000), error: 0.1 };
         recording.head.prior = Prior {
             points: vec![known(0.1), known(1.0)],
             contents: Some(Bytes(50_000_000)),

@@ -1,7 +1,7 @@
 //! What was to be expected of a migration when it began: its figures with their range, and its course.
 
 use landfall_core::model::{CpuTime, Estimator};
-use landfall_core::recording::Head;
+use landfall_core::recording::RecordingHeader;
 use landfall_core::report::Forecast;
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_sim::{Guest, Link, Qemu, Question, Seed, Setup, forecast, run_traced};
@@ -19,7 +19,7 @@ pub struct Foreseen {
 
 /// The same that was forecast at the start, for it follows from what was known then; `None` where that
 /// was too little. Takes a good part of a second.
-pub fn foreseen(head: &Head) -> Option<Foreseen> {
+pub fn foreseen(head: &RecordingHeader) -> Option<Foreseen> {
     let law = Law::recorded(head)?;
     let tell = say_once("in the forecast");
     let make = || law.policy(&tell);
@@ -40,7 +40,7 @@ pub fn foreseen(head: &Head) -> Option<Foreseen> {
 }
 
 /// The likeliest guest and link.
-fn setup(head: &Head, vcpus: u32) -> Option<Setup> {
+fn setup(head: &RecordingHeader, vcpus: u32) -> Option<Setup> {
     let prior = &head.prior;
     let (contents, link): (Bytes, ByteRate) = (prior.contents?, prior.link?);
     let memory = prior.memory.unwrap_or(contents).max(contents);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use landfall_core::planner::pareto::FrontierPoint;
+use landfall_core::planner::pareto::ParetoPoint;
 use landfall_core::requirements::Requirements;
 use landfall_core::units::ByteRate;
 use landfall_qemu::mutex::lock;
@@ -50,7 +50,7 @@ pub struct Looked {
 }
 
 /// A frontier, and the link it is for.
-pub type Frontier = (Option<ByteRate>, Arc<Vec<FrontierPoint>>);
+pub type Frontier = (Option<ByteRate>, Arc<Vec<ParetoPoint>>);
 
 #[derive(Debug, Default)]
 struct Known {

@@ -1,6 +1,6 @@
 //! All migrations in the folder: what was expected of each, and what came of it.
 
-use landfall_core::report::{Forecast, Range, Report};
+use landfall_core::report::{Forecast, ForecastRange, Report};
 use maud::{Markup, html};
 
 use super::layout::{Place, badge, between, moment, outcome, page};
@@ -44,7 +44,7 @@ fn row(row: &Row) -> Markup {
     let forecast = report.and_then(|report| report.forecast.as_ref());
     let name = &row.migration.name;
     let guest = if row.migration.guest().is_empty() { name } else { row.migration.guest() };
-    let figure = |title: &str, got: Option<f64>, of: fn(&Forecast) -> Range| {
+    let figure = |title: &str, got: Option<f64>, of: fn(&Forecast) -> ForecastRange| {
         html! {
             td.number data-name=(title) {
                 (got.map_or("–".to_owned(), seconds))

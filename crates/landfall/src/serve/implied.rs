@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use landfall_core::model::prior::Prior;
-use landfall_core::planner::class_in;
+use landfall_core::planner::classify_view;
 use landfall_core::planner::implications::{
     Implication, Ways, dial, implication, implications, ways,
 };
-use landfall_core::planner::pareto::{FrontierPoint, frontier};
+use landfall_core::planner::pareto::{ParetoPoint, pareto_front};
 use landfall_core::planner::remedies::{Conflict, resolve};
 use landfall_core::report::Class;
 use landfall_core::telemetry::view::View;
@@ -46,7 +46,7 @@ pub struct Implied {
     /// Holding or pausing, and which of the two loses less.
     pub ways: Option<Ways>,
     /// What can be had of one figure for how much of the others.
-    pub frontier: Arc<Vec<FrontierPoint>>,
+    pub frontier: Arc<Vec<ParetoPoint>>,
 }
 
 /// What is implied, in one of the two ways. The quick one takes milliseconds, the other up to a second:
@@ -72,7 +72,7 @@ pub fn implied(
     };
     Some(Implied {
         grade,
-        class: class_in(&view),
+        class: classify_view(&view),
         recommended: recommend(&dial, asked),
         conflict,
         chosen,
@@ -102,12 +102,12 @@ fn forecaster(looked: &Looked, settings: &Settings) -> Forecaster {
 }
 
 /// The frontier does not depend on what is asked but for the link, and takes longest.
-fn known_frontier(looked: &Looked, view: &View) -> Arc<Vec<FrontierPoint>> {
+fn known_frontier(looked: &Looked, view: &View) -> Arc<Vec<ParetoPoint>> {
     let mut known = lock(&looked.frontier);
     match &*known {
         Some((link, points)) if *link == view.link => points.clone(),
         _ => {
-            let points = Arc::new(frontier(view));
+            let points = Arc::new(pareto_front(view));
             *known = Some((view.link, points.clone()));
             points
         }
@@ -117,5 +117,5 @@ fn known_frontier(looked: &Looked, view: &View) -> Arc<Vec<FrontierPoint>> {
 /// The class of a guest that was looked at, with nothing demanded but what is demanded by default.
 pub fn class_by_default(looked: &Looked) -> Option<Class> {
     let settings = Settings::read(&[]);
-    class_in(&forecaster(looked, &settings).view(settings.demands.aggression))
+    classify_view(&forecaster(looked, &settings).view(settings.demands.aggression))
 }

@@ -1,8 +1,8 @@
 //! What a setting implies, as parts of a page that are put in place anew while a slider moves.
 
-use landfall_core::planner::implications::{Implication, Lever, Verdict, Ways};
+use landfall_core::planner::implications::{Implication, ImplicationVerdict, Lever, Ways};
 use landfall_core::planner::remedies::Remedy;
-use landfall_core::report::{Class, Forecast, Range};
+use landfall_core::report::{Class, Forecast, ForecastRange};
 use landfall_core::requirements::Requirement;
 use landfall_core::requirements::settings::Demand;
 use maud::{Markup, html};
@@ -42,7 +42,7 @@ pub fn meaning(implied: &Implied) -> Markup {
 pub fn figures(implied: &Implied, settings: &Settings) -> Markup {
     let chosen = &implied.chosen;
     let forecast = chosen.forecast.as_ref();
-    let range = |of: fn(&Forecast) -> Range| forecast.map(of);
+    let range = |of: fn(&Forecast) -> ForecastRange| forecast.map(of);
     html! {
         section.implied id="implied" aria-label="What this implies" data-summary=(summary(chosen))
             data-grade=(grade(implied.grade)) {
@@ -58,7 +58,7 @@ pub fn figures(implied: &Implied, settings: &Settings) -> Markup {
 }
 
 /// A figure: its middle large, its range below.
-fn tile(name: &str, range: Option<Range>, show: fn(f64) -> String, mark: &str) -> Markup {
+fn tile(name: &str, range: Option<ForecastRange>, show: fn(f64) -> String, mark: &str) -> Markup {
     html! {
         div class={ "tile " (mark) } {
             h3 { (name) }
@@ -144,8 +144,8 @@ fn sentence(text: &str) -> String {
 
 fn colour(chosen: &Implication) -> &'static str {
     match chosen.verdict {
-        Verdict::Lands if chosen.keeps_all() => "good",
-        Verdict::Refused => "bad",
+        ImplicationVerdict::Lands if chosen.keeps_all() => "good",
+        ImplicationVerdict::Refused => "bad",
         _ => "fair",
     }
 }
@@ -157,18 +157,20 @@ fn in_words(chosen: &Implication) -> String {
         names.join(" and ")
     };
     match chosen.verdict {
-        Verdict::Unknown => "Too little is known of the guest or the link.".to_owned(),
-        Verdict::Refused => "It would be refused: not all that you demand can be kept.".to_owned(),
-        Verdict::Uncertain => {
+        ImplicationVerdict::Unknown => "Too little is known of the guest or the link.".to_owned(),
+        ImplicationVerdict::Refused => {
+            "It would be refused: not all that you demand can be kept.".to_owned()
+        }
+        ImplicationVerdict::Uncertain => {
             "It would be started, and may have to be given up, with the guest unharmed.".to_owned()
         }
-        Verdict::Lands if !chosen.broken.is_empty() => {
+        ImplicationVerdict::Lands if !chosen.broken.is_empty() => {
             format!("It lands, and is likely to break: {}.", list(&chosen.broken))
         }
-        Verdict::Lands if !chosen.doubtful.is_empty() => {
+        ImplicationVerdict::Lands if !chosen.doubtful.is_empty() => {
             format!("It lands; in doubt: {}.", list(&chosen.doubtful))
         }
-        Verdict::Lands => "It lands, and keeps all that you demand.".to_owned(),
+        ImplicationVerdict::Lands => "It lands, and keeps all that you demand.".to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use landfall_core::report::{Class, Outcome, Range};
+use landfall_core::report::{Class, ForecastRange, Outcome};
 use landfall_core::units::Share;
 use maud::{DOCTYPE, Markup, html};
 
@@ -137,7 +137,7 @@ pub fn badge(kind: &str, text: &str) -> Markup {
 }
 
 /// `1.80 s to 2.40 s`, and nothing where both are the same to read.
-pub fn between(range: &Range, show: impl Fn(f64) -> String) -> String {
+pub fn between(range: &ForecastRange, show: impl Fn(f64) -> String) -> String {
     let (low, high) = (show(range.low), show(range.high));
     if low == high { String::new() } else { format!("{low} to {high}") }
 }

@@ -1,6 +1,6 @@
 //! The page of one migration: as it goes, or as it went.
 
-use landfall_core::report::{Forecast, Outcome, Range, Report};
+use landfall_core::report::{Forecast, ForecastRange, Outcome, Report};
 use landfall_core::requirements::Requirement;
 use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::telemetry::view::Phase;
@@ -142,7 +142,7 @@ fn measured(report: &Report) -> Markup {
     }
 }
 
-fn between_or(range: &Range) -> String {
+fn between_or(range: &ForecastRange) -> String {
     let text = between(range, seconds);
     if text.is_empty() { seconds(range.mid) } else { text }
 }
@@ -226,23 +226,24 @@ fn result(shown: &Shown<'_>, report: &Report) -> Markup {
 }
 
 fn figures(report: &Report, forecast: Option<&Forecast>) -> Markup {
-    let range = |of: fn(&Forecast) -> Range| forecast.map(of);
-    let row = |name: &str, range: Option<Range>, show: fn(f64) -> String, got: Option<f64>| {
-        let within = range.zip(got).map(|(range, got)| got >= range.low && got <= range.high);
-        html! { tr {
-            th scope="row" { (name) }
-            td { (range.map_or("–".to_owned(), |range| {
-                let text = between(&range, show);
-                if text.is_empty() { show(range.mid) } else { text }
-            })) }
-            td { (got.map_or("not known".to_owned(), show)) }
-            td { @match within {
-                Some(true) => span.good { "within" },
-                Some(false) => span.fair { "outside" },
-                None => "",
+    let range = |of: fn(&Forecast) -> ForecastRange| forecast.map(of);
+    let row =
+        |name: &str, range: Option<ForecastRange>, show: fn(f64) -> String, got: Option<f64>| {
+            let within = range.zip(got).map(|(range, got)| got >= range.low && got <= range.high);
+            html! { tr {
+                th scope="row" { (name) }
+                td { (range.map_or("–".to_owned(), |range| {
+                    let text = between(&range, show);
+                    if text.is_empty() { show(range.mid) } else { text }
+                })) }
+                td { (got.map_or("not known".to_owned(), show)) }
+                td { @match within {
+                    Some(true) => span.good { "within" },
+                    Some(false) => span.fair { "outside" },
+                    None => "",
+                } }
             } }
-        } }
-    };
+        };
     html! {
         table.figures {
             thead { tr {

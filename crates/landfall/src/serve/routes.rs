@@ -11,7 +11,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use landfall_core::model::prior::PROBE_BUDGET;
-use landfall_core::recording::Line;
+use landfall_core::recording::RecordingLine;
 use landfall_core::report::Report;
 use landfall_qemu::monitor;
 use landfall_qemu::qmp::Address;
@@ -220,7 +220,7 @@ async fn history(State(site): Shared) -> Response {
 fn row(migration: Migration) -> Row {
     let (head, last) = crate::recording::ends(&migration.file);
     let reported = match last {
-        Some(Line::Report { report }) => Some(*report),
+        Some(RecordingLine::Report { report }) => Some(*report),
         _ => migration.report(),
     };
     let under_way = reported.is_none() && migration.is_under_way();

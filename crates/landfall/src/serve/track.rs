@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use landfall_core::recording::{Head, Line, Views};
+use landfall_core::recording::{RecordingHeader, RecordingLine, ViewReplay};
 use landfall_core::report::Report;
 use landfall_core::requirements::settings::Demands;
-use landfall_core::telemetry::progress::{Progress, grip, time_left};
+use landfall_core::telemetry::progress::{Progress, tightest_hold, time_left};
 use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::{ByteRate, Bytes, Share};
 
@@ -31,7 +31,7 @@ pub struct Moment {
 /// A recording, and what was made of it so far.
 pub struct Track {
     following: Following,
-    views: Option<Views>,
+    views: Option<ViewReplay>,
     progress: Progress,
     /// All looks, oldest first.
     pub moments: Vec<Moment>,
@@ -67,7 +67,7 @@ impl Track {
     }
 
     /// What it was begun with, once that is written.
-    pub fn head(&self) -> Option<&Head> {
+    pub fn head(&self) -> Option<&RecordingHeader> {
         self.following.head.as_ref()
     }
 
@@ -83,16 +83,16 @@ impl Track {
     pub fn read_on(&mut self) -> Result<(), FollowError> {
         let lines = self.following.more()?;
         let Some(head) = &self.following.head else { return Ok(()) };
-        let views = self.views.get_or_insert_with(|| Views::new(head));
+        let views = self.views.get_or_insert_with(|| ViewReplay::new(head));
         let mut shown = Vec::new();
         for line in &lines {
             if let Some(view) = views.take(line) {
                 shown.push((view, line));
-            } else if let Line::Requirements { .. } = line {
+            } else if let RecordingLine::Requirements { .. } = line {
                 let at = shown.last().map(|(view, _)| view.now.as_secs_f64());
                 let at = at.or_else(|| self.moments.last().map(|moment| moment.at));
                 self.changes.push(at.unwrap_or(0.0));
-            } else if let Line::Report { report } = line {
+            } else if let RecordingLine::Report { report } = line {
                 self.report = Some((**report).clone());
             }
         }
@@ -103,21 +103,21 @@ impl Track {
         Ok(())
     }
 
-    fn see(&mut self, view: &View, line: &Line) {
-        self.done = self.progress.share(view);
+    fn see(&mut self, view: &View, line: &RecordingLine) {
+        self.done = self.progress.fraction(view);
         self.left = time_left(view);
-        if let Line::Look(look) = line
+        if let RecordingLine::Look(look) = line
             && let Some(decision) = &look.decision
         {
-            self.why = decision.why.to_string();
+            self.why = decision.reason.to_string();
         }
         self.moments.push(Moment {
             at: view.now.as_secs_f64(),
             remaining: view.remaining,
             dirty: view.dirty_rate(),
             link: view.link,
-            cpu: view.guest_cpu(),
-            grip: grip(view),
+            cpu: view.mean_used_share(),
+            grip: tightest_hold(view),
             phase: view.phase,
         });
     }

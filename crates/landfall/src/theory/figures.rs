@@ -1,6 +1,6 @@
 //! From measurements to ratios: what was dirtied against what the curve of the free guest says.
 
-use landfall_core::model::{CpuTime, DirtyCurve, Point, fit};
+use landfall_core::model::{CpuTime, CurvePoint, DirtyCurve, fit};
 use landfall_core::units::{Bytes, PAGE};
 use serde::Serialize;
 
@@ -71,7 +71,7 @@ impl Guest {
 /// The mean, with the scatter of the rounds for its error. Each round by itself would claim the error
 /// of its draw alone: where a guest works in phases, a round in a quiet one would claim to know that
 /// little is dirtied, and have the whole curve go through it.
-fn means(free: &[&Observation]) -> Vec<Point> {
+fn means(free: &[&Observation]) -> Vec<CurvePoint> {
     let mut spans: Vec<u128> = free.iter().map(|one| span_of(one)).collect();
     spans.sort_unstable();
     spans.dedup();
@@ -85,7 +85,7 @@ fn means(free: &[&Observation]) -> Vec<Point> {
         let scatter =
             mean(&|one| (one.dirtied.as_f64() - dirtied).powi(2)).sqrt() / dirtied.max(1.0);
         let error = scatter.hypot(mean(&|one| one.error)) / count.sqrt();
-        Point { cpu: CpuTime(mean(&|one| one.cpu.0)), dirtied: Bytes(dirtied as u64), error }
+        CurvePoint { cpu: CpuTime(mean(&|one| one.cpu.0)), dirtied: Bytes(dirtied as u64), error }
     };
     spans.into_iter().map(point).collect()
 }

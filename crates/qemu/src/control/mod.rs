@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use landfall_core::requirements::settings::{Demand, Demands};
-use landfall_core::telemetry::progress::Glance;
+use landfall_core::telemetry::progress::ProgressSnapshot;
 use serde::{Deserialize, Serialize};
 
 use crate::qmp::Address;
@@ -79,7 +79,7 @@ pub struct Steered {
     /// What is demanded.
     pub demands: Demands,
     /// How far it is; `None` before the first look.
-    pub glance: Option<Glance>,
+    pub glance: Option<ProgressSnapshot>,
 }
 
 /// A guest, by all the names it goes by.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use landfall_core::requirements::settings::{Demand, Demands};
-use landfall_core::telemetry::progress::Glance;
+use landfall_core::telemetry::progress::ProgressSnapshot;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -94,7 +94,7 @@ impl Control {
     }
 
     /// Says how it stands, for whoever asks from now on.
-    pub fn show(&self, demands: &Demands, glance: Glance) {
+    pub fn show(&self, demands: &Demands, glance: ProgressSnapshot) {
         self.steered.send_modify(|steered| {
             if steered.demands != *demands {
                 steered.demands = demands.clone();

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use landfall_core::policy::with_fall_back;
-use landfall_core::report::{Class, Measured, Outcome, Report};
+use landfall_core::policy::with_fallback_reason;
+use landfall_core::report::{Class, Measurements, Outcome, Report};
 use landfall_core::telemetry::sample::Status;
 use landfall_core::units::Moment;
 
@@ -214,7 +214,7 @@ impl Steering {
             && self.arrived.is_none()
             && let Some(length) = downtime
         {
-            self.account.blackout(length);
+            self.account.on_reported_downtime(length);
         }
         let ram = self.last_ram;
         let losses = self.account.losses();
@@ -224,17 +224,17 @@ impl Steering {
             Outcome::Unknown => false,
             _ => self.account.stopped_since().is_none(),
         };
-        let measured = Measured {
+        let measured = Measurements {
             total: self.arrived.unwrap_or(ended).0,
             downtime: downtime.filter(|_| outcome == Outcome::Landed),
             losses,
-            judged: self.account.judged(),
+            judged: self.account.since_tightened(),
             stalls_known,
             transferred: ram.map(|ram| ram.transferred),
             passes: ram.map(|ram| ram.syncs),
             peak_rate: self.peak.peak(),
         };
-        let asked = &self.observer.demands().requirements;
+        let asked = &self.observer.settings().requirements;
         let mut report = Report::of(outcome, self.policy.name(), reason, asked, &measured);
         report.changes = self.changes;
         let hindered = losses.throttled > Duration::ZERO;
@@ -247,9 +247,9 @@ impl Steering {
         };
         report.forecast = self.forecast;
         if outcome == Outcome::Landed && report.reason.is_none() {
-            report.reason = self.policy.account();
+            report.reason = self.policy.explanation();
         }
-        report.reason = with_fall_back(&*self.policy, report.reason);
+        report.reason = with_fallback_reason(&*self.policy, report.reason);
         if self.post_copied {
             report.guest_cpu_lost_s = None;
         }

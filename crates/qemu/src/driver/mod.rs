@@ -25,12 +25,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use landfall_core::decision::{Decision, Finish, Hold, Tuning};
-use landfall_core::guard::guard;
+use landfall_core::guard::enforce;
 use landfall_core::model::prior::Prior;
 use landfall_core::planner;
 use landfall_core::policy::Policy;
-use landfall_core::report::losses::Account;
-use landfall_core::report::peak_rate::PeakMeter;
+use landfall_core::report::losses::LossMeter;
+use landfall_core::report::peak_rate::PeakRateMeter;
 use landfall_core::report::{Class, Forecast, Outcome, Report};
 use landfall_core::requirements::changes::Change;
 use landfall_core::requirements::settings::Demands;
@@ -39,7 +39,7 @@ use landfall_core::switch_over;
 use landfall_core::telemetry::observer::Observer;
 use landfall_core::telemetry::progress::{Progress, time_left};
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status};
-use landfall_core::telemetry::view::{LOOK, Levers, Phase, View};
+use landfall_core::telemetry::view::{Levers, Phase, SAMPLE_INTERVAL, View};
 use landfall_core::units::{Moment, Share};
 
 use tokio::sync::mpsc;
@@ -160,7 +160,7 @@ struct Steering {
     observer: Observer,
     class: Class,
     forecast: Option<Forecast>,
-    account: Account,
+    account: LossMeter,
     progress: Progress,
     asked: Option<Pending>,
     next_ask: Instant,
@@ -169,7 +169,7 @@ struct Steering {
     last_ram: Option<Ram>,
     expected_blackout: Duration,
     link: LinkWatch,
-    peak: PeakMeter,
+    peak: PeakRateMeter,
     giving_up: Option<GivingUp>,
     link_broken: bool,
     shipped: Option<u64>,
@@ -192,7 +192,7 @@ impl Steering {
                 guest: ready.guest,
                 destination: ready.uri,
                 policy: ready.policy.name().to_owned(),
-                demands: observer.demands().clone(),
+                demands: observer.settings().clone(),
                 glance: None,
             },
         );
@@ -213,12 +213,12 @@ impl Steering {
             progress: Progress::default(),
             asked: None,
             next_ask: now,
-            ask_after: LOOK,
+            ask_after: SAMPLE_INTERVAL,
             last: None,
             last_ram: None,
             expected_blackout: Duration::ZERO,
             link: LinkWatch::new(),
-            peak: PeakMeter::default(),
+            peak: PeakRateMeter::default(),
             giving_up: None,
             link_broken: false,
             shipped: None,
@@ -268,13 +268,13 @@ impl Steering {
     }
 
     fn next_tick(&self) -> Instant {
-        let watch = Instant::now() + if self.hindered() { self.watch() } else { LOOK };
+        let watch = Instant::now() + if self.hindered() { self.watch() } else { SAMPLE_INTERVAL };
         if self.asked.is_none() { watch.min(self.next_ask) } else { watch }
     }
 
     /// How soon to read the counters again while the guest is hindered.
     fn watch(&self) -> Duration {
-        let may_stop = self.shipped.is_some() || self.ask_after < LOOK;
+        let may_stop = self.shipped.is_some() || self.ask_after < SAMPLE_INTERVAL;
         if self.hindered_by_qemu || may_stop || self.account.stopped_since().is_some() {
             return WATCH.0;
         }
@@ -308,8 +308,8 @@ impl Steering {
             self.asked = Some(asked.map_err(|error| End::SourceLost(error.to_string()))?);
         } else {
             let sample = Sample { at: self.now(), migration: None, vcpus: self.hands.counters() };
-            self.account.take(&sample);
-            self.observer.observe(&sample);
+            self.account.on_sample(&sample);
+            self.observer.on_sample(&sample);
             watch(&Look {
                 sample: &sample,
                 levers: self.observer.levers(),
@@ -336,24 +336,24 @@ impl Steering {
         let changed = self.heed(migration.status).await;
         let sample =
             Sample { at: self.now(), migration: Some(migration), vcpus: self.hands.counters() };
-        self.account.take(&sample);
-        let view = self.observer.observe(&sample);
+        self.account.on_sample(&sample);
+        let view = self.observer.on_sample(&sample);
         let migration = sample.migration.as_ref().expect("set above");
         if let Some(ram) = migration.ram {
             self.link.take(ram.transferred);
             if migration.status == Status::Active {
-                self.peak.take(sample.at, ram.transferred);
+                self.peak.on_transferred(sample.at, ram.transferred);
             }
         }
         self.last_ram = migration.ram.or(self.last_ram);
         self.last = Some(migration.clone());
         if let Some(view) = view {
-            self.ask_after = view.next_look();
-            let decision = guard(&view, self.decide(&view));
-            if view.intervals > 0 && view.phase == Phase::Iterating {
-                self.class = planner::class_in(&view).unwrap_or(self.class);
+            self.ask_after = view.next_sample_in();
+            let decision = enforce(&view, self.decide(&view));
+            if view.syncs > 0 && view.phase == Phase::Iterating {
+                self.class = planner::classify_view(&view).unwrap_or(self.class);
             }
-            let done = self.progress.share(&view);
+            let done = self.progress.fraction(&view);
             let time_left = time_left(&view);
             let holds = self.observer.holds();
             let decided = Decided { view: &view, holds, decision: &decision, done, time_left };
@@ -361,7 +361,7 @@ impl Steering {
             self.tell(&decided);
             let changed = changed.as_ref();
             watch(&Look { sample: &sample, levers, changed, decided: Some(decided) });
-            self.expected_blackout = view.blackout_if_shipped().unwrap_or_default();
+            self.expected_blackout = view.downtime_if_shipped().unwrap_or_default();
             if !migration.status.is_over() && self.giving_up.is_none() {
                 self.act(&view, decision).await;
             }
@@ -405,11 +405,11 @@ impl Steering {
         // A look at the bitmap after the decision to ship, and the guest still runs: it had
         // dirtied more than was known. The policy decides anew.
         if view.phase == Phase::Iterating {
-            self.shipped = self.shipped.filter(|intervals| *intervals == view.intervals);
+            self.shipped = self.shipped.filter(|intervals| *intervals == view.syncs);
         }
         let outcome = match decision.finish {
             Some(Finish::Cancel) => {
-                self.give_up(Outcome::Cancelled, decision.why.into_owned()).await;
+                self.give_up(Outcome::Cancelled, decision.reason.into_owned()).await;
                 return;
             }
             Some(Finish::PostCopy) if !self.post_copied => {
@@ -418,7 +418,7 @@ impl Steering {
                 self.source.start_postcopy().await.map_err(|error| error.to_string())
             }
             Some(Finish::Ship) if self.shipped.is_none() => {
-                self.shipped = Some(view.intervals);
+                self.shipped = Some(view.syncs);
                 self.ship(view, &decision).await
             }
             _ if self.shipped.is_some() => Ok(()),
@@ -462,15 +462,15 @@ impl Steering {
     }
 
     fn note_holds(&mut self) {
-        self.account.held(self.hands.holds());
-        self.observer.held(self.hands.holds());
+        self.account.on_holds(self.hands.holds());
+        self.observer.on_holds(self.hands.holds());
     }
 
     fn note(&mut self, event: &Event, at_destination: bool) {
         let at = Moment(event.at.saturating_duration_since(self.started));
         match (event.name.as_str(), at_destination) {
             ("STOP", false) => {
-                self.account.stopped(at);
+                self.account.on_stop(at);
                 self.link.has_moved();
                 if !self.hands.stopped() {
                     // A quota on a thread that stands still only delays its next steps.
@@ -478,7 +478,7 @@ impl Steering {
                 }
             }
             ("RESUME", _) => {
-                self.account.resumed(at);
+                self.account.on_resume(at);
                 self.paused_by_other = None;
                 if at_destination {
                     self.arrived = Some(at);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use landfall_core::model::prior::Prior;
 use landfall_core::policy::{Needs, Policy};
 use landfall_core::report::Forecast;
-use landfall_core::report::losses::Account;
+use landfall_core::report::losses::LossMeter;
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::switch_over;
 use landfall_core::telemetry::observer::Observer;
@@ -48,7 +48,7 @@ pub(super) struct Ready {
     pub(super) aggression: Aggression,
     pub(super) prior: Prior,
     pub(super) forecast: Option<Forecast>,
-    pub(super) account: Account,
+    pub(super) account: LossMeter,
     pub(super) guest: Guest,
     pub(super) uri: String,
 }
@@ -62,7 +62,7 @@ pub(super) struct Checked {
     vcpus: Vcpus,
     levers: Levers,
     found: Settings,
-    account: Account,
+    account: LossMeter,
     guest: Guest,
 }
 
@@ -118,7 +118,7 @@ fn look_ahead(order: &mut Order, levers: Levers, vcpus: usize) -> Result<(), Str
     let Some(contents) = order.prior.contents else { return Ok(()) };
     let asked = order.requirements.clone();
     let observer = Observer::new(asked, order.aggression, levers, &order.prior);
-    order.policy.before(&observer.before(contents, vcpus))
+    order.policy.preflight(&observer.view_before_start(contents, vcpus))
 }
 
 /// Two QEMUs, one of which made the socket while the other has the threads it names, are not one:
@@ -223,11 +223,11 @@ fn our_settings(order: &Order, needs: Needs, found: &Settings) -> Settings {
 }
 
 /// Reads the vCPUs' counters twice, so that it is known how much CPU the guest wants.
-async fn watch_appetite(vcpus: &Vcpus) -> Account {
-    let mut account = Account::default();
-    account.take(&Sample { at: Moment::START, migration: None, vcpus: vcpus.counters() });
+async fn watch_appetite(vcpus: &Vcpus) -> LossMeter {
+    let mut account = LossMeter::default();
+    account.on_sample(&Sample { at: Moment::START, migration: None, vcpus: vcpus.counters() });
     tokio::time::sleep(APPETITE).await;
-    account.take(&Sample { at: Moment(APPETITE), migration: None, vcpus: vcpus.counters() });
+    account.on_sample(&Sample { at: Moment(APPETITE), migration: None, vcpus: vcpus.counters() });
     account.restart();
     account
 }

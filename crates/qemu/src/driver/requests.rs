@@ -7,7 +7,7 @@ use landfall_core::report::Outcome;
 use landfall_core::requirements::Requirement;
 use landfall_core::requirements::changes;
 use landfall_core::requirements::settings::{Demand, Demands};
-use landfall_core::telemetry::progress::Glance;
+use landfall_core::telemetry::progress::ProgressSnapshot;
 use landfall_core::telemetry::sample::Status;
 use tokio::sync::oneshot;
 
@@ -67,7 +67,7 @@ impl Steering {
             if answer.is_closed() {
                 continue;
             }
-            let was = self.observer.demands().clone();
+            let was = self.observer.settings().clone();
             let mut now = was.clone();
             demands.into_iter().for_each(|demand| now.apply(demand));
             let outcome = self.put_in_force(&was, &now, status).await;
@@ -77,7 +77,7 @@ impl Steering {
                 Err(reason) => Answer::Refused { reason },
             });
         }
-        changed.then(|| self.observer.demands().clone())
+        changed.then(|| self.observer.settings().clone())
     }
 
     async fn put_in_force(
@@ -102,27 +102,27 @@ impl Steering {
             self.peak.restart();
         }
         if tighter(Requirement::MaxStall) {
-            self.account.judge_stalls_anew();
+            self.account.reset_stall_verdict();
         }
         if tighter(Requirement::MinCpu) {
-            self.account.judge_shares_anew();
+            self.account.reset_share_verdict();
         }
         self.changes.extend(changes::between(was, now, self.now().as_secs_f64()));
-        self.observer.demand(now.clone());
+        self.observer.set_settings(now.clone());
         Ok(())
     }
 
     /// Says how it stands to whoever asks.
     pub(super) fn tell(&self, decided: &Decided) {
         if let Some(control) = &self.control {
-            control.show(self.observer.demands(), decided.glance());
+            control.show(self.observer.settings(), decided.glance());
         }
     }
 }
 
 impl Decided<'_> {
     /// The same, for people.
-    pub fn glance(&self) -> Glance {
-        Glance::of(self.view, self.done, self.time_left, &self.decision.why)
+    pub fn glance(&self) -> ProgressSnapshot {
+        ProgressSnapshot::of(self.view, self.done, self.time_left, &self.decision.reason)
     }
 }

@@ -20,7 +20,7 @@ mod sampling;
 use std::time::{Duration, Instant};
 
 use landfall_core::model::prior::{PROBE_SPANS, Pace, Prior};
-use landfall_core::model::{CpuTime, Point};
+use landfall_core::model::{CpuTime, CurvePoint};
 use landfall_core::units::{Bytes, Share};
 use tokio::time::{sleep, timeout};
 
@@ -212,9 +212,9 @@ async fn result(machine: &mut Machine, grain: Grain) -> Result<DirtyRate, QmpErr
 
 /// Whether the last two points tell that the curve has flattened: no growth beyond their errors,
 /// where growth in proportion would have shown.
-fn is_flat(points: &[Point]) -> bool {
+fn is_flat(points: &[CurvePoint]) -> bool {
     let [.., before, last] = points else { return false };
-    let error = |point: &Point| point.error * point.dirtied.as_f64();
+    let error = |point: &CurvePoint| point.error * point.dirtied.as_f64();
     let doubt = 2.0 * error(before).hypot(error(last));
     let grown = last.dirtied.as_f64() - before.dirtied.as_f64();
     let in_proportion = before.dirtied.as_f64() * (last.cpu.0 / before.cpu.0 - 1.0);
@@ -279,8 +279,8 @@ mod tests {
     use super::*;
     use landfall_core::units::Bytes;
 
-    fn point(cpu: f64, mib: u64, error: f64) -> Point {
-        Point { cpu: CpuTime(cpu), dirtied: Bytes::mib(mib), error }
+    fn point(cpu: f64, mib: u64, error: f64) -> CurvePoint {
+        CurvePoint { cpu: CpuTime(cpu), dirtied: Bytes::mib(mib), error }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_core::model::{CpuTime, Point};
+use landfall_core::model::{CpuTime, CurvePoint};
 use landfall_core::units::{Bytes, Share};
 
 use super::Span;
@@ -58,7 +58,7 @@ impl Sampling {
     /// in proportion. Each page is looked at twice in the same order, so the time between its two
     /// looks is the one QEMU tells, however long the looking takes. QEMU rounds down to whole MiB
     /// per second: the middle is taken, and half a MiB per second to either side is an error.
-    pub(super) fn point(self, mib_per_second: u64, took: Duration, span: Span) -> Point {
+    pub(super) fn point(self, mib_per_second: u64, took: Duration, span: Span) -> CurvePoint {
         let mib = |n: f64| n * Bytes::mib(1).as_f64();
         let covered = self.covered.as_f64();
         let dirtied = mib((mib_per_second as f64 + 0.5) * took.as_secs_f64()).min(covered);
@@ -68,7 +68,7 @@ impl Sampling {
         let drawn = covered * (part * (1.0 - part) / samples).sqrt();
         let rounded = mib(took.as_secs_f64()) / 12f64.sqrt();
         let error = (drawn.hypot(rounded) / dirtied.max(1.0)).hypot(span.relative_error());
-        Point { cpu: span.cpu_in(took), dirtied: Bytes(dirtied as u64), error }
+        CurvePoint { cpu: span.cpu_in(took), dirtied: Bytes(dirtied as u64), error }
     }
 }
 
@@ -76,17 +76,17 @@ impl Sampling {
 ///
 /// The error of a draw is all that a single one knows of. A guest in a quiet phase would make a
 /// point that claims to be sure that little is dirtied.
-pub(super) fn pooled(one: Point, other: Point) -> Point {
-    let mean = |of: fn(&Point) -> f64| (of(&one) + of(&other)) / 2.0;
+pub(super) fn pooled(one: CurvePoint, other: CurvePoint) -> CurvePoint {
+    let mean = |of: fn(&CurvePoint) -> f64| (of(&one) + of(&other)) / 2.0;
     let apart = |a: f64, b: f64| match (a + b) > 0.0 {
         true => (a - b).abs() / (a + b),
         false => 0.0,
     };
-    let dirtied = |point: &Point| point.dirtied.as_f64();
-    let rate = |point: &Point| dirtied(point) / point.cpu.0.max(f64::MIN_POSITIVE);
+    let dirtied = |point: &CurvePoint| point.dirtied.as_f64();
+    let rate = |point: &CurvePoint| dirtied(point) / point.cpu.0.max(f64::MIN_POSITIVE);
     // What different CPU times explain is no scatter: either the memory is the same, or the rate.
     let scatter = apart(dirtied(&one), dirtied(&other)).min(apart(rate(&one), rate(&other)));
-    Point {
+    CurvePoint {
         cpu: CpuTime(mean(|point| point.cpu.0)),
         dirtied: Bytes(mean(|point| point.dirtied.as_f64()) as u64),
         error: (mean(|point| point.error) / 2f64.sqrt()).hypot(scatter),
@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn two_measurements_that_agree_are_surer_than_one_and_two_that_differ_are_not() {
-        let point = |cpu, mib| Point { cpu: CpuTime(cpu), dirtied: Bytes::mib(mib), error: 0.1 };
+        let point =
+            |cpu, mib| CurvePoint { cpu: CpuTime(cpu), dirtied: Bytes::mib(mib), error: 0.1 };
         let agreed = pooled(point(0.1, 20), point(0.1, 20));
         assert!(agreed.error < 0.08 && agreed.dirtied == Bytes::mib(20), "{agreed:?}");
         assert!(

@@ -181,10 +181,10 @@ impl Fluid {
 /// Cuts the sets of all phases into pieces that no phase cuts any further. The n-th sets of all phases
 /// begin at the same address; so their ends, in order, are the cuts.
 fn atoms_of(phases: &[Phase]) -> (Vec<Atom>, Vec<f64>) {
-    let most = phases.iter().map(|phase| phase.curve.parts().len()).max().unwrap_or(0);
+    let most = phases.iter().map(|phase| phase.curve.components().len()).max().unwrap_or(0);
     let mut pieces = Vec::new();
     for n in 0..most {
-        let part = |phase: &Phase| phase.curve.parts().get(n).map(|part| part.set.as_f64());
+        let part = |phase: &Phase| phase.curve.components().get(n).map(|part| part.set.as_f64());
         let mut ends: Vec<f64> = phases.iter().filter_map(part).collect();
         ends.sort_by(f64::total_cmp);
         ends.dedup();
@@ -199,7 +199,7 @@ fn atoms_of(phases: &[Phase]) -> (Vec<Atom>, Vec<f64>) {
         }
     }
     let rate = |phase: &Phase, &(n, end, _): &(usize, f64, Atom)| {
-        let part = phase.curve.parts().get(n).filter(|part| part.set.as_f64() >= end);
+        let part = phase.curve.components().get(n).filter(|part| part.set.as_f64() >= end);
         part.map_or(0.0, |part| 1.0 / part.time.0)
     };
     let mut rates = Vec::with_capacity(pieces.len() * phases.len());
@@ -212,11 +212,11 @@ fn atoms_of(phases: &[Phase]) -> (Vec<Atom>, Vec<f64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use landfall_core::model::{CpuTime, DirtyCurve, Part};
+    use landfall_core::model::{Component, CpuTime, DirtyCurve};
     use landfall_core::units::Bytes;
 
     fn curve(parts: &[(u64, f64)]) -> DirtyCurve {
-        let part = |&(set, time)| Part { set: Bytes(set), time: CpuTime(time) };
+        let part = |&(set, time)| Component { set: Bytes(set), time: CpuTime(time) };
         DirtyCurve::new(parts.iter().map(part))
     }
 

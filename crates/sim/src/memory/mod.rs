@@ -103,7 +103,7 @@ impl Memory {
 mod tests {
     use super::*;
     use crate::guest::{Order, Phase, Writer};
-    use landfall_core::model::{CpuTime, DirtyCurve, Part};
+    use landfall_core::model::{Component, CpuTime, DirtyCurve};
     use landfall_core::units::Bytes;
     use proptest::prelude::*;
 
@@ -111,8 +111,10 @@ mod tests {
 
     /// The same guest as amounts and as pages, from sets of so many pages and their time constants.
     fn twins(sets: &[(u64, f64)], seed: u64) -> [Memory; 2] {
-        let part =
-            |&(pages, time): &(u64, f64)| Part { set: Bytes(pages * PAGE.0), time: CpuTime(time) };
+        let part = |&(pages, time): &(u64, f64)| Component {
+            set: Bytes(pages * PAGE.0),
+            time: CpuTime(time),
+        };
         let writer = |&(pages, time): &(u64, f64)| Writer {
             set: Bytes(pages * PAGE.0),
             pages: pages as f64 / time,

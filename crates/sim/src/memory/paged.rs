@@ -33,7 +33,7 @@ struct Pen {
     first: usize,
     pages: usize,
     next: usize,
-    /// Part of a write that is still owed.
+    /// Component of a write that is still owed.
     owed: f64,
 }
 

@@ -15,8 +15,8 @@
 //! weighs nothing, or as little as keeps `--max-time`: of all plans in time, the ones found by weighing
 //! it are those on the convex hull.
 
-use landfall_core::model::{DirtyCurve, Part};
-use landfall_core::planner::{Allowed, Terms};
+use landfall_core::model::{Component, DirtyCurve};
+use landfall_core::planner::{Constraints, PlanInputs};
 
 use crate::run::Setup;
 
@@ -36,23 +36,23 @@ const WEIGHTS: [f64; 7] = [0.0, 0.02, 0.05, 0.2, 0.5, 0.8, 1.0];
 pub(super) fn least(
     setup: &Setup,
     curve: &DirtyCurve,
-    terms: &Terms,
-    allowed: &Allowed,
+    terms: &PlanInputs,
+    allowed: &Constraints,
 ) -> Option<f64> {
     let overhead = setup.link.switch_over.unhurried.as_secs_f64();
     let limit = allowed.max_time.unwrap_or(setup.patience).as_secs_f64() - overhead;
     let contents = setup.guest.contents.as_f64();
     let at = |weight| {
-        let problem = Problem { sets: curve.parts(), terms: Terms { weight, ..*terms } };
+        let problem = Problem { sets: curve.components(), terms: PlanInputs { weight, ..*terms } };
         problem.solve(contents).filter(|cost| cost.time <= limit)
     };
     let cost = WEIGHTS.into_iter().find_map(at)?;
-    Some(cost.lost + overhead * terms.pace.0)
+    Some(cost.lost + overhead * terms.cpu_demand.0)
 }
 
 struct Problem<'a> {
-    sets: &'a [Part],
-    terms: Terms,
+    sets: &'a [Component],
+    terms: PlanInputs,
 }
 
 /// In seconds.
@@ -80,7 +80,7 @@ impl Problem<'_> {
     /// The best from the start, with so much to send.
     fn solve(&self, contents: f64) -> Option<Cost> {
         let written: f64 = self.sets.iter().map(|part| part.set.as_f64()).sum();
-        let most = 1.01 * self.terms.pace.0 * contents.max(written) / self.terms.link.0;
+        let most = 1.01 * self.terms.cpu_demand.0 * contents.max(written) / self.terms.link.0;
         let ladder = |n: usize| most * DEPTH.powf((RUNGS - 1 - n) as f64 / (RUNGS - 1) as f64);
         let mut rungs: Vec<Rung> = Vec::with_capacity(RUNGS);
         for cpu in (0..RUNGS).map(ladder) {
@@ -97,7 +97,7 @@ impl Problem<'_> {
     fn best(&self, state: &State, below: &[Rung]) -> Option<Cost> {
         let cuts = (0..=CUTS).flat_map(|n| self.cut(state, f64::from(n) / f64::from(CUTS)));
         let time = state.bytes / self.terms.link.0;
-        let (least, most) = (self.terms.floor.0 * time, self.terms.pace.0 * time);
+        let (least, most) = (self.terms.floor.0 * time, self.terms.cpu_demand.0 * time);
         let to = |given: f64, rung: &Rung| {
             let on = rung.best?;
             Some(Cost { lost: most - given + on.lost, time: time + on.time })
@@ -112,13 +112,13 @@ impl Problem<'_> {
     }
 
     fn weighed(&self, cost: &Cost) -> f64 {
-        let Terms { weight, pace, .. } = self.terms;
+        let PlanInputs { weight, cpu_demand: pace, .. } = self.terms;
         (1.0 - weight) * cost.lost + weight * pace.0 * cost.time
     }
 
     /// The ways to stop the guest where such a part of the pass is unsent, and ship the rest.
     fn cut(&self, state: &State, unsent: f64) -> impl Iterator<Item = Cost> {
-        let Terms { pace, floor, link, shipment, .. } = self.terms;
+        let PlanInputs { cpu_demand: pace, floor, link, shipment, .. } = self.terms;
         let time = state.bytes * (1.0 - unsent) / link.0;
         let (least, most) = (floor.0 * time, pace.0 * time);
         let takes = |cpu: f64| self.dirty(state, unsent, cpu) / link.0;
@@ -137,7 +137,7 @@ impl Problem<'_> {
     /// Bytes dirty where such a part of the pass is unsent and the guest had so much CPU in it. Who
     /// writes does not know where QEMU is.
     fn dirty(&self, state: &State, unsent: f64, cpu: f64) -> f64 {
-        let again = |(part, dense): (&Part, &f64)| {
+        let again = |(part, dense): (&Component, &f64)| {
             part.set.as_f64() * (1.0 - unsent * dense) * written_in(part, cpu)
         };
         state.bytes * unsent + self.sets.iter().zip(&state.dense).map(again).sum::<f64>()
@@ -145,7 +145,7 @@ impl Problem<'_> {
 }
 
 /// Which part of a set is written in so much CPU time.
-fn written_in(part: &Part, cpu: f64) -> f64 {
+fn written_in(part: &Component, cpu: f64) -> f64 {
     -(-cpu / part.time.0).exp_m1()
 }
 
@@ -166,15 +166,17 @@ mod tests {
     use landfall_core::units::{ByteRate, Bytes};
     use proptest::prelude::*;
 
-    fn terms(link: u64, shipment: Option<f64>, floor: f64) -> Terms {
+    fn terms(link: u64, shipment: Option<f64>, floor: f64) -> PlanInputs {
         let floor = Pace(floor);
-        Terms { pace: Pace(1.0), floor, link: ByteRate::mb(link), shipment, weight: 0.0 }
+        PlanInputs { cpu_demand: Pace(1.0), floor, link: ByteRate::mb(link), shipment, weight: 0.0 }
     }
 
-    fn lost(sets: &[(u64, f64)], terms: Terms, mb: u64) -> Option<f64> {
-        let part =
-            |&(mb, time): &(u64, f64)| Part { set: Bytes(mb * 1_000_000), time: CpuTime(time) };
-        let sets: Vec<Part> = sets.iter().map(part).collect();
+    fn lost(sets: &[(u64, f64)], terms: PlanInputs, mb: u64) -> Option<f64> {
+        let part = |&(mb, time): &(u64, f64)| Component {
+            set: Bytes(mb * 1_000_000),
+            time: CpuTime(time),
+        };
+        let sets: Vec<Component> = sets.iter().map(part).collect();
         Some(Problem { sets: &sets, terms }.solve(mb as f64 * 1e6)?.lost)
     }
 

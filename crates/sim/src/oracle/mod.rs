@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use landfall_core::model::prior::{Pace, Prior};
 use landfall_core::model::{CpuTime, DirtyCurve};
-use landfall_core::planner::{Allowed, Terms};
+use landfall_core::planner::{Constraints, PlanInputs};
 use landfall_core::report::Outcome;
 use landfall_core::telemetry::observer::Observer;
 use landfall_core::units::{ByteRate, PAGE};
@@ -36,7 +36,7 @@ pub struct Oracle {
     /// Whether the best plan was solved for, or is the best of those that were tried.
     pub exact: bool,
     /// What it keeps of the requirements: all that can be kept.
-    pub keeps: Allowed,
+    pub keeps: Constraints,
 }
 
 /// The least that can be lost under the requirements, given up in the operator's order where they
@@ -75,8 +75,8 @@ fn steady(setup: &Setup) -> Option<&DirtyCurve> {
 }
 
 /// What is given up, one after the other: nothing at first.
-fn levels(setup: &Setup) -> Vec<Allowed> {
-    let mut levels = vec![Allowed::all(&setup.requirements)];
+fn levels(setup: &Setup) -> Vec<Constraints> {
+    let mut levels = vec![Constraints::all(&setup.requirements)];
     for given_up in &setup.requirements.give_way {
         levels.push(levels[levels.len() - 1].without(*given_up));
     }
@@ -84,19 +84,19 @@ fn levels(setup: &Setup) -> Vec<Allowed> {
 }
 
 /// The terms of a plan for this guest over this link, as it is at first, at no weight of time.
-fn terms(setup: &Setup, allowed: &Allowed) -> Option<Terms> {
+fn terms(setup: &Setup, allowed: &Constraints) -> Option<PlanInputs> {
     let (guest, link) = (&setup.guest, &setup.link);
     let limit = setup.requirements.max_bandwidth.unwrap_or(setup.qemu.max_bandwidth);
     let pages = ByteRate(link.rate.0.min(limit.0) * PAGE.as_f64() / WIRE_PAGE);
     let known = Prior { link: Some(pages), pace: Some(Pace(guest.pace.0)), ..Prior::default() };
     let asked = setup.requirements.clone();
     let observer = Observer::new(asked, setup.aggression, setup.levers, &known);
-    let view = observer.before(guest.memory, guest.vcpus as usize);
+    let view = observer.view_before_start(guest.memory, guest.vcpus as usize);
     let tightest = allowed.tightest(&view).get() * f64::from(guest.vcpus);
     let overhead = link.switch_over.unhurried;
     let shipment = |stall: Duration| stall.saturating_sub(overhead).as_secs_f64();
-    (pages.0 > 0.0 && guest.pace.0 > 0.0).then_some(Terms {
-        pace: Pace(guest.pace.0),
+    (pages.0 > 0.0 && guest.pace.0 > 0.0).then_some(PlanInputs {
+        cpu_demand: Pace(guest.pace.0),
         floor: Pace(tightest.min(guest.pace.0)),
         link: pages,
         shipment: allowed.max_stall.map(shipment),
@@ -108,7 +108,7 @@ fn terms(setup: &Setup, allowed: &Allowed) -> Option<Terms> {
 const SHARE_ERROR: f64 = 0.02;
 
 /// Seconds of CPU that a run lost that landed within what is to be kept.
-fn kept(run: &Run, allowed: &Allowed) -> Option<f64> {
+fn kept(run: &Run, allowed: &Constraints) -> Option<f64> {
     let losses = &run.measured.losses;
     let kept = run.outcome == Outcome::Landed
         && allowed.max_stall.is_none_or(|stall| losses.longest_stall <= stall)
@@ -123,13 +123,13 @@ mod tests {
     use crate::guest::{Guest, Phase};
     use crate::link::Link;
     use crate::run::run;
-    use landfall_core::model::Part;
+    use landfall_core::model::Component;
     use landfall_core::policy;
     use landfall_core::requirements::Requirement;
     use landfall_core::units::Bytes;
 
     fn middle() -> Setup {
-        let curve = DirtyCurve::new([Part { set: Bytes::mib(144), time: CpuTime(3.0) }]);
+        let curve = DirtyCurve::new([Component { set: Bytes::mib(144), time: CpuTime(3.0) }]);
         let guest =
             Guest { contents: Bytes::mib(150), ..Guest::with_curve(Bytes::mib(256), curve) };
         let mut setup = Setup::new(guest, Link::steady(ByteRate::mb(28)));
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_changes_on_the_way_is_searched_and_no_worse_than_what_a_policy_did() {
         let mut setup = middle();
-        let quiet = DirtyCurve::new([Part { set: Bytes::mib(2), time: CpuTime(1.0) }]);
+        let quiet = DirtyCurve::new([Component { set: Bytes::mib(2), time: CpuTime(1.0) }]);
         let Writes::Curve(phases) = &mut setup.guest.writes else { panic!() };
         phases[0].lasts = CpuTime(4.0);
         phases.push(Phase { lasts: CpuTime(4.0), curve: quiet });
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_guest_that_only_a_pause_lands_has_no_oracle_within_a_stall() {
         let mut setup = middle();
-        let sweep = DirtyCurve::new([Part { set: Bytes::mib(144), time: CpuTime(0.001) }]);
+        let sweep = DirtyCurve::new([Component { set: Bytes::mib(144), time: CpuTime(0.001) }]);
         setup.guest.writes = Writes::Curve(vec![Phase::forever(sweep)]);
         assert_eq!(oracle(&setup, &[], Seed(1)), None);
         setup.requirements.give_way = vec![Requirement::MaxStall];

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use landfall_core::decision::{Decision, Finish, Hold, Tuning};
-use landfall_core::planner::{Allowed, Terms};
+use landfall_core::planner::{Constraints, PlanInputs};
 use landfall_core::policy::{Needs, Policy};
 use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::{ByteRate, Moment, Share};
@@ -25,7 +25,12 @@ const SHARES: u32 = 5;
 const ROUNDS: u32 = 4;
 
 /// Seconds of CPU that the best of the plans loses; `None` where none lands within what is allowed.
-pub(super) fn least(setup: &Setup, terms: &Terms, allowed: &Allowed, seed: Seed) -> Option<f64> {
+pub(super) fn least(
+    setup: &Setup,
+    terms: &PlanInputs,
+    allowed: &Constraints,
+    seed: Seed,
+) -> Option<f64> {
     let lost = |from: f64, depth: f64| {
         let mut plan = Clairvoyant::new(from, depth, terms, allowed);
         kept(&run(setup, &mut plan, seed), allowed)
@@ -72,7 +77,7 @@ struct Clairvoyant {
 /// The downtime limit under which QEMU lets every pass run to its end.
 const WHOLE_PASSES: Duration = Duration::from_millis(1);
 
-/// Part of the link's rate at which its buffers stay empty.
+/// Component of the link's rate at which its buffers stay empty.
 const UNHURRIED: f64 = 0.9;
 
 /// Least share that is tried, of what the guest wants.
@@ -80,8 +85,8 @@ const LEAST: f64 = 1e-3;
 
 impl Clairvoyant {
     /// Holds from so many seconds on: not at all at a depth of 0, as tight as may be at 1.
-    fn new(from: f64, depth: f64, terms: &Terms, allowed: &Allowed) -> Clairvoyant {
-        let least = (terms.floor.0 / terms.pace.0).max(LEAST);
+    fn new(from: f64, depth: f64, terms: &PlanInputs, allowed: &Constraints) -> Clairvoyant {
+        let least = (terms.floor.0 / terms.cpu_demand.0).max(LEAST);
         Clairvoyant {
             from: Moment(Duration::try_from_secs_f64(from).unwrap_or_default()),
             share: Share::clamped(least.powf(depth)),

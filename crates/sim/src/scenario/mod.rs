@@ -27,7 +27,7 @@ mod value;
 use std::time::Duration;
 
 use landfall_core::model::prior::PROBE_BUDGET;
-use landfall_core::model::{self, CpuTime, DirtyCurve, Part, Point};
+use landfall_core::model::{self, Component, CpuTime, CurvePoint, DirtyCurve};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{ByteRate, Bytes, Moment, PAGE, Share};
@@ -327,16 +327,16 @@ fn curve_of(
 ) -> DirtyCurve {
     let mut part = |set: &SetText| {
         let (memory, rate) = (set.memory.draw(draws), set.rate.draw(draws));
-        Part { set: memory, time: CpuTime(memory.as_f64() / rate.0) }
+        Component { set: memory, time: CpuTime(memory.as_f64() / rate.0) }
     };
     if let Some(sets) = sets {
         return DirtyCurve::new(sets.iter().map(&mut part).collect::<Vec<_>>());
     }
     let mut point = |point: &PointText| {
         let (over, rate) = (point.over.draw(draws), point.rate.draw(draws));
-        Point { cpu: over.into(), dirtied: rate.over(over), error: MEASURED }
+        CurvePoint { cpu: over.into(), dirtied: rate.over(over), error: MEASURED }
     };
-    let points: Vec<Point> = measured.into_iter().flatten().map(&mut point).collect();
+    let points: Vec<CurvePoint> = measured.into_iter().flatten().map(&mut point).collect();
     model::fit(&points, Some(contents))
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::model::prior::{Pace, Prior};
-use crate::model::{CpuTime, DirtyCurve, Part, Point};
-use crate::planner::implications::Verdict;
+use crate::model::{Component, CpuTime, CurvePoint, DirtyCurve};
+use crate::planner::implications::ImplicationVerdict;
 use crate::policy::{Policy, Predictive};
 use crate::requirements::Aggression;
 use crate::telemetry::observer::Observer;
@@ -12,10 +12,14 @@ const TICK: Duration = Duration::from_millis(4);
 
 /// A guest of these sets, as a probe finds it, before a migration over so many MB/s.
 fn view(parts: &[(u64, f64)], link: u64, asked: Requirements) -> View {
-    let part = |(mb, time): &(u64, f64)| Part { set: Bytes(mb * 1_000_000), time: CpuTime(*time) };
+    let part =
+        |(mb, time): &(u64, f64)| Component { set: Bytes(mb * 1_000_000), time: CpuTime(*time) };
     let curve = DirtyCurve::new(parts.iter().map(part));
-    let point =
-        |cpu: f64| Point { cpu: CpuTime(cpu), dirtied: curve.dirtied(CpuTime(cpu)), error: 0.03 };
+    let point = |cpu: f64| CurvePoint {
+        cpu: CpuTime(cpu),
+        dirtied: curve.dirtied(CpuTime(cpu)),
+        error: 0.03,
+    };
     let memory: u64 = parts.iter().map(|(mb, _)| mb).sum();
     let prior = Prior {
         points: [0.05, 0.1, 0.2, 0.5, 1.0].map(point).to_vec(),
@@ -27,7 +31,7 @@ fn view(parts: &[(u64, f64)], link: u64, asked: Requirements) -> View {
     };
     let levers = Levers { quota: true, stop: true, post_copy: false, tick: TICK };
     let observer = Observer::new(asked, Aggression::DEFAULT, levers, &prior);
-    observer.before(prior.memory.unwrap(), 1)
+    observer.view_before_start(prior.memory.unwrap(), 1)
 }
 
 fn asked() -> Requirements {
@@ -90,7 +94,7 @@ fn what_may_give_way_is_in_nobodys_way() {
 #[test]
 fn of_an_unknown_guest_nothing_is_said() {
     let mut unknown = view(&[(100, 0.003)], 60, asked());
-    unknown.known = Default::default();
+    unknown.curve_estimate = Default::default();
     assert_eq!(resolve(&unknown), None);
     assert_eq!(conflict(&unknown), "nothing is known of the guest");
 }
@@ -170,7 +174,7 @@ proptest! {
         prop_assert!(!conflict.remedies.is_empty(), "{conflict}");
         for Remedy { change, implies } in &conflict.remedies {
             let view = changed(&view, change);
-            prop_assert_eq!(implies.verdict, Verdict::Lands, "{}", change);
+            prop_assert_eq!(implies.verdict, ImplicationVerdict::Lands, "{}", change);
             let asked = &view.requirements;
             let total = implies.forecast.unwrap().total_s.mid;
             // A plan may end just in time, but for its switch-over, when something may give way after.
@@ -182,7 +186,7 @@ proptest! {
             let broken: Vec<_> = implies.broken.iter().copied().filter(hard).collect();
             prop_assert_eq!(broken, vec![], "{}: {:?}", change, implies);
             prop_assert_eq!(resolve(&view), None);
-            prop_assert_eq!(Predictive::default().before(&view), Ok(()));
+            prop_assert_eq!(Predictive::default().preflight(&view), Ok(()));
         }
     }
 
@@ -206,19 +210,19 @@ proptest! {
             conflict.between.iter().map(|demand| demand.name().parse().unwrap()).collect();
         let only = |names: &[Requirement]| {
             let others = Requirement::ALL.into_iter().filter(|name| !names.contains(name));
-            others.fold(hard, Allowed::without)
+            others.fold(hard, Constraints::without)
         };
-        prop_assert!(soonest(&view, &only(&named), Case::LIKELIEST).is_none());
+        prop_assert!(soonest(&view, &only(&named), CurveCase::NOMINAL).is_none());
         for name in named.iter().filter(|name| **name != Requirement::MaxBandwidth) {
             let allowed = only(&named).without(*name);
-            prop_assert!(soonest(&view, &allowed, Case::LIKELIEST).is_some(), "{name}");
+            prop_assert!(soonest(&view, &allowed, CurveCase::NOMINAL).is_some(), "{name}");
         }
     }
 
     #[test]
     fn what_is_refused_is_a_certain_conflict_and_the_other_way_round(problem in problems()) {
         let view = problem.view();
-        let refused = Predictive::default().before(&view).is_err();
+        let refused = Predictive::default().preflight(&view).is_err();
         prop_assert_eq!(resolve(&view).is_some_and(|conflict| conflict.certain), refused);
     }
 }

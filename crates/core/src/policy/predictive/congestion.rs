@@ -9,7 +9,7 @@ use crate::units::Moment;
 /// How long a faster link is remembered, in seconds.
 const MEMORY: f64 = 20.0;
 
-/// Part of its rate of before at which a link counts as congested: more than jitter does.
+/// Component of its rate of before at which a link counts as congested: more than jitter does.
 const CONGESTED: f64 = 0.75;
 
 /// After so long, in seconds, the slower link is taken to be the link.

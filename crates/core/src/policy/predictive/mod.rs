@@ -27,7 +27,8 @@ use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
 use crate::model::prior::Pace;
 use crate::model::{CpuTime, Estimate};
 use crate::planner::{
-    Allowed, Cost, Plan, Position, STEERING, Step, Table, Terms, remedies, share_for,
+    Constraints, Plan, PlanCost, PlanInputs, PlanState, PlanStep, STEERING_NODES, ValueTable,
+    remedies, share_for_cpu,
 };
 use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::switch_over;
@@ -49,7 +50,7 @@ const LAST_STRETCH: f64 = 0.2;
 /// guest writes in one quota decides.
 const ONE_MORE_TRY: f64 = 0.85;
 
-/// Part of its former rate at which a link that is being drained is taken to be the same link.
+/// Component of its former rate at which a link that is being drained is taken to be the same link.
 const STILL_THERE: f64 = 0.9 * switch_over::DRAIN;
 
 /// A hold that is over so soon, in seconds, is not lifted for a congested link.
@@ -80,7 +81,7 @@ pub struct Predictive {
     /// The syncs there will be when it was to land, as it was planned at first.
     due: Option<u64>,
     trend: Trend,
-    account: Option<String>,
+    explanation: Option<String>,
 }
 
 impl Policy for Predictive {
@@ -92,22 +93,22 @@ impl Policy for Predictive {
         Needs { quota: true, ..Needs::default() }
     }
 
-    fn before(&mut self, view: &View) -> Result<(), String> {
+    fn preflight(&mut self, view: &View) -> Result<(), String> {
         match self.best(view) {
             Some(Best::Nothing) => Err(remedies::conflict(view)),
             _ => Ok(()),
         }
     }
 
-    fn account(&self) -> Option<String> {
-        self.account.clone()
+    fn explanation(&self) -> Option<String> {
+        self.explanation.clone()
     }
 
     fn decide(&mut self, view: &View) -> Decision {
         if !matches!(view.phase, Phase::FirstPass | Phase::Iterating) {
             return Decision::leave_alone("nothing to decide in this phase");
         }
-        if self.shipping.is_some_and(|pass| pass < view.intervals) {
+        if self.shipping.is_some_and(|pass| pass < view.syncs) {
             self.shipping = None;
             self.failed += 1;
         }
@@ -116,7 +117,7 @@ impl Policy for Predictive {
         self.trend.step(view);
         let best = match self.aim_or_best(view) {
             Some(best) => best,
-            None if view.intervals > 1 => return self.blind.decide(view),
+            None if view.syncs > 1 => return self.blind.decide(view),
             None => return Decision::leave_alone("learning how the guest writes"),
         };
         match best {
@@ -128,14 +129,14 @@ impl Policy for Predictive {
                 self.hold(view, Share::FULL, "the link is slower than it was: waiting for it")
             }
             Best::Plan(plan, terms, allowed) => self.follow(view, &plan, &terms, &allowed),
-            Best::Nothing if view.intervals >= SURE => {
+            Best::Nothing if view.syncs >= SURE => {
                 Decision::finish(Finish::Cancel, remedies::conflict(view))
             }
             Best::Nothing if view.phase == Phase::FirstPass => {
                 Decision::leave_alone("the first pass goes on with the guest at full speed")
             }
             Best::Nothing => {
-                let tightest = Allowed::all(&view.requirements).tightest(view);
+                let tightest = Constraints::all(&view.requirements).tightest(view);
                 self.hold(view, tightest, "no plan lands it yet: the tightest hold")
             }
         }
@@ -150,29 +151,29 @@ struct Aim {
     plan: Plan,
     /// What comes after this pass, in seconds.
     rest: f64,
-    terms: Terms,
-    allowed: Allowed,
+    terms: PlanInputs,
+    allowed: Constraints,
 }
 
 impl Aim {
     /// The plan, with the time that is left by now.
     fn plan_now(&self, view: &View) -> Plan {
         let total = self.rest + time_to_send(view, &self.terms);
-        Plan { cost: Cost { total, ..self.plan.cost }, ..self.plan }
+        Plan { cost: PlanCost { total, ..self.plan.cost }, ..self.plan }
     }
 
     /// Whether its grounds still hold: plans that are made anew at every look turn with the noise.
     fn stands(&self, view: &View) -> bool {
-        self.pass == (view.phase, view.intervals)
-            && view.guest().is_some_and(|guest| Arc::ptr_eq(guest, &self.guest))
-            && self.allowed.terms(view).is_some_and(|terms| much_alike(&self.terms, &terms))
+        self.pass == (view.phase, view.syncs)
+            && view.estimate().is_some_and(|guest| Arc::ptr_eq(guest, &self.guest))
+            && self.allowed.plan_inputs(view).is_some_and(|terms| much_alike(&self.terms, &terms))
     }
 }
 
 /// The best there is.
 enum Best {
     /// A plan, its terms, and what of the requirements it keeps.
-    Plan(Plan, Terms, Allowed),
+    Plan(Plan, PlanInputs, Constraints),
     /// No plan keeps the requirements, not even with the most hopeful curve.
     Nothing,
 }
@@ -199,11 +200,10 @@ impl Predictive {
         let aim = self.aim.take().filter(|aim| aim.stands(view));
         if let Some(aim) = aim {
             let kept = Best::Plan(aim.plan_now(view), aim.terms, aim.allowed);
-            let ships = self
-                .ships_now(view, &aim.allowed)
-                .then(|| self.best(view))
-                .flatten()
-                .filter(|best| matches!(best, Best::Plan(plan, ..) if plan.step == Step::Ship));
+            let ships =
+                self.ships_now(view, &aim.allowed).then(|| self.best(view)).flatten().filter(
+                    |best| matches!(best, Best::Plan(plan, ..) if plan.step == PlanStep::Ship),
+                );
             self.aim = Some(aim);
             return Some(ships.unwrap_or(kept));
         }
@@ -212,8 +212,8 @@ impl Predictive {
         if let Best::Plan(plan, terms, allowed) = best
             && !waits_for_link(view)
         {
-            let guest = Arc::clone(view.guest()?);
-            let pass = (view.phase, view.intervals);
+            let guest = Arc::clone(view.estimate()?);
+            let pass = (view.phase, view.syncs);
             let rest = plan.cost.total - time_to_send(view, &terms);
             self.aim = Some(Aim { pass, guest, plan, rest, terms, allowed });
         }
@@ -223,19 +223,19 @@ impl Predictive {
     /// The cheapest plan that keeps all requirements; or else all but the first that may give way,
     /// and so on. `None` while too little is known.
     fn best(&mut self, view: &View) -> Option<Best> {
-        let guest = Arc::clone(view.guest()?);
-        let mut allowed = Allowed::all(&view.requirements);
-        let mut terms = allowed.terms(view)?;
+        let guest = Arc::clone(view.estimate()?);
+        let mut allowed = Constraints::all(&view.requirements);
+        let mut terms = allowed.plan_inputs(view)?;
         for (level, given_up) in
             [None].into_iter().chain(view.requirements.give_way.iter().map(Some)).enumerate()
         {
             if let Some(&given_up) = given_up {
                 allowed = allowed.without(given_up);
-                terms = allowed.terms(view)?;
+                terms = allowed.plan_inputs(view)?;
             }
             terms.weight = terms.weight.max(self.hurry(view));
             let (from, begun) = position(view, &terms)?;
-            let now = Position { may_ship: self.ships_now(view, &allowed), ..from };
+            let now = PlanState { may_ship: self.ships_now(view, &allowed), ..from };
             let left = time_left(&allowed, view) - begun;
             if let Some(plan) = self.tables.in_time(level, &guest, terms, now, left) {
                 return Some(Best::Plan(plan, terms, allowed));
@@ -252,35 +252,42 @@ impl Predictive {
     /// more than was planned are cheap one by one, and never end: so the more there are in a row that leave
     /// not a good deal less than the best before, the more time weighs.
     fn hurry(&self, view: &View) -> f64 {
-        let overdue = self.due.map_or(0, |due| view.intervals.saturating_sub(due));
+        let overdue = self.due.map_or(0, |due| view.syncs.saturating_sub(due));
         (0.25 * (overdue.min(self.trend.without_progress().into()) / 2) as f64).min(1.0)
     }
 
     /// Whether to leave the guest at full speed until the link is what it was: while there is time, and
     /// where the wait costs less than the work that may be saved by it.
-    fn waits(&self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> bool {
+    fn waits(&self, view: &View, plan: &Plan, terms: &PlanInputs, allowed: &Constraints) -> bool {
         let Some(wait) = self.congestion.wait(view.now).map(|most| most / 2.0) else {
             return false;
         };
         let held = self.held.is_some_and(|(_, share)| share < Share::FULL);
         let soon = held && plan.cost.passes <= 1 && time_to_send(view, terms) < SOON;
         let in_time = wait + 2.0 * plan.cost.total <= time_left(allowed, view);
-        let worth = terms.weight * terms.pace.0 * wait <= (1.0 - terms.weight) * plan.cost.lost.0;
+        let worth =
+            terms.weight * terms.cpu_demand.0 * wait <= (1.0 - terms.weight) * plan.cost.lost.0;
         in_time && worth && !soon
     }
 
-    fn follow(&mut self, view: &View, plan: &Plan, terms: &Terms, allowed: &Allowed) -> Decision {
+    fn follow(
+        &mut self,
+        view: &View,
+        plan: &Plan,
+        terms: &PlanInputs,
+        allowed: &Constraints,
+    ) -> Decision {
         let untouched = self.held.is_none_or(|(_, share)| share == Share::FULL);
         if plan.is_free() && untouched && lands_by_itself(view, terms) {
             return self.by_itself(view, plan, terms);
         }
         if view.phase == Phase::Iterating || !plan.is_free() {
             self.steering = true;
-            self.due.get_or_insert(view.intervals + u64::from(plan.cost.passes));
+            self.due.get_or_insert(view.syncs + u64::from(plan.cost.passes));
         }
         match plan.step {
-            Step::Ship => self.ship(view, plan, allowed),
-            Step::Free => match self.held_to_the_end(view, terms) {
+            PlanStep::Ship => self.ship(view, plan, allowed),
+            PlanStep::Free => match self.held_to_the_end(view, terms) {
                 Some(share) if share < Share::FULL => {
                     self.hold(view, share, "held to the end of this pass")
                 }
@@ -289,15 +296,15 @@ impl Predictive {
                     self.hold(view, Share::FULL, "at full speed: this pass costs no work")
                 }
             },
-            Step::Hold(cpu) => self.give(view, plan, cpu, terms, allowed.tightest(view)),
+            PlanStep::Hold(cpu) => self.give(view, plan, cpu, terms, allowed.tightest(view)),
         }
     }
 
     /// The hold of a pass that is nearly over, which stays as it is to its end. What is left of the pass
     /// may cost no work any more; but until that shows, the next one would begin with the guest let
     /// go, and dirty again what the hold has kept clean.
-    fn held_to_the_end(&self, view: &View, terms: &Terms) -> Option<Share> {
-        let (_, share) = self.held.filter(|(pass, _)| *pass == view.intervals)?;
+    fn held_to_the_end(&self, view: &View, terms: &PlanInputs) -> Option<Share> {
+        let (_, share) = self.held.filter(|(pass, _)| *pass == view.syncs)?;
         (time_to_send(view, terms) < LAST_STRETCH).then_some(share)
     }
 
@@ -307,7 +314,7 @@ impl Predictive {
         view: &View,
         plan: &Plan,
         cpu: CpuTime,
-        terms: &Terms,
+        terms: &PlanInputs,
         tightest: Share,
     ) -> Decision {
         self.explain(view, plan);
@@ -315,7 +322,7 @@ impl Predictive {
         let share = self.held_to_the_end(view, terms).unwrap_or_else(|| {
             let left = (cpu - view.cpu_since_sync.unwrap_or_default()).0.max(0.0);
             let time = time_to_send(view, terms).max(LAST_STRETCH);
-            let share = share_for(view, Pace(left / time)).max(tightest);
+            let share = share_for_cpu(view, Pace(left / time)).max(tightest);
             self.held.filter(|(_, held)| gives(view, *held, time, left)).map_or(share, |it| it.1)
         });
         self.hold(view, share, "held to what lands it at the end of this pass")
@@ -324,13 +331,14 @@ impl Predictive {
     /// Leaves the guest alone, and has QEMU switch over no sooner than it must: it would stop the
     /// guest as soon as what remains fits the limit, for all of the limit, where a pass or two more
     /// would leave next to nothing.
-    fn by_itself(&mut self, view: &View, plan: &Plan, terms: &Terms) -> Decision {
-        let known = view.guest().zip(terms.shipment).filter(|_| view.link_error.is_some());
+    fn by_itself(&mut self, view: &View, plan: &Plan, terms: &PlanInputs) -> Decision {
+        let known = view.estimate().zip(terms.shipment).filter(|_| view.link_error.is_some());
         let Some((guest, most)) = known else {
             return Decision::leave_alone("it lands by itself");
         };
         // What is dirtied in a window of the rate limit is always left.
-        let least = 0.02 + 1.5 * guest.curve.at(terms.pace.0 * WINDOW) / terms.link.0;
+        let least =
+            0.02 + 1.5 * guest.curve.dirtied_bytes(terms.cpu_demand.0 * WINDOW) / terms.link.0;
         // Should that not do, it may soon take longer.
         let patient = least * 2f64.powf(f64::from(self.missed(view, least * terms.link.0)) / 4.0);
         let limit = Duration::try_from_secs_f64(patient.min(most)).ok();
@@ -342,10 +350,10 @@ impl Predictive {
 
     /// How many syncs have left so little that it was nearly shipped, and then was not.
     fn missed(&mut self, view: &View, shipped: f64) -> u32 {
-        let near = |interval: &SyncInterval| interval.left.as_f64() < NEARLY * shipped;
-        if view.intervals > self.misses.0 {
-            let missed = view.interval.as_ref().is_some_and(near);
-            self.misses = (view.intervals, self.misses.1 + u32::from(missed));
+        let near = |interval: &SyncInterval| interval.remaining_after.as_f64() < NEARLY * shipped;
+        if view.syncs > self.misses.0 {
+            let missed = view.last_sync.as_ref().is_some_and(near);
+            self.misses = (view.syncs, self.misses.1 + u32::from(missed));
         }
         self.misses.1
     }
@@ -382,7 +390,7 @@ impl Predictive {
     }
 
     /// Whether what is dirty now may be shipped at once.
-    fn ships_now(&self, view: &View, allowed: &Allowed) -> bool {
+    fn ships_now(&self, view: &View, allowed: &Constraints) -> bool {
         let (Some(dirty), Some(link)) = (self.dirty_at_the_end(view), self.ships_at(view)) else {
             return false;
         };
@@ -396,7 +404,7 @@ impl Predictive {
             Some((_, held)) if near(held, share) => held,
             _ => share,
         };
-        self.held = Some((view.intervals, share));
+        self.held = Some((view.syncs, share));
         let hold = view.quota_for(share).map_or(Hold::Free, Hold::Quota);
         let limit = self.steering.then_some(WHOLE_PASSES);
         let max_bandwidth = self.drains_at();
@@ -404,9 +412,9 @@ impl Predictive {
         Decision { tuning, ..Decision::hold_all(view.vcpus.len(), hold, why) }
     }
 
-    fn ship(&mut self, view: &View, plan: &Plan, allowed: &Allowed) -> Decision {
+    fn ship(&mut self, view: &View, plan: &Plan, allowed: &Constraints) -> Decision {
         self.explain(view, plan);
-        self.shipping = Some(view.intervals);
+        self.shipping = Some(view.syncs);
         let tuning = Tuning {
             downtime_limit: allowed.max_stall.map(switch_over::drained),
             // QEMU's own idea of the rate is that of its last 100 ms.
@@ -429,16 +437,16 @@ impl Predictive {
 
     /// Says, once, how the choice between holding and pausing came out.
     fn explain(&mut self, view: &View, plan: &Plan) {
-        if self.account.is_none() {
-            self.account = explanation(view, plan);
+        if self.explanation.is_none() {
+            self.explanation = explanation(view, plan);
         }
     }
 }
 
 /// Whether two sets of terms are so much alike that a plan for one will do for the other.
-fn much_alike(one: &Terms, other: &Terms) -> bool {
+fn much_alike(one: &PlanInputs, other: &PlanInputs) -> bool {
     let near = |a: f64, b: f64| (a - b).abs() <= 0.1 * a.abs().max(b.abs());
-    near(one.pace.0, other.pace.0)
+    near(one.cpu_demand.0, other.cpu_demand.0)
         && near(one.floor.0, other.floor.0)
         && near(one.link.0, other.link.0)
 }
@@ -458,16 +466,16 @@ fn near(held: Share, wanted: Share) -> bool {
 }
 
 /// How long what is left of the pass takes, in seconds.
-fn time_to_send(view: &View, terms: &Terms) -> f64 {
-    view.to_send().as_f64() / terms.link.0
+fn time_to_send(view: &View, terms: &PlanInputs) -> f64 {
+    view.remaining_in_pass().as_f64() / terms.link.0
 }
 
 /// Where it stands, or will once it can be steered, and how many seconds from now that is.
-fn position(view: &View, terms: &Terms) -> Option<(Position, f64)> {
-    let remaining = view.to_send();
+fn position(view: &View, terms: &PlanInputs) -> Option<(PlanState, f64)> {
+    let remaining = view.remaining_in_pass();
     match view.phase {
-        Phase::Setup => Some(Position::once_known(remaining, terms)),
-        _ => Some((Position { remaining, used: view.cpu_since_sync?, may_ship: false }, 0.0)),
+        Phase::Setup => Some(PlanState::once_known(remaining, terms)),
+        _ => Some((PlanState { remaining, used: view.cpu_since_sync?, may_ship: false }, 0.0)),
     }
 }
 
@@ -483,14 +491,14 @@ fn waits_for_link(view: &View) -> bool {
 
 /// Whether QEMU's own rule lands the guest too: it looks anew as soon as what remains fits the limit,
 /// so it lands a guest whose fresh dirty rate is below the link's, or whose memory fits the pause.
-fn lands_by_itself(view: &View, terms: &Terms) -> bool {
-    let (Some(guest), Some(stall)) = (view.guest(), terms.shipment) else { return false };
-    let fresh = guest.curve.at(terms.pace.0 * WINDOW) / WINDOW;
+fn lands_by_itself(view: &View, terms: &PlanInputs) -> bool {
+    let (Some(guest), Some(stall)) = (view.estimate(), terms.shipment) else { return false };
+    let fresh = guest.curve.dirtied_bytes(terms.cpu_demand.0 * WINDOW) / WINDOW;
     fresh < UNAIDED * terms.link.0
         || guest.curve.working_set().as_f64() <= 0.9 * terms.link.0 * stall
 }
 
-/// Part of the link's rate that the fresh dirty rate of a guest must not exceed for that. A faster one
+/// Component of the link's rate that the fresh dirty rate of a guest must not exceed for that. A faster one
 /// that lands unaided too lands with less to ship if its passes run to their ends.
 const UNAIDED: f64 = 0.5;
 
@@ -503,12 +511,14 @@ const WINDOW: f64 = 0.1;
 /// How the choice between holding and pausing came out, with the figures.
 fn explanation(view: &View, plan: &Plan) -> Option<String> {
     let seconds = |time: f64| show_duration(Duration::from_secs_f64(time.clamp(0.0, 1e9)));
-    let any = Allowed::all(&view.requirements).without(Requirement::MaxStall).terms(view)?;
-    let unheld = Terms { floor: any.pace, ..any };
+    let any =
+        Constraints::all(&view.requirements).without(Requirement::MaxStall).plan_inputs(view)?;
+    let unheld = PlanInputs { floor: any.cpu_demand, ..any };
     let (from, _) = position(view, &unheld)?;
-    let guest = view.guest()?;
-    let pause = Table::new(guest.curve.clone(), unheld, longest(&from, &unheld), STEERING)
-        .plan(Position { may_ship: view.phase == Phase::Iterating, ..from })?;
+    let guest = view.estimate()?;
+    let pause =
+        ValueTable::new(guest.curve.clone(), unheld, longest(&from, &unheld), STEERING_NODES)
+            .plan(PlanState { may_ship: view.phase == Phase::Iterating, ..from })?;
     let limit = show_duration(view.requirements.max_stall);
     let (lost, paused) = (seconds(plan.cost.lost.0), seconds(pause.cost.lost.0));
     Some(if plan.is_free() {

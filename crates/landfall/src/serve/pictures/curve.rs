@@ -62,7 +62,7 @@ pub fn curve(prior: &Prior, width: u32) -> Option<Markup> {
 }
 
 fn words(prior: &Prior, curve: &landfall_core::model::DirtyCurve) -> String {
-    let say = |point: &landfall_core::model::Point| {
+    let say = |point: &landfall_core::model::CurvePoint| {
         format!("{} in {}", point.dirtied, seconds(&point.cpu.0))
     };
     let measured: Vec<String> = prior.points.iter().map(say).collect();

@@ -1,8 +1,8 @@
 //! What can be had of one figure for how much of another: work lost against the longest stall, and
 //! against the total time. The chosen point is on it, with its range.
 
-use landfall_core::planner::pareto::FrontierPoint;
-use landfall_core::report::{Forecast, Range};
+use landfall_core::planner::pareto::ParetoPoint;
+use landfall_core::report::{Forecast, ForecastRange};
 use landfall_core::requirements::Requirements;
 use maud::{Markup, html};
 use plotters::prelude::*;
@@ -16,15 +16,15 @@ const HEIGHT: u32 = 210;
 /// What is across.
 struct Across<'a> {
     title: &'a str,
-    of: fn(&FrontierPoint) -> f64,
-    chosen: Option<Range>,
+    of: fn(&ParetoPoint) -> f64,
+    chosen: Option<ForecastRange>,
     limit: Option<f64>,
     log: bool,
 }
 
 /// Both panels, each of this width.
 pub fn frontier(
-    points: &[FrontierPoint],
+    points: &[ParetoPoint],
     chosen: Option<&Forecast>,
     asked: &Requirements,
     width: u32,
@@ -58,14 +58,15 @@ pub fn frontier(
 }
 
 fn panel(
-    points: &[FrontierPoint],
+    points: &[ParetoPoint],
     across_: &Across<'_>,
-    lost: Option<Range>,
+    lost: Option<ForecastRange>,
     width: u32,
 ) -> Markup {
-    let at = |point: &FrontierPoint| ((across_.of)(point), point.guest_cpu_lost_s);
+    let at = |point: &ParetoPoint| ((across_.of)(point), point.guest_cpu_lost_s);
     let all: Vec<(f64, f64)> = points.iter().map(at).collect();
-    let far = |range: Option<Range>| range.map_or(0.0, |range| range.high.min(range.mid * 2.0));
+    let far =
+        |range: Option<ForecastRange>| range.map_or(0.0, |range| range.high.min(range.mid * 2.0));
     let right = all.iter().map(|(x, _)| *x).fold(far(across_.chosen), f64::max).max(0.1);
     let right = across_.limit.filter(|limit| *limit < right * 3.0).map_or(right, |l| l.max(right));
     let left = if across_.log {
@@ -97,7 +98,7 @@ fn draw<X>(
     mut chart: super::Chart<'_, '_, X>,
     all: &[(f64, f64)],
     across_: &Across<'_>,
-    lost: Option<Range>,
+    lost: Option<ForecastRange>,
     (left, right, top): (f64, f64, f64),
 ) -> Drawn
 where
@@ -121,7 +122,7 @@ where
 }
 
 /// The same in words.
-fn label(all: &[(f64, f64)], across_: &Across<'_>, lost: Option<Range>) -> String {
+fn label(all: &[(f64, f64)], across_: &Across<'_>, lost: Option<ForecastRange>) -> String {
     let title = across_.title;
     let ends = match (all.first(), all.last()) {
         (Some(first), Some(last)) => format!(
