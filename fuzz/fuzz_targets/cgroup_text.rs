@@ -1,16 +1,17 @@
-//! The kernel's cgroup and scheduler files: any text is read or left out.
+//! The kernel's files about cgroups and tasks: any text is read or left out.
 
 #![no_main]
 
 use landfall_qemu::cgroup::text;
+use landfall_qemu::procfs::{parse, smaps};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|file: &[u8]| {
     let file = String::from_utf8_lossy(file);
-    let membership = text::membership(&file);
+    let membership = parse::membership(&file);
     let groups = [membership.v1_cpu, membership.v2].into_iter().flatten();
     let groups: Vec<_> = groups.collect();
-    for mount in text::cgroup_mounts(&file) {
+    for mount in parse::cgroup_mounts(&file) {
         for group in &groups {
             // Never above the mount, whatever the file says.
             if let Some(directory) = text::directory_of(group, &mount) {
@@ -20,7 +21,8 @@ fuzz_target!(|file: &[u8]| {
     }
     let _ = text::throttling(&file);
     let _ = text::cpu_max(&file);
-    let _ = text::schedstat(&file);
-    let _ = text::thread_stat(&file);
+    let _ = parse::schedstat(&file);
+    let _ = (parse::task_stat(&file), parse::task_status(&file));
+    let _ = smaps::writable_mappings(&file);
     let _ = text::thread_ids(&file);
 });

@@ -34,10 +34,11 @@ use tokio::time::timeout;
 use crate::cgroup::UndoStep;
 use crate::monitor::{Machine, Settings};
 use crate::mutex::lock;
+use crate::procfs::Process;
 use crate::qmp::{Address, QmpError};
 use crate::say::say;
 use crate::settle;
-use crate::vcpus::Process;
+use crate::vcpus::are_threads_of;
 
 /// The hidden subcommand of the program that makes it a guardian.
 pub const SUBCOMMAND: &str = "guardian";
@@ -285,7 +286,7 @@ impl WayBack {
             match Machine::connect(&self.source).await {
                 Ok((mut machine, _)) => {
                     let threads = machine.vcpu_threads().await?;
-                    return Ok(self.process.has(&threads).then_some(machine));
+                    return Ok(are_threads_of(self.process, &threads).then_some(machine));
                 }
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -15,6 +15,7 @@ pub mod lock;
 pub mod monitor;
 pub mod mutex;
 pub mod probe;
+pub mod procfs;
 pub mod qmp;
 mod runtime_dir;
 pub mod say;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 
+use crate::procfs::Process;
 use crate::runtime_dir;
-use crate::vcpus::Process;
 
 /// Held as long as it lives, and by the guardian as long as that does.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Lock {
     /// # Errors
     /// [`LockError`].
     pub fn take(process: Process) -> Result<Lock, LockError> {
-        let name = format!("{}-{}.lock", process.pid, process.started);
+        let name = format!("{}-{}.lock", process.pid, process.start_time_ticks);
         let path = runtime_dir::path().join(name);
         let failed = |source| LockError::File { path: path.clone(), source };
         runtime_dir::make().map_err(failed)?;
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_guest_is_locked_once_and_free_again_after() {
-        let process = Process { pid: i32::MAX, started: u64::from(std::process::id()) };
+        let process = Process { pid: i32::MAX, start_time_ticks: u64::from(std::process::id()) };
         let first = Lock::take(process).unwrap();
         let error = Lock::take(process).unwrap_err().to_string();
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");

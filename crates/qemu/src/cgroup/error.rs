@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use landfall_core::decision::Quota;
 
+use crate::procfs::ProcError;
+
 /// Why the CPU lever cannot be found, moved or put back.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -122,6 +124,9 @@ pub enum CgroupError {
         /// What is there.
         found: String,
     },
+    /// A file of the thread's under `/proc` gives no answer.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
     /// A file of the kernel says what landfall does not understand.
     #[error("cannot make sense of {path}: {text:?}; please report this together with your kernel's version", path = path.display())]
     Unreadable {

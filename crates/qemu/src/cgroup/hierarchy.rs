@@ -4,13 +4,11 @@
 //! thread's own `/proc/<pid>/task/<tid>/cgroup` says so: a line that names `cpu` is a v1 hierarchy
 //! that has it; without such a line the unified hierarchy has it, if any does.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-
 use super::error::CgroupError;
-use super::group::{Group, read};
-use super::text::{self, CgroupMount, ThreadStat};
+use super::group::Group;
+use super::text;
+use crate::procfs::parse::{CgroupMount, TaskStat};
+use crate::procfs::{self, ProcError};
 
 /// The two interfaces of the cpu controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,8 +25,7 @@ pub(super) struct Hierarchies(Vec<CgroupMount>);
 impl Hierarchies {
     /// Reads `/proc/self/mountinfo`.
     pub(super) fn here() -> Result<Self, CgroupError> {
-        let mountinfo = read(Path::new("/proc/self/mountinfo"))?;
-        Ok(Self(text::cgroup_mounts(&mountinfo)))
+        Ok(Self(procfs::cgroup_mounts()?))
     }
 
     /// The group of a thread where the cpu controller is.
@@ -37,8 +34,7 @@ impl Hierarchies {
     /// [`CgroupError::NoSuchThread`], [`CgroupError::NotMounted`],
     /// [`CgroupError::OutsideNamespace`].
     pub(super) fn group_of(&self, pid: i32, tid: i32) -> Result<Group, CgroupError> {
-        let file = task_file(pid, tid, "cgroup");
-        let membership = text::membership(&read_of_thread(pid, tid, &file)?);
+        let membership = procfs::thread_membership(pid, tid).map_err(of_thread(pid, tid))?;
         let (version, group) = match (membership.v1_cpu, membership.v2) {
             (Some(group), _) => (Version::V1, group),
             (None, Some(group)) => (Version::V2, group),
@@ -66,46 +62,20 @@ impl Hierarchies {
     }
 }
 
-/// What the kernel says of a thread.
+/// Returns what the kernel says about a running thread.
 ///
 /// # Errors
 /// [`CgroupError::NoSuchThread`] if it is not there or has ended.
-pub(super) fn thread_stat(pid: i32, tid: i32) -> Result<ThreadStat, CgroupError> {
-    let file = task_file(pid, tid, "stat");
-    let text = read_of_thread(pid, tid, &file)?;
-    let stat = text::thread_stat(&text).ok_or_else(|| CgroupError::unreadable(&file, &text))?;
-    if stat.ended {
-        return Err(CgroupError::NoSuchThread { pid, tid });
+pub(super) fn thread_stat(pid: i32, tid: i32) -> Result<TaskStat, CgroupError> {
+    procfs::thread_stat(pid, tid).map_err(of_thread(pid, tid))
+}
+
+/// Turns an error of reading a thread's file into what it means for the lever.
+pub(super) fn of_thread(pid: i32, tid: i32) -> impl Fn(ProcError) -> CgroupError {
+    move |error| match error {
+        ProcError::Ended { .. } => CgroupError::NoSuchThread { pid, tid },
+        error => CgroupError::Proc(error),
     }
-    Ok(stat)
-}
-
-/// `/proc/<pid>/task/<tid>/<name>`
-pub(super) fn task_file(pid: i32, tid: i32, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/task/{tid}/{name}"))
-}
-
-/// Reads a file of a thread.
-pub(super) fn read_of_thread(pid: i32, tid: i32, file: &Path) -> Result<String, CgroupError> {
-    let read = fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    of_thread(pid, tid, file, read)
-}
-
-/// What was read of a file of a thread; one that ends meanwhile gives ESRCH.
-pub(super) fn of_thread(
-    pid: i32,
-    tid: i32,
-    file: &Path,
-    read: io::Result<String>,
-) -> Result<String, CgroupError> {
-    read.map_err(|source| {
-        let gone = source.kind() == io::ErrorKind::NotFound
-            || rustix::io::Errno::from_io_error(&source) == Some(rustix::io::Errno::SRCH);
-        match gone {
-            true => CgroupError::NoSuchThread { pid, tid },
-            false => CgroupError::system("read", file, source),
-        }
-    })
 }
 
 fn not_mounted(version: Version) -> CgroupError {

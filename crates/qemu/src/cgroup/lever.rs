@@ -9,10 +9,11 @@ use landfall_core::decision::Quota;
 use super::cached_file::Kept;
 use super::error::CgroupError;
 use super::group::{Group, Limit, check, is_tighter, write};
-use super::hierarchy::{Version, of_thread, task_file, thread_stat};
+use super::hierarchy::{Version, of_thread, thread_stat};
 use super::survey::{Home, VcpuThread};
 use super::text::{self, Throttling};
 use super::undo::UndoStep;
+use crate::procfs::{self, parse, thread_file};
 
 /// The CPU lever on one guest. Made by [`survey`](super::survey()); dropped, it lets go.
 #[derive(Debug)]
@@ -98,7 +99,7 @@ impl CpuLever {
     pub(super) fn new(pid: i32, threads: Vec<VcpuThread>) -> Self {
         let grips = vec![Grip::default(); threads.len()];
         let counters = |thread: &VcpuThread| Counters {
-            thread: Kept::new(task_file(pid, thread.tid, "schedstat")),
+            thread: Kept::new(thread_file(pid, thread.tid, "schedstat")),
             group: Kept::new(thread.group.file("cpu.stat")),
         };
         let counters = threads.iter().map(counters).collect();
@@ -187,16 +188,18 @@ impl CpuLever {
     pub fn stats(&self, vcpu: usize) -> Result<Stats, CgroupError> {
         let index = self.index(vcpu)?;
         let file = &self.counters[index].thread;
-        let text = of_thread(self.pid, self.threads[index].tid, file.path(), file.read())?;
-        let (ran, waited) =
-            text::schedstat(&text).ok_or_else(|| CgroupError::unreadable(file.path(), &text))?;
+        let text = file.read().map_err(|error| procfs::read_error(file.path(), error));
+        let times = text.and_then(|text| {
+            parse::schedstat(&text).ok_or_else(|| procfs::unreadable(file.path(), &text))
+        });
+        let times = times.map_err(of_thread(self.pid, self.threads[index].tid))?;
         let throttling = self.throttling(index);
         Ok(Stats {
             periods: throttling.periods,
             throttled_periods: throttling.throttled_periods,
             throttled: throttling.throttled,
-            ran,
-            waited,
+            ran: times.cpu_time,
+            waited: times.run_delay,
         })
     }
 
@@ -289,7 +292,7 @@ fn make_group(pid: i32, group: &Group, home: &Group, enable_cpu: bool) -> Result
     match fs::create_dir(&group.path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let foreign = |tid: &i32| !task_file(pid, *tid, "stat").exists();
+            let foreign = |tid: &i32| !thread_file(pid, *tid, "stat").exists();
             if group.threads()?.iter().any(foreign) {
                 return Err(CgroupError::GroupInUse { path: group.path.clone() });
             }

@@ -6,8 +6,9 @@ use rustix::process::geteuid;
 
 use super::error::CgroupError;
 use super::group::{Group, Limit, PREFIX, may_write, read};
-use super::hierarchy::{Hierarchies, Version, read_of_thread, task_file, thread_stat};
+use super::hierarchy::{Hierarchies, Version, of_thread, thread_stat};
 use super::lever::CpuLever;
+use crate::procfs;
 
 /// Which group holds a thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +93,7 @@ fn look_at(
     vcpu: usize,
 ) -> Result<VcpuThread, CgroupError> {
     let stat = thread_stat(pid, tid)?;
-    if stat.real_time {
+    if stat.is_real_time {
         return Err(CgroupError::RealTime { tid });
     }
     let found = hierarchies.group_of(pid, tid)?;
@@ -239,11 +240,8 @@ fn may_move_v1(pid: i32, tid: i32, group: &Group) -> Result<(), CgroupError> {
     if user.is_root() {
         return Ok(());
     }
-    let status = read_of_thread(pid, tid, &task_file(pid, tid, "status"))?;
-    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
-    let mut uids = uids.split_whitespace().map(|uid| uid.parse().ok());
-    let (real, _, saved) = (uids.next().flatten(), uids.next(), uids.next().flatten());
-    if [real, saved].contains(&Some(user.as_raw())) {
+    let status = procfs::thread_status(pid, tid).map_err(of_thread(pid, tid))?;
+    if [status.real_uid, status.saved_uid].contains(&user.as_raw()) {
         return Ok(());
     }
     let reason = format!("thread {tid} belongs to another user than {}", user.as_raw());

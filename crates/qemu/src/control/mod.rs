@@ -20,9 +20,9 @@ use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::telemetry::progress::Glance;
 use serde::{Deserialize, Serialize};
 
+use crate::procfs::Process;
 use crate::qmp::Address;
 use crate::runtime_dir;
-use crate::vcpus::Process;
 
 /// The longest line that is read.
 pub const LONGEST_LINE: usize = 4096;
@@ -143,7 +143,7 @@ const ENDING: &str = "sock";
 
 /// Where the landfall that steers this guest listens.
 fn socket(process: Process) -> PathBuf {
-    runtime_dir::path().join(format!("{}-{}.{ENDING}", process.pid, process.started))
+    runtime_dir::path().join(format!("{}-{}.{ENDING}", process.pid, process.start_time_ticks))
 }
 
 #[cfg(test)]

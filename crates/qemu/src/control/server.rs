@@ -16,8 +16,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::{Answer, ENDING, LONGEST_LINE, Request, Steered, read_demands, socket};
+use crate::procfs::Process;
 use crate::runtime_dir;
-use crate::vcpus::Process;
 
 /// A line, and an answer, has to be on its way within so long.
 const LINE: Duration = Duration::from_secs(2);
@@ -126,7 +126,7 @@ fn clear_away(directory: &Path) {
 fn owner(path: &Path) -> Option<Process> {
     let name = path.file_name()?.to_str()?.strip_suffix(ENDING)?.strip_suffix('.')?;
     let (pid, started) = name.split_once('-')?;
-    Some(Process { pid: pid.parse().ok()?, started: started.parse().ok()? })
+    Some(Process { pid: pid.parse().ok()?, start_time_ticks: started.parse().ok()? })
 }
 
 async fn serve(listener: UnixListener, tell: mpsc::Sender<Ask>, shown: watch::Receiver<Steered>) {

@@ -12,8 +12,9 @@ use crate::cgroup::CpuLever;
 use crate::guardian::{Guardian, WayBack};
 use crate::lock::Lock;
 use crate::monitor::{Machine, Settings};
+use crate::procfs::Process;
 use crate::qmp::QmpError;
-use crate::vcpus::{self, Process};
+use crate::vcpus;
 
 /// The guest's vCPUs on this host, locked for this landfall.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub(super) struct Vcpus {
 
 impl Vcpus {
     pub(super) fn counters(&self) -> Vec<VcpuCounters> {
-        vcpus::counters(&self.tids, self.lever.as_ref())
+        vcpus::read_vcpu_counters(&self.tids, self.lever.as_ref())
     }
 }
 

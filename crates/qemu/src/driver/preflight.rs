@@ -21,8 +21,9 @@ use crate::control::{self, Guest};
 use crate::guardian::WayBack;
 use crate::lock::Lock;
 use crate::monitor::{self, Machine, RunState, Settings};
+use crate::procfs::Process;
 use crate::qmp::{Address, Events};
-use crate::vcpus::{self, Process};
+use crate::vcpus;
 
 /// How long the guest's appetite for CPU is watched before the start.
 const APPETITE: Duration = Duration::from_millis(100);
@@ -84,7 +85,7 @@ pub(super) async fn check(mut order: Order) -> Result<Checked, Refusal> {
     let mut seen = BTreeSet::new();
     tids.retain(|tid| seen.insert(*tid));
     check_host(&order.source)?;
-    let process = vcpus::process_of(&tids)?;
+    let process = vcpus::find_qemu_process(&tids)?;
     check_peer(&source, process)?;
     let lock = Lock::take(process)?;
     let (lever, quota) = match cgroup::survey(process.pid, &tids) {
@@ -124,7 +125,7 @@ fn look_ahead(order: &mut Order, levers: Levers, vcpus: usize) -> Result<(), Str
 /// Two QEMUs, one of which made the socket while the other has the threads it names, are not one:
 /// the ids come from another PID namespace and name the wrong guest's threads.
 fn check_peer(source: &Machine, process: Process) -> Result<(), Refusal> {
-    match source.peer().map(|pid| vcpus::process_of(&[pid])) {
+    match source.peer().map(|pid| vcpus::find_qemu_process(&[pid])) {
         Some(Ok(peer)) if peer != process => Err(Refusal(format!(
             "the monitor {} belongs to QEMU process {}, but the thread ids it gives are those of QEMU \
              process {}: QEMU runs in another PID namespace; run landfall in that one",

@@ -71,7 +71,7 @@ impl Found {
         let backends = machine.memory_backends().await?;
         // One that does not say is taken to be like most.
         self.prior.emulated = machine.is_emulated().await.unwrap_or_default();
-        let process = match vcpus::process_of(&tids) {
+        let process = match vcpus::find_qemu_process(&tids) {
             Ok(process) => process,
             Err(error) => {
                 // CPU time is that of threads on this host.
@@ -82,7 +82,8 @@ impl Found {
         // Before any page is sampled, which may allocate some.
         self.prior.memory = Some(backends.iter().copied().sum()).filter(|all| *all > Bytes(0));
         let sizes = backends.clone();
-        let read = tokio::task::spawn_blocking(move || contents::of(process.pid, &sizes));
+        let read =
+            tokio::task::spawn_blocking(move || contents::nonzero_memory(process.pid, &sizes));
         self.prior.contents = read.await.ok().flatten();
         if self.prior.contents.is_none() {
             self.notes.push(format!(
@@ -238,7 +239,7 @@ struct Span {
 impl Clock<'_> {
     /// `None` where the kernel does not tell, or a vCPU has gone.
     fn look(&self) -> Option<(Instant, Duration)> {
-        let counters = vcpus::counters(self.tids, None);
+        let counters = vcpus::read_vcpu_counters(self.tids, None);
         let cpu: Option<Duration> = counters.iter().map(|vcpu| vcpu.cpu).sum();
         Some((Instant::now(), cpu?))
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use landfall_qemu::cgroup::UndoStep;
 use landfall_qemu::cgroup::text;
+use landfall_qemu::procfs::parse::{cgroup_mounts, schedstat};
 
 /// Names the role that a copy of the test binary plays.
 const ROLE: &str = "LANDFALL_CGROUP_TEST_ROLE";
@@ -39,7 +40,7 @@ pub fn turn() -> Option<Turn> {
 
 /// Where the cpu controller is mounted, and whether that is cgroup v2.
 pub fn top() -> Option<(PathBuf, bool)> {
-    let mounts = text::cgroup_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap());
+    let mounts = cgroup_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap());
     let named = |names: &Vec<String>| names.iter().any(|name| name == "cpu");
     let v1 = mounts.iter().find(|mount| mount.v1_controllers.as_ref().is_some_and(named));
     if let Some(mount) = v1 {
@@ -212,7 +213,7 @@ impl Drop for Victim {
 pub fn shares(victim: &Victim, over: Duration) -> Vec<f64> {
     let ran = |tid: &i32| {
         let file = format!("/proc/{}/task/{tid}/schedstat", victim.pid);
-        text::schedstat(&get(Path::new(&file))).unwrap().0
+        schedstat(&get(Path::new(&file))).unwrap().cpu_time
     };
     let (start, before): (_, Vec<_>) = (Instant::now(), victim.tids.iter().map(ran).collect());
     thread::sleep(over);
