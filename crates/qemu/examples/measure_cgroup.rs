@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use landfall_qemu::cgroup::{CpuLever, Quota, least_honest_quota, survey};
+use landfall_qemu::cgroup::{CpuLever, Quota, find_cpu_lever, scheduler_tick};
 
 /// Milliseconds.
 const PERIODS: [u64; 6] = [1, 10, 20, 50, 100, 1000];
@@ -28,10 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3.0);
     let least = Duration::try_from_secs_f64(seconds)?;
     let spinner = Spinner::start()?;
-    let mut lever = survey(std::process::id() as i32, &[spinner.tid])?;
+    let mut lever = find_cpu_lever(std::process::id() as i32, &[spinner.tid])?;
 
-    let tick = least_honest_quota();
-    println!("Kernel {}, cgroup {:?}, tick {tick:?}.", kernel_release(), lever.version());
+    let tick = scheduler_tick();
+    println!("Kernel {}, cgroup {:?}, tick {tick:?}.", kernel_release(), lever.cgroup_version());
     println!();
     println!(
         "| period ms | quota ms | share asked | share got | gap expected ms | gaps seen: median | longest | gaps in cpu.stat: median | longest | periods skipped |"
@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!();
     cost_of_a_hold(&mut lever)?;
     cost_of_writing_anew(&mut lever, &spinner)?;
-    for failure in lever.release() {
+    for failure in lever.release_all() {
         eprintln!("not put back: {failure}");
     }
     Ok(())
@@ -120,20 +120,20 @@ fn measure(
     asked: Quota,
     least: Duration,
 ) -> Result<Line, Box<dyn Error>> {
-    lever.hold(0, None)?;
-    lever.hold(0, Some(asked))?;
+    lever.hold_vcpu(0, None)?;
+    lever.hold_vcpu(0, Some(asked))?;
     thread::sleep(asked.period * 2);
     spinner.take_gaps();
-    let (start, before) = (Instant::now(), lever.stats(0)?);
-    let (mut last, mut counted) = (before.throttled, Vec::new());
+    let (start, before) = (Instant::now(), lever.vcpu_stats(0)?);
+    let (mut last, mut counted) = (before.throttled_time, Vec::new());
     let look = (asked.period / 5).max(Duration::from_millis(1));
     while start.elapsed() < least.max(asked.period * 12) {
         thread::sleep(look);
-        let throttled = lever.stats(0)?.throttled;
+        let throttled = lever.vcpu_stats(0)?.throttled_time;
         counted.extend(Some(throttled - last).filter(|step| !step.is_zero()));
         last = throttled;
     }
-    let ran = lever.stats(0)?.ran - before.ran;
+    let ran = lever.vcpu_stats(0)?.cpu_time - before.cpu_time;
     let share = ran.div_duration_f64(start.elapsed());
     Ok(Line { asked, share, seen: Gaps::new(spinner.take_gaps()), counted: Gaps::new(counted) })
 }
@@ -165,7 +165,7 @@ fn cost_of_a_hold(lever: &mut CpuLever) -> Result<(), Box<dyn Error>> {
         let mut times = Vec::new();
         for quota in quotas.into_iter().cycle().take(400) {
             let start = Instant::now();
-            lever.hold(0, Some(quota))?;
+            lever.hold_vcpu(0, Some(quota))?;
             times.push(start.elapsed());
         }
         let times = Gaps::new(times);
@@ -177,13 +177,13 @@ fn cost_of_a_hold(lever: &mut CpuLever) -> Result<(), Box<dyn Error>> {
 /// Every write that changes a limit refills the quota: what a loop gives away that dithers.
 fn cost_of_writing_anew(lever: &mut CpuLever, spinner: &Spinner) -> Result<(), Box<dyn Error>> {
     for every in [10, 100, 1000] {
-        let (start, before) = (Instant::now(), lever.stats(0)?.ran);
+        let (start, before) = (Instant::now(), lever.vcpu_stats(0)?.cpu_time);
         for turn in 0..(5000 / every).clamp(5, 100) {
             let period = Duration::from_millis(100 + turn % 2);
-            lever.hold(0, Some(Quota::new(Duration::from_millis(5), period)))?;
+            lever.hold_vcpu(0, Some(Quota::new(Duration::from_millis(5), period)))?;
             thread::sleep(Duration::from_millis(every));
         }
-        let share = (lever.stats(0)?.ran - before).div_duration_f64(start.elapsed());
+        let share = (lever.vcpu_stats(0)?.cpu_time - before).div_duration_f64(start.elapsed());
         println!(
             "- 5 ms per 100 and 101 ms in turn, changed every {every} ms: {:.1} %",
             share * 100.0

@@ -77,13 +77,13 @@ pub fn are_threads_of(process: Process, tids: &[i32]) -> bool {
 /// Returns the kernel's counters of every vCPU, in the order of `tids`: from the lever where there is
 /// one, and otherwise from the threads' own files. What cannot be read is `None`.
 pub fn read_vcpu_counters(tids: &[i32], lever: Option<&CpuLever>) -> Vec<VcpuCounters> {
-    let of = |(vcpu, tid): (usize, &i32)| match lever.map(|lever| lever.stats(vcpu)) {
+    let of = |(vcpu, tid): (usize, &i32)| match lever.map(|lever| lever.vcpu_stats(vcpu)) {
         Some(Ok(stats)) => VcpuCounters {
-            cpu: Some(stats.ran),
-            // The kernel counts a quota's gaps as waiting, too.
-            wait: Some(stats.waited.saturating_sub(stats.throttled)),
-            held: Some(stats.throttled),
-            holds: Some(stats.throttled_periods),
+            cpu: Some(stats.cpu_time),
+            // The kernel's run delay includes the time throttled by a quota.
+            wait: Some(stats.run_delay.saturating_sub(stats.throttled_time)),
+            held: Some(stats.throttled_time),
+            holds: Some(stats.nr_throttled),
         },
         Some(Err(_)) => VcpuCounters::default(),
         None => unheld_counters(*tid),

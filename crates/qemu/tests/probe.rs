@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use landfall_core::model::Point;
 use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::units::{Bytes, PAGE, Share};
-use landfall_qemu::monitor::Machine;
-use landfall_qemu::probe::{Found, probe};
-use landfall_qemu::qmp::Address;
+use landfall_qemu::monitor::QemuMonitor;
+use landfall_qemu::probe::{ProbeNote, ProbeResult, probe_guest};
+use landfall_qemu::qmp::QmpAddress;
 use landfall_testguest::{Kind, PagesPerSecond, Spec, Vm, VmBuilder, VmError};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A guest at work, probed.
 struct Probed {
     vm: Vm,
-    found: Found,
+    found: ProbeResult,
     /// Pages that the guest says it wrote in a second of its CPU time while it was probed.
     pages_per_cpu: f64,
     _turn: fs::File,
@@ -30,7 +30,7 @@ struct Probed {
 async fn probed(builder: VmBuilder, budget: Duration) -> Option<Probed> {
     let (vm, turn) = boot(builder)?;
     let begin = Instant::now();
-    let found = probe(&mut connect(&vm).await, budget).await;
+    let found = probe_guest(&mut connect(&vm).await, budget).await;
     let end = Instant::now();
     let header = vm.heartbeats().header().unwrap().unwrap();
     let beats = vm.heartbeats().timeline().rate(0, begin, end);
@@ -55,8 +55,8 @@ fn boot(builder: VmBuilder) -> Option<(Vm, fs::File)> {
     Some((vm, turn))
 }
 
-async fn connect(vm: &Vm) -> Machine {
-    Machine::connect(&Address::Unix(vm.qmp_socket())).await.unwrap().0
+async fn connect(vm: &Vm) -> QemuMonitor {
+    QemuMonitor::connect(&QmpAddress::Unix(vm.qmp_socket())).await.unwrap().0
 }
 
 fn guest(kind: Kind) -> VmBuilder {
@@ -117,10 +117,10 @@ async fn a_measurement_of_somebody_else_is_left_alone() {
     let mut other = vm.probe().unwrap();
     other.run_with("calc-dirty-rate", json!({ "calc-time": 30 })).unwrap();
     let begin = Instant::now();
-    let found = probe(&mut connect(&vm).await, Duration::from_millis(500)).await;
+    let found = probe_guest(&mut connect(&vm).await, Duration::from_millis(500)).await;
     assert!(begin.elapsed() < PATIENCE / 2, "the probe waited for the other to end");
     assert_eq!(found.prior.points, []);
-    assert!(found.notes[0].contains("somebody else"), "{found:?}");
+    assert!(matches!(found.notes[0], ProbeNote::MeasuredByOther), "{found:?}");
     assert!(found.prior.pace.is_some() && found.prior.contents.is_some(), "{found:?}");
     assert_eq!(other.run("query-dirty-rate").unwrap()["status"], "measuring");
 }
@@ -131,7 +131,7 @@ async fn a_guest_too_small_to_be_sampled_has_no_points_and_a_word_why() {
         Spec { memory: Bytes::mib(64), working_set: Bytes::mib(16), ..Spec::new(Kind::Sweep) };
     let Some(Probed { found, .. }) = probed(Vm::builder(&spec), PROBE_BUDGET).await else { return };
     assert_eq!((found.prior.points.len(), found.covered), (0, Some(Share::NONE)));
-    assert!(found.notes[0].contains("128 MiB"), "{found:?}");
+    assert!(matches!(found.notes[0], ProbeNote::BlocksTooSmall), "{found:?}");
     assert!(found.prior.pace.is_some() && found.prior.contents.is_some(), "{found:?}");
 }
 

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use landfall_qemu::cgroup::UndoStep;
-use landfall_qemu::cgroup::text;
+use landfall_qemu::cgroup::parse;
 use landfall_qemu::procfs::parse::{cgroup_mounts, schedstat};
 
 /// Names the role that a copy of the test binary plays.
@@ -89,7 +89,7 @@ impl TestGroup {
 
     /// The threads of a group.
     pub fn threads(&self, group: &Path) -> Vec<i32> {
-        text::thread_ids(&fs::read_to_string(self.threads_file(group)).unwrap())
+        parse::thread_ids(&fs::read_to_string(self.threads_file(group)).unwrap())
     }
 
     /// Limits a group, in microseconds.
@@ -105,7 +105,7 @@ impl TestGroup {
     /// Quota and period of a group as its files have them; -1 for no limit.
     pub fn limit_of(&self, group: &Path) -> (i64, i64) {
         if self.v2 {
-            let (quota, period) = text::cpu_max(&get(&group.join("cpu.max"))).unwrap();
+            let (quota, period) = parse::cpu_max(&get(&group.join("cpu.max"))).unwrap();
             (quota.map_or(-1, |quota| quota as i64), period as i64)
         } else {
             let number = |name: &str| get(&group.join(name)).trim().parse().unwrap();
@@ -273,12 +273,12 @@ pub fn play_role() {
         "spin" => spin(rest.parse().unwrap()),
         "undo" => {
             let steps: Vec<UndoStep> = serde_json::from_str(rest).unwrap();
-            let failures: Vec<_> = steps.iter().filter_map(|step| step.run().err()).collect();
+            let failures: Vec<_> = steps.iter().filter_map(|step| step.apply().err()).collect();
             println!("{ANSWER}{failures:?}");
         }
         "survey" => {
             let ids: Vec<i32> = rest.split(' ').map(|id| id.parse().unwrap()).collect();
-            match landfall_qemu::cgroup::survey(ids[0], &ids[1..]) {
+            match landfall_qemu::cgroup::find_cpu_lever(ids[0], &ids[1..]) {
                 Ok(_) => println!("{ANSWER}granted"),
                 Err(error) => println!("{ANSWER}{error}"),
             }

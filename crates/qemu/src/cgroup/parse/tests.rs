@@ -7,7 +7,7 @@ fn mount(root: &str, point: &str) -> CgroupMount {
 
 #[test]
 fn a_group_is_found_below_the_mount_that_shows_it() {
-    let at = |group: &str, root: &str| directory_of(Path::new(group), &mount(root, "/cg"));
+    let at = |group: &str, root: &str| group_directory(Path::new(group), &mount(root, "/cg"));
     assert_eq!(at("/", "/"), Some("/cg".into()));
     assert_eq!(at("/a/b", "/"), Some("/cg/a/b".into()));
     assert_eq!(at("/a/b", "/a"), Some("/cg/b".into()));
@@ -18,16 +18,16 @@ fn a_group_is_found_below_the_mount_that_shows_it() {
 
 #[test]
 fn both_units_of_throttled_time_are_read() {
-    let expected = Throttling {
-        periods: 31,
-        throttled_periods: 30,
-        throttled: Duration::from_micros(2_968_001),
+    let expected = CpuStat {
+        nr_periods: 31,
+        nr_throttled: 30,
+        throttled_time: Duration::from_micros(2_968_001),
     };
     let v1 = "nr_periods 31\nnr_throttled 30\nthrottled_time 2968001000\nnr_bursts 0\n";
     let v2 = "usage_usec 9\nnr_periods 31\nnr_throttled 30\nthrottled_usec 2968001\n";
-    assert_eq!(throttling(v1), Some(expected));
-    assert_eq!(throttling(v2), Some(expected));
-    assert_eq!(throttling("usage_usec 9\n"), None);
+    assert_eq!(cpu_stat(v1), Some(expected));
+    assert_eq!(cpu_stat(v2), Some(expected));
+    assert_eq!(cpu_stat("usage_usec 9\n"), None);
 }
 
 #[test]
@@ -41,13 +41,13 @@ fn limits_and_threads_are_read() {
 proptest! {
     #[test]
     fn no_text_makes_a_reader_panic(text in "[\\PC\\n\\\\]{0,200}", root in "[/.a\\PC]{0,9}") {
-        let _ = directory_of(Path::new(&text), &mount(&root, "/cg"));
-        let _ = (throttling(&text), cpu_max(&text), thread_ids(&text));
+        let _ = group_directory(Path::new(&text), &mount(&root, "/cg"));
+        let _ = (cpu_stat(&text), cpu_max(&text), thread_ids(&text));
     }
 }
 
 #[test]
 fn a_mount_without_a_root_leads_nowhere_else() {
     let broken = mount("", "/sys/fs/cgroup/cpu");
-    assert_eq!(directory_of(Path::new("/etc"), &broken), None);
+    assert_eq!(group_directory(Path::new("/etc"), &broken), None);
 }
