@@ -1,5 +1,5 @@
-//! Measures what the kernel makes of CFS quotas: the share reached, the gaps, what a hold costs,
-//! and the least quota that is kept without paying overruns back in whole periods.
+//! Measures what CFS quotas do: the share reached, the lengths of gaps, the cost of a hold, and the
+//! smallest quota that is kept without overruns that are paid back in whole periods.
 //!
 //! `cargo run --release -p landfall-qemu --example measure_cgroup [SECONDS]`, as root, on an idle
 //! machine. Each line takes SECONDS (default 3) or 12 periods, whichever is longer. Writes Markdown.
@@ -19,8 +19,8 @@ const PERIODS: [u64; 6] = [1, 10, 20, 50, 100, 1000];
 const QUOTAS: [u64; 13] = [1, 2, 3, 4, 5, 6, 8, 10, 20, 50, 100, 200, 500];
 /// Shorter gaps are the host's interrupts and other threads, not the quota's.
 const GAP: Duration = Duration::from_micros(500);
-/// Percent. A quota is honest if not more of its gaps are longer than the period, that is, if the
-/// thread runs in (nearly) every period.
+/// Percent. A quota is accurate if at most this part of its gaps is longer than the period, that is, if
+/// the thread runs in nearly every period.
 const SKIPS_ALLOWED: f64 = 5.0;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -47,8 +47,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     println!();
-    match honest_quantum(&lines) {
-        Some(quota) => println!("Smallest honest quantum of this machine: {quota:?}."),
+    match min_accurate_quota(&lines) {
+        Some(quota) => println!("Smallest accurate quota on this host: {quota:?}."),
         None => println!("No quota measured was kept at every period."),
     }
     println!();
@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What came of one quota.
+/// The figures of one quota.
 struct Line {
     asked: Quota,
     share: f64,
@@ -138,16 +138,16 @@ fn measure(
     Ok(Line { asked, share, seen: Gaps::new(spinner.take_gaps()), counted: Gaps::new(counted) })
 }
 
-/// The least quota from which on every larger one, too, was kept, over all the periods measured.
-fn honest_quantum(lines: &[Line]) -> Option<Duration> {
-    let honest = |quota: &Duration| {
+/// Returns the smallest quota for which it and every larger one was accurate, over all periods measured.
+fn min_accurate_quota(lines: &[Line]) -> Option<Duration> {
+    let accurate = |quota: &Duration| {
         let same = || lines.iter().filter(|line| line.asked.quota == *quota);
         let gaps = same().map(|line| line.counted.0.len()).sum();
         percent(same().map(Line::skipped).sum(), gaps) <= SKIPS_ALLOWED
     };
     let quotas = QUOTAS.map(Duration::from_millis);
-    let dishonest = quotas.iter().rposition(|quota| !honest(quota));
-    quotas.get(dishonest.map_or(0, |last| last + 1)).copied()
+    let inaccurate = quotas.iter().rposition(|quota| !accurate(quota));
+    quotas.get(inaccurate.map_or(0, |last| last + 1)).copied()
 }
 
 fn percent(part: usize, of: usize) -> f64 {
@@ -174,7 +174,8 @@ fn cost_of_a_hold(lever: &mut CpuLever) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Every write that changes a limit refills the quota: what a loop gives away that dithers.
+/// Every write that changes a limit refills the quota: the CPU time that a loop gives away by changing
+/// between two limits.
 fn cost_of_writing_anew(lever: &mut CpuLever, spinner: &Spinner) -> Result<(), Box<dyn Error>> {
     for every in [10, 100, 1000] {
         let (start, before) = (Instant::now(), lever.vcpu_stats(0)?.cpu_time);
@@ -193,7 +194,7 @@ fn cost_of_writing_anew(lever: &mut CpuLever, spinner: &Spinner) -> Result<(), B
     Ok(())
 }
 
-/// A thread that wants all of a CPU and notes when it did not have it.
+/// A thread that uses all of a CPU and records when it did not have it.
 struct Spinner {
     tid: i32,
     gaps: Arc<Mutex<Vec<Duration>>>,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::UndoStep;
-use crate::migration_end::{self, MigrationEnd};
+use crate::migration_end::end_migration;
 use crate::monitor::{MigrationParameters, QemuMonitor};
 use crate::procfs::Process;
 use crate::qmp::{QmpAddress, QmpError};
@@ -107,9 +107,8 @@ impl Rollback {
         };
         let ending = if self.migration_started {
             let stopped = self.guest_stopped;
-            migration_end::end_migration(&mut source, destination.as_mut(), stopped)
-                .await
-                .map(|end: MigrationEnd| end.to_string())
+            let end = end_migration(&mut source, destination.as_mut(), stopped).await;
+            end.map(|end| end.to_string())
         } else {
             Ok("no migration of landfall's is under way".to_owned())
         };

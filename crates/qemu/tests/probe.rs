@@ -1,4 +1,4 @@
-//! The probe on real guests whose curve is known.
+//! The probe on real guests with a known dirty curve.
 
 use std::env;
 use std::fs;
@@ -14,26 +14,26 @@ use landfall_testguest::{Kind, PagesPerSecond, Spec, Vm, VmBuilder, VmError};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
-/// For whatever must happen at all.
+/// The longest wait for what must happen at all.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A guest at work, probed.
+/// A running guest and what a probe of it measured.
 struct Probed {
     vm: Vm,
     found: ProbeResult,
-    /// Pages that the guest says it wrote in a second of its CPU time while it was probed.
+    /// Pages that the guest wrote in a second of its CPU time while it was probed, by its own account.
     pages_per_cpu: f64,
     _turn: fs::File,
 }
 
-/// `None`, with the reason printed, where there is no QEMU.
+/// Boots a guest and probes it; `None`, with the reason printed, if there is no QEMU.
 async fn probed(builder: VmBuilder, budget: Duration) -> Option<Probed> {
     let (vm, turn) = boot(builder)?;
-    let begin = Instant::now();
+    let start = Instant::now();
     let found = probe_guest(&mut connect(&vm).await, budget).await;
     let end = Instant::now();
     let header = vm.heartbeats().header().unwrap().unwrap();
-    let beats = vm.heartbeats().timeline().rate(0, begin, end);
+    let beats = vm.heartbeats().timeline().rate(0, start, end);
     let pages = beats * header.units.per_beat[0] as f64 / header.phases[0].every as f64;
     let pages_per_cpu = found.prior.pace.map_or(0.0, |pace| pages / pace.0);
     Some(Probed { vm, found, pages_per_cpu, _turn: turn })
@@ -112,13 +112,13 @@ async fn an_idle_guest_is_near_zero() {
 }
 
 #[tokio::test]
-async fn a_measurement_of_somebody_else_is_left_alone() {
+async fn a_measurement_of_another_client_is_left_alone() {
     let Some((vm, _turn)) = boot(guest(Kind::Sweep)) else { return };
     let mut other = vm.probe().unwrap();
     other.run_with("calc-dirty-rate", json!({ "calc-time": 30 })).unwrap();
-    let begin = Instant::now();
+    let start = Instant::now();
     let found = probe_guest(&mut connect(&vm).await, Duration::from_millis(500)).await;
-    assert!(begin.elapsed() < PATIENCE / 2, "the probe waited for the other to end");
+    assert!(start.elapsed() < PATIENCE / 2, "the probe waited for the other to end");
     assert_eq!(found.prior.points, []);
     assert!(matches!(found.notes[0], ProbeNote::MeasuredByOther), "{found:?}");
     assert!(found.prior.pace.is_some() && found.prior.contents.is_some(), "{found:?}");

@@ -77,13 +77,17 @@ pub enum ProbeNote {
     #[error("the dirty curve is not known: QEMU samples no block of memory below 128 MiB")]
     BlocksTooSmall,
     /// Another QMP client's measurement went on for the whole budget.
-    #[error("somebody else has QEMU measure the dirty rate")]
+    #[error(
+        "the dirty curve is not known: another QMP client has QEMU measure the dirty rate; probe again once it has ended"
+    )]
     MeasuredByOther,
     /// QEMU ended a measurement without a rate.
-    #[error("QEMU measured no dirty rate")]
+    #[error("QEMU measured no dirty rate, so the dirty curve has no points beyond those shown")]
     NoDirtyRate,
     /// Another QMP client started a measurement during one of the probe's.
-    #[error("another measurement of the dirty rate came between")]
+    #[error(
+        "a point of the dirty curve is left out: another QMP client started a measurement at the same time"
+    )]
     Interrupted,
 }
 

@@ -8,7 +8,8 @@ use super::QmpAddress;
 /// Why a command could not be sent to a monitor, or what QEMU responded instead of a result.
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
-    /// No connection could be made: nothing listens there, or the operating system does not allow it.
+    /// No connection could be made: nothing listens there, or the operating system does not allow it. Also
+    /// returned if the connection breaks before the greeting.
     #[error("cannot connect to the QMP monitor at {address}: {source}; {remedy}", remedy = connect_remedy(address, source))]
     Connect {
         /// The monitor.
@@ -38,7 +39,9 @@ pub enum QmpError {
         got: String,
     },
     /// No response came in time. It may still come.
-    #[error("the monitor at {address} has not answered {command} for {waited:.1?}")]
+    #[error(
+        "the monitor at {address} has not answered {command} for {waited:.1?}; look whether QEMU is stopped or hangs"
+    )]
     Timeout {
         /// The monitor.
         address: QmpAddress,
@@ -68,13 +71,17 @@ pub enum QmpError {
         desc: String,
     },
     /// A command has to be sent out of band, and the monitor does not offer that.
-    #[error("the monitor at {address} offers no out-of-band commands")]
+    #[error(
+        "the monitor at {address} offers no out-of-band commands; give QEMU a -qmp socket of its own for landfall"
+    )]
     NoOutOfBand {
         /// The monitor.
         address: QmpAddress,
     },
     /// The response lacks what it has to hold.
-    #[error("QEMU's answer to {command} makes no sense: {problem}")]
+    #[error(
+        "QEMU's answer to {command} makes no sense: {problem}; please report this with QEMU's version"
+    )]
     UnexpectedResponse {
         /// The command.
         command: String,

@@ -168,10 +168,14 @@ impl QmpClient {
         write: impl AsyncWrite + Send + Unpin + 'static,
     ) -> Result<(QmpClient, QmpEvents), QmpError> {
         let mut read = BufReader::new(read);
-        let silent = |_| QmpError::NoGreeting { address: address.clone(), waited: CONNECT_TIMEOUT };
+        let no_greeting =
+            |_| QmpError::NoGreeting { address: address.clone(), waited: CONNECT_TIMEOUT };
         let not_qmp = |got: String| QmpError::NotQmp { address: address.clone(), got };
-        let line = timeout(CONNECT_TIMEOUT, read_line(&mut read)).await.map_err(silent)?;
-        let line = line.map_err(|error| not_qmp(error.to_string()))?;
+        let line = timeout(CONNECT_TIMEOUT, read_line(&mut read)).await.map_err(no_greeting)?;
+        let line = line.map_err(|source| match source.kind() {
+            std::io::ErrorKind::InvalidData => not_qmp("a line of more than 16 MiB".to_owned()),
+            _ => QmpError::Connect { address: address.clone(), source },
+        })?;
         let line = line.ok_or_else(|| not_qmp("end of stream".to_owned()))?;
         let greeting = match QmpMessage::parse(&line) {
             Ok(QmpMessage::Greeting(greeting)) => greeting,

@@ -17,7 +17,7 @@ use landfall_qemu::procfs::parse::{cgroup_mounts, schedstat};
 /// Names the role that a copy of the test binary plays.
 const ROLE: &str = "LANDFALL_CGROUP_TEST_ROLE";
 
-/// What the copy answers begins with this; the test harness writes lines of its own.
+/// The start of the line that the copy answers with; the test harness writes lines of its own.
 const ANSWER: &str = "answer: ";
 
 /// One test at a time, over processes too: they measure CPU time.
@@ -118,7 +118,7 @@ impl TestGroup {
         group.join(if self.v2 { "cpu.max.burst" } else { "cpu.cfs_burst_us" })
     }
 
-    /// Every file that a hold could have changed, in this group and below.
+    /// Returns every file that a hold could have changed, in this group and below.
     pub fn snapshot(&self) -> BTreeMap<PathBuf, String> {
         const WRITTEN: [&str; 9] = [
             "cpu.cfs_quota_us",
@@ -222,20 +222,20 @@ pub fn shares(victim: &Victim, over: Duration) -> Vec<f64> {
     after.zip(before).map(|(after, before)| (after - before).div_duration_f64(wall)).collect()
 }
 
-/// Takes undo steps in another process, from their record alone.
+/// Applies undo steps in another process, from their record alone.
 pub fn undo_elsewhere(steps: &[UndoStep]) -> String {
     let record = serde_json::to_string(steps).unwrap();
     let mut child = role(&format!("undo {record}")).spawn().unwrap();
     finish(&mut child)
 }
 
-/// Surveys from a process of user `nobody` and gives back what it was told.
-pub fn survey_as_nobody(pid: i32, tid: i32) -> String {
+/// Calls `find_cpu_lever` in a process of user `nobody` and returns the text of its error.
+pub fn find_cpu_lever_as_nobody(pid: i32, tid: i32) -> String {
     const NOBODY: u32 = 65534;
     // The build's directory may be closed to others, a copy in the temporary one is not.
     let copy = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    let mut command = role_of(&copy, &format!("survey {pid} {tid}"));
+    let mut command = role_of(&copy, &format!("find-lever {pid} {tid}"));
     let mut child = command.uid(NOBODY).gid(NOBODY).current_dir("/").spawn().unwrap();
     finish(&mut child)
 }
@@ -276,7 +276,7 @@ pub fn play_role() {
             let failures: Vec<_> = steps.iter().filter_map(|step| step.apply().err()).collect();
             println!("{ANSWER}{failures:?}");
         }
-        "survey" => {
+        "find-lever" => {
             let ids: Vec<i32> = rest.split(' ').map(|id| id.parse().unwrap()).collect();
             match landfall_qemu::cgroup::find_cpu_lever(ids[0], &ids[1..]) {
                 Ok(_) => println!("{ANSWER}granted"),

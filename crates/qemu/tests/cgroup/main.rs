@@ -60,7 +60,7 @@ fn a_held_thread_gets_its_share_and_the_others_of_its_process_are_left_alone() {
         );
         println!("{figures}");
         let measured = |holds, what| claim(holds, format!("{what}: {figures}"));
-        // The quota lasts the longer, the less of a CPU other load on the machine leaves the thread.
+        // The less CPU other load on the host leaves the thread, the longer its quota lasts.
         let had = before[0].min(free[0]);
         let gap = WHILE.mul_f64((1.0 - 0.2 / had).max(0.0));
         Some(
@@ -82,7 +82,7 @@ fn release_puts_everything_back() {
 
     let mut lever = find_cpu_lever(victim.pid, &victim.tids[..2]).unwrap();
     assert!(lever.release_all().is_empty());
-    assert_eq!(group.snapshot(), before, "survey and an idle release change nothing");
+    assert_eq!(group.snapshot(), before, "finding the lever and an idle release change nothing");
     lever.hold_vcpu(0, None).unwrap();
     assert_eq!(group.snapshot(), before, "no hold was asked for");
 
@@ -166,14 +166,14 @@ fn a_refused_limit_is_reported_and_the_old_one_stays() {
         assert!(matches!(error, CgroupError::OutOfRange { .. }), "{error}");
         assert_eq!(group.limit_of(&held), (20_000, 50_000));
     }
-    // Longer and shorter periods than the one in force take different ways.
+    // A longer and a shorter period than the one in force are written in different orders.
     for above in [ms(80, 100), ms(16, 20)] {
         match lever.hold_vcpu(0, Some(above)) {
             Err(error @ CgroupError::AboveParent { .. }) => {
                 assert!(error.to_string().contains("50ms per 100ms"), "{error}");
                 assert_eq!(group.limit_of(&held), (20_000, 50_000));
             }
-            // v2 takes it, and the parent's limit holds all the same.
+            // v2 accepts it, and the parent's limit applies all the same.
             Ok(effective) => assert!(group.v2 && effective.quota == Some(above)),
             Err(error) => panic!("{error}"),
         }
@@ -267,7 +267,7 @@ fn a_group_left_behind_is_seen_and_cleared_away() {
     assert_eq!(left.len(), usize::from(!left.is_empty()), "at most the first, empty one: {left:?}");
     left.iter().for_each(|empty| fs::remove_dir(empty).unwrap());
     if group.v2 {
-        put(&group.path.join("cgroup.subtree_control"), "-cpu"); // the ghost's, which nobody knows of
+        put(&group.path.join("cgroup.subtree_control"), "-cpu"); // the ghost's, whose undo steps are lost
     }
     assert_eq!(group.snapshot(), before);
 }
@@ -277,7 +277,7 @@ fn a_process_that_got_a_dead_ones_ids_is_left_where_it_is() {
     let Some(_turn) = turn() else { return };
     let last_pid = Path::new("/proc/sys/kernel/ns_last_pid");
     if !last_pid.exists() {
-        println!("skipped: this kernel lets nobody choose the next process id");
+        println!("skipped: this kernel does not let a process choose the next process id");
         return;
     }
     let (group, elsewhere) = (TestGroup::new(), TestGroup::new());
@@ -314,7 +314,7 @@ fn no_right_to_write_is_known_before_anything_is_changed() {
     let group = TestGroup::new();
     let victim = Victim::start(1, &group);
     let before = group.snapshot();
-    let told = machine::survey_as_nobody(victim.pid, victim.tids[0]);
+    let told = machine::find_cpu_lever_as_nobody(victim.pid, victim.tids[0]);
     assert!(told.contains(group.path.to_str().unwrap()), "{told}");
     assert!(told.contains("run landfall as root"), "{told}");
     assert_eq!(group.snapshot(), before);
@@ -332,7 +332,7 @@ fn what_is_no_thread_of_the_process_is_refused() {
 }
 
 #[test]
-fn the_least_honest_quota_is_a_tick_that_some_kernel_has() {
+fn the_scheduler_tick_is_one_that_some_kernel_has() {
     let ticks = [1000, 300, 250, 100].map(|hz| Duration::from_secs(1) / hz);
     assert!(ticks.iter().any(|tick| tick.abs_diff(scheduler_tick()).as_micros() < 50));
 }
@@ -372,7 +372,7 @@ fn v2_says_why_a_group_cannot_hold_single_threads() {
     assert!(matches!(error, CgroupError::ProcessesBelow { .. }), "{error}");
     assert!(error.to_string().contains("processes below it"), "{error}");
 
-    // Nor does a group get the controller that its parent does not hand down.
+    // Nor can a group use a controller that its parent does not enable for it.
     let error = find_cpu_lever(other.pid, &other.tids).unwrap_err();
     assert!(matches!(error, CgroupError::NoController { .. }), "{error}");
     let command = format!("echo +cpu > {}/cgroup.subtree_control", group.path.display());
