@@ -2,13 +2,13 @@
 
 #![no_main]
 
-use landfall_qemu::control::{Request, read_demands};
+use landfall_qemu::control::{ControlRequest, parse_demands};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|line: &[u8]| {
-    match Request::parse(line) {
-        Ok(Request::Set { demands }) => _ = read_demands(&demands),
+    match ControlRequest::parse(line) {
+        Ok(ControlRequest::Set { demands }) => _ = parse_demands(&demands),
         Ok(_) => {}
-        Err(problem) => assert!(!problem.is_empty()),
+        Err(problem) => assert!(!problem.to_string().is_empty()),
     }
 });

@@ -2,12 +2,12 @@
 
 #![no_main]
 
-use landfall_qemu::qmp::Message;
+use landfall_qemu::qmp::QmpMessage;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|line: &[u8]| {
-    match Message::parse(line) {
-        Ok(Message::Greeting(greeting)) => _ = greeting.offers("oob"),
+    match QmpMessage::parse(line) {
+        Ok(QmpMessage::Greeting(greeting)) => _ = greeting.offers_capability("oob"),
         Ok(_) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }

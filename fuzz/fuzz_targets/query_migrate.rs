@@ -3,13 +3,13 @@
 #![no_main]
 
 use landfall_core::units::Bytes;
-use landfall_qemu::monitor::read_migration;
+use landfall_qemu::monitor::parse_query_migrate;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fuzz_target!(|text: &[u8]| {
     let Ok(answer) = serde_json::from_slice::<Value>(text) else { return };
-    let migration = read_migration(&answer);
+    let migration = parse_query_migrate(&answer);
     if let Some(share) = migration.own_throttle {
         assert!((0.0..=1.0).contains(&share.get()));
     }

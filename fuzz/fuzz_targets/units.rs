@@ -5,8 +5,8 @@
 use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::requirements::{Aggression, Requirement};
 use landfall_core::units::{ByteRate, Bytes, Share, parse_duration, show_duration};
-use landfall_qemu::monitor::check_uri;
-use landfall_qemu::qmp::Address;
+use landfall_qemu::monitor::check_migration_uri;
+use landfall_qemu::qmp::QmpAddress;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -39,8 +39,8 @@ fuzz_target!(|text: &str| {
             assert_eq!(texts(&once), texts(&again));
         }
     }
-    if let Ok(address) = text.parse::<Address>() {
+    if let Ok(address) = text.parse::<QmpAddress>() {
         assert_eq!(address.to_string().parse(), Ok(address));
     }
-    let _ = check_uri(text);
+    let _ = check_migration_uri(text);
 });

@@ -53,22 +53,27 @@ const FORBIDDEN: &[&str] = &[
 /// guardian puts it back where the loop cannot. The experiment `landfall bench theory` holds and
 /// moves guests as well, but only those that it has booted itself and that end with it.
 const ACTS: &[(&[&str], &[&str])] = &[
-    // QEMU: the functions of `Machine` that change something. (`settle` ends migrations, for the
-    // loop and the guardian alike.)
+    // QEMU: the functions of `QemuMonitor` that change something. (`migration_end` ends
+    // migrations, for the loop and the guardian alike.)
     (
         &[
             ".stop()",
-            ".cancel()",
-            ".begin(",
-            ".apply_settings(",
-            ".go_on()",
-            ".start_postcopy()",
-            ".break_link()",
+            ".migrate_cancel()",
+            ".migrate(",
+            ".set_migration_parameters(",
+            ".cont()",
+            ".migrate_start_postcopy()",
+            ".yank_migration()",
         ],
-        &["qemu/src/driver/", "qemu/src/settle.rs", "qemu/src/guardian.rs", "landfall/src/theory/"],
+        &[
+            "qemu/src/driver/",
+            "qemu/src/migration_end.rs",
+            "qemu/src/rollback.rs",
+            "landfall/src/theory/",
+        ],
     ),
     // Control groups: the lever, whoever reads its counters, and the way back. Every hold passes
-    // through the hands, which entrust the guardian with the way back first.
+    // through the hands, which give the guardian the rollback first.
     (
         &["CpuLever"],
         &[
@@ -79,11 +84,11 @@ const ACTS: &[(&[&str], &[&str])] = &[
         ],
     ),
     (
-        &["survey("],
+        &["find_cpu_lever("],
         &["qemu/src/driver/preflight.rs", "qemu/src/cgroup/", "landfall/src/theory/hold.rs"],
     ),
-    (&["lever.release("], &["qemu/src/driver/actuator.rs"]),
-    (&["step.run("], &["qemu/src/guardian.rs", "qemu/src/cgroup/"]),
+    (&["lever.release_all("], &["qemu/src/driver/actuator.rs"]),
+    (&["step.apply("], &["qemu/src/rollback.rs", "qemu/src/cgroup/"]),
     // Files: groups and limits in one place, the lock and the socket in another, the recording in a
     // third, the page of the experiment in a fourth; what was started from the management page, its
     // socket and its token.

@@ -15,7 +15,7 @@ use crate::cli::Bench;
 use crate::live::Live;
 use crate::signals;
 use crate::trial::{Seen, Trial, asked_of, set_a_processor_apart};
-use landfall_qemu::say::{say, tell};
+use landfall_qemu::stdio::{eprint_line, print_line};
 
 /// A guest, a link, and the ways to move it; the first is what the others are measured against.
 struct Comparison {
@@ -129,7 +129,7 @@ pub async fn run(options: Bench) -> u8 {
     let processors = set_a_processor_apart();
     let chosen = chosen(&options);
     if chosen.is_empty() {
-        say(&format!(
+        eprint_line(&format!(
             "landfall: --policy {}: none of the comparisons is by that policy; {}",
             options.policy.join(" --policy "),
             ways_in_words(&options)
@@ -141,18 +141,23 @@ pub async fn run(options: Bench) -> u8 {
         let runs = match comparison.run(&ways, &options, processors, &mut stops).await {
             Ok(runs) => runs,
             Err(problem) => {
-                say(&format!("landfall: {problem}"));
+                eprint_line(&format!("landfall: {problem}"));
                 return 5;
             }
         };
         if options.json {
             all.push(as_json(comparison, &ways, &runs));
         } else {
-            tell(&format!("{}: {}\n{}\n", comparison.name, comparison.guest, table(&ways, &runs)));
+            print_line(&format!(
+                "{}: {}\n{}\n",
+                comparison.name,
+                comparison.guest,
+                table(&ways, &runs)
+            ));
         }
     }
     if options.json {
-        tell(&json!(all).to_string());
+        print_line(&json!(all).to_string());
     }
     0
 }
@@ -197,7 +202,7 @@ impl Comparison {
         for turn in 1..=repeat {
             for (index, way) in ways.iter().enumerate() {
                 let policy = way.name;
-                say(&format!("{} by {policy}, {turn} of {repeat}", self.name));
+                eprint_line(&format!("{} by {policy}, {turn} of {repeat}", self.name));
                 let live = Live::new();
                 let trial = Trial {
                     guest: self.guest,

@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use landfall_core::requirements::Aggression;
 use landfall_core::units::ByteRate;
 use landfall_qemu::monitor;
-use landfall_qemu::qmp::Address;
+use landfall_qemu::qmp::QmpAddress;
 
 use crate::asked::Asked;
 use crate::hooks::Hook;
@@ -68,7 +68,7 @@ pub enum Command {
 #[command(after_long_help = EXAMPLES)]
 pub struct Migrate {
     /// QMP monitor of the QEMU that the guest is to leave: unix:/run/vm.qmp or tcp:127.0.0.1:4445
-    pub source: Address,
+    pub source: QmpAddress,
 
     /// Where a QEMU started with -incoming waits: tcp:host:port or unix:/path
     #[arg(value_parser = uri)]
@@ -77,7 +77,7 @@ pub struct Migrate {
     /// QMP monitor of the destination: lets landfall check it beforehand, set it up, and see the
     /// guest run there
     #[arg(long, value_name = "ADDRESS")]
-    pub destination_qmp: Option<Address>,
+    pub destination_qmp: Option<QmpAddress>,
 
     #[command(flatten)]
     pub asked: Asked,
@@ -281,8 +281,8 @@ pub enum PostCopy {
 }
 
 /// A migration URI that leads to another QEMU.
-fn uri(text: &str) -> Result<String, String> {
-    monitor::check_uri(text).map(|()| text.to_owned())
+fn uri(text: &str) -> Result<String, monitor::MigrationUriError> {
+    monitor::check_migration_uri(text).map(|()| text.to_owned())
 }
 
 /// A speed at which time can pass.

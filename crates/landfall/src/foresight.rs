@@ -8,10 +8,10 @@ use landfall_core::report::Outcome;
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{Bytes, Share};
-use landfall_qemu::cgroup::least_honest_quota;
-use landfall_qemu::monitor::Machine;
-use landfall_qemu::probe::{self, Found};
-use landfall_qemu::qmp::{Address, QmpError};
+use landfall_qemu::cgroup::scheduler_tick;
+use landfall_qemu::monitor::QemuMonitor;
+use landfall_qemu::probe::{self, ProbeResult};
+use landfall_qemu::qmp::{QmpAddress, QmpError};
 use landfall_sim::{Expected, Question, forecast};
 
 use crate::law::{Law, say_once};
@@ -35,7 +35,7 @@ impl Foresight {
     /// # Errors
     /// There is no monitor to ask.
     pub async fn gain(
-        source: &Address,
+        source: &QmpAddress,
         asked: &Requirements,
         budget: Duration,
     ) -> Result<Foresight, QmpError> {
@@ -43,15 +43,23 @@ impl Foresight {
             let prior = Prior { link: asked.max_bandwidth, ..Prior::default() };
             return Ok(Foresight { prior, vcpus: 0, notes: Vec::new() });
         }
-        let (mut machine, _events) = Machine::connect(source).await?;
+        let (mut machine, _events) = QemuMonitor::connect(source).await?;
         let link = match asked.max_bandwidth {
             Some(limit) => Some(limit),
-            None => machine.settings().await.ok().and_then(|settings| settings.bandwidth_limit()),
+            None => machine
+                .query_migration_parameters()
+                .await
+                .ok()
+                .and_then(|settings| settings.max_bandwidth()),
         };
-        let threads = machine.vcpu_threads().await.unwrap_or_default();
+        let threads = machine.query_vcpu_threads().await.unwrap_or_default();
         let threads: BTreeSet<i32> = threads.into_iter().collect();
-        let Found { prior, notes, .. } = probe::probe(&mut machine, budget).await;
-        Ok(Foresight { prior: Prior { link, ..prior }, vcpus: threads.len() as u32, notes })
+        let ProbeResult { prior, notes, .. } = probe::probe_guest(&mut machine, budget).await;
+        Ok(Foresight {
+            prior: Prior { link, ..prior },
+            vcpus: threads.len() as u32,
+            notes: notes.iter().map(ToString::to_string).collect(),
+        })
     }
 
     /// What is to be expected of a migration by a policy; `None` while too little is known.
@@ -75,7 +83,7 @@ impl Foresight {
 
 /// The levers there are where nothing stands in the way. What does is found before the start.
 pub fn levers() -> Levers {
-    Levers { quota: true, stop: true, post_copy: false, tick: least_honest_quota() }
+    Levers { quota: true, stop: true, post_copy: false, tick: scheduler_tick() }
 }
 
 /// A forecast in a line, for people.

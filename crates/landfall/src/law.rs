@@ -10,7 +10,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use landfall_core::policy::{self, Policy, PolicyEntry};
 use landfall_core::recording::RecordingHeader;
-use landfall_qemu::say::say;
+use landfall_qemu::stdio::eprint_line;
 use landfall_script::{Program, Tell};
 use landfall_sim::policies::{self, AutoConverge2013, Choice, SCRIPT};
 
@@ -101,7 +101,7 @@ pub fn say_once(place: &'static str) -> Tell {
     let said = AtomicBool::new(false);
     Arc::new(move |what| {
         if !said.swap(true, Ordering::Relaxed) {
-            say(&format!("landfall: {place}: {what}"));
+            eprint_line(&format!("landfall: {place}: {what}"));
         }
     })
 }

@@ -7,7 +7,7 @@ use landfall_core::telemetry::progress::ProgressSnapshot;
 use landfall_core::telemetry::view::Phase;
 use landfall_core::units::show_duration;
 use landfall_qemu::driver::Look;
-use landfall_qemu::say::say;
+use landfall_qemu::stdio::eprint_line;
 use landfall_script::Tell;
 
 /// A line on standard error that is written over; silent if that is not a terminal.
@@ -41,7 +41,7 @@ impl Live {
     /// Says something at once, above the line.
     pub fn teller(&self) -> Tell {
         let bar = self.bar.clone();
-        Arc::new(move |what| bar.suspend(|| say(&format!("landfall: {what}"))))
+        Arc::new(move |what| bar.suspend(|| eprint_line(&format!("landfall: {what}"))))
     }
 
     pub fn clear(self) {

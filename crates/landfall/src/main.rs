@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command, Experiment};
-use landfall_qemu::say::say;
+use landfall_qemu::stdio::eprint_line;
 
 /// Exit status for wrong arguments, also clap's own.
 const USAGE: u8 = 2;
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            say(&format!("landfall: the runtime does not start: {error}"));
+            eprint_line(&format!("landfall: the runtime does not start: {error}"));
             return ExitCode::from(5);
         }
     };
@@ -54,8 +54,10 @@ fn main() -> ExitCode {
     // The guardian, which sees this process end without having said that all is done, lets the
     // guest go; of that nothing is known here.
     panic::catch_unwind(run).unwrap_or_else(|_| {
-        say("landfall: this is a bug in landfall. Its guardian lets the guest go and cancels the \
-             migration; look at the guest with QMP query-status");
+        eprint_line(
+            "landfall: this is a bug in landfall. Its guardian lets the guest go and cancels the \
+             migration; look at the guest with QMP query-status",
+        );
         ExitCode::from(UNKNOWN)
     })
 }
@@ -77,7 +79,7 @@ async fn run(command: Command) -> ExitCode {
             Command::Set(options) => ExitCode::from(set::run(options).await),
             Command::Guardian => {
                 signals::ignore();
-                landfall_qemu::guardian::watch().await;
+                landfall_qemu::guardian::run_guardian().await;
                 ExitCode::SUCCESS
             }
             Command::Completions { shell } => {
@@ -87,7 +89,7 @@ async fn run(command: Command) -> ExitCode {
             Command::Manual => match cli::manual(&mut io::stdout()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    say(&format!("landfall: the manual cannot be written: {error}"));
+                    eprint_line(&format!("landfall: the manual cannot be written: {error}"));
                     ExitCode::from(USAGE)
                 }
             },

@@ -7,7 +7,7 @@ use landfall_core::report::Report;
 use landfall_core::requirements::settings::Demands;
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_qemu::driver::{self, Order};
-use landfall_qemu::say::say;
+use landfall_qemu::stdio::eprint_line;
 use landfall_script::Tell;
 
 use crate::cli::{Migrate, PostCopy};
@@ -70,7 +70,7 @@ pub async fn run(options: Box<Migrate>) -> u8 {
     if let Some(expected) = &expected
         && !options.json
     {
-        say(&foresight::in_words(expected));
+        eprint_line(&foresight::in_words(expected));
     }
     order.forecast = expected.and_then(|expected| expected.forecast);
     hooks.facts().know(&foresight, order.forecast);
@@ -141,7 +141,7 @@ fn order(
 }
 
 fn usage(problem: &str) -> u8 {
-    say(&format!("landfall: {problem}"));
+    eprint_line(&format!("landfall: {problem}"));
     USAGE
 }
 
@@ -150,7 +150,9 @@ fn show(report: &Report, asked: &Requirements, json: bool) {
     if json {
         match serde_json::to_string(report) {
             Ok(text) => drop(writeln!(io::stdout(), "{text}")),
-            Err(error) => say(&format!("landfall: the report cannot be written as JSON: {error}")),
+            Err(error) => {
+                eprint_line(&format!("landfall: the report cannot be written as JSON: {error}"))
+            }
         }
     } else {
         drop(write!(anstream::stdout(), "{}", words::report(report, asked)));

@@ -3,8 +3,10 @@
 use comfy_table::{Table, presets};
 use landfall_core::requirements::settings::Demands;
 use landfall_core::units::{Share, show_duration};
-use landfall_qemu::control::{Answer, Guest, Request, Steered, client};
-use landfall_qemu::say::{say, tell};
+use landfall_qemu::control::{
+    ControlAnswer, ControlRequest, GuestIdentity, SteeredMigration, client,
+};
+use landfall_qemu::stdio::{eprint_line, print_line};
 use serde_json::{Value, json};
 
 use crate::cli::Set;
@@ -17,11 +19,11 @@ const REFUSED: u8 = 1;
 pub async fn run(options: Set) -> u8 {
     match ask(&options).await {
         Ok(said) => {
-            tell(&said);
+            print_line(&said);
             0
         }
         Err(problem) => {
-            say(&format!("landfall: {problem}"));
+            eprint_line(&format!("landfall: {problem}"));
             REFUSED
         }
     }
@@ -30,38 +32,38 @@ pub async fn run(options: Set) -> u8 {
 /// Asks, and gives what is to be printed.
 async fn ask(options: &Set) -> Result<String, String> {
     let (mut landfall, steered) =
-        client::find(&options.guest).await.map_err(|error| error.to_string())?;
+        client::find_migration(&options.guest).await.map_err(|error| error.to_string())?;
     let demands: Vec<_> = options.demands().collect();
     let request = match demands.is_empty() {
-        _ if options.cancel => Request::Cancel,
+        _ if options.cancel => ControlRequest::Cancel,
         true => return Ok(shown(&steered, None, options.json)),
-        false => Request::Set {
+        false => ControlRequest::Set {
             demands: demands.into_iter().map(|(name, text)| (name.into(), text.clone())).collect(),
         },
     };
-    match landfall.ask(&request).await.map_err(|error| error.to_string())? {
-        Answer::Set { was, now } => {
-            let steered = Steered { demands: now, ..steered };
+    match landfall.send_request(&request).await.map_err(|error| error.to_string())? {
+        ControlAnswer::Set { was, now } => {
+            let steered = SteeredMigration { demands: now, ..steered };
             Ok(shown(&steered, Some(&was), options.json))
         }
-        Answer::Cancelling => Ok(cancelling(&steered.guest, options.json)),
-        Answer::Refused { reason } => Err(format!("{reason}. Nothing was changed")),
-        Answer::Shown { steered } => Ok(shown(&steered, None, options.json)),
+        ControlAnswer::Cancelling => Ok(cancelling(&steered.guest, options.json)),
+        ControlAnswer::Refused { reason } => Err(format!("{reason}. Nothing was changed")),
+        ControlAnswer::Shown { steered } => Ok(shown(&steered, None, options.json)),
     }
 }
 
-fn shown(steered: &Steered, was: Option<&Demands>, json: bool) -> String {
+fn shown(steered: &SteeredMigration, was: Option<&Demands>, json: bool) -> String {
     if json { as_json(steered, was).to_string() } else { in_words(steered, was) }
 }
 
-fn cancelling(guest: &Guest, json: bool) -> String {
+fn cancelling(guest: &GuestIdentity, json: bool) -> String {
     match json {
         true => json!({ "guest": guest_as_json(guest), "cancelling": true }).to_string(),
         false => format!("{} is being given up: the guest runs on at the source", called(guest)),
     }
 }
 
-fn in_words(steered: &Steered, was: Option<&Demands>) -> String {
+fn in_words(steered: &SteeredMigration, was: Option<&Demands>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let now = steered.demands.all();
@@ -77,7 +79,7 @@ fn in_words(steered: &Steered, was: Option<&Demands>) -> String {
     }
     let guest = called(&steered.guest);
     let mut text = format!("{guest}, to {} by policy {}\n", steered.destination, steered.policy);
-    if let Some(glance) = &steered.glance {
+    if let Some(glance) = &steered.progress {
         let (time, done) = (show_duration(glance.at.0), Share::clamped(glance.done));
         text += &format!("{done} after {time}: {}\n{}\n", live::line(glance), glance.reason);
     }
@@ -85,13 +87,13 @@ fn in_words(steered: &Steered, was: Option<&Demands>) -> String {
     text + table.join("\n").as_str()
 }
 
-fn called(guest: &Guest) -> String {
+fn called(guest: &GuestIdentity) -> String {
     let name = guest.name.as_ref().map(|name| format!("{name}, ")).unwrap_or_default();
     format!("{name}process {} at {}", guest.pid, guest.source)
 }
 
-fn as_json(steered: &Steered, was: Option<&Demands>) -> Value {
-    let progress = steered.glance.as_ref().map(|glance| {
+fn as_json(steered: &SteeredMigration, was: Option<&Demands>) -> Value {
+    let progress = steered.progress.as_ref().map(|glance| {
         json!({
             "at_s": glance.at.as_secs_f64(),
             "phase": glance.phase,
@@ -114,6 +116,6 @@ fn as_json(steered: &Steered, was: Option<&Demands>) -> Value {
     })
 }
 
-fn guest_as_json(guest: &Guest) -> Value {
+fn guest_as_json(guest: &GuestIdentity) -> Value {
     json!({ "pid": guest.pid, "name": guest.name, "source": guest.source.to_string() })
 }

@@ -10,8 +10,8 @@ use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::switch_over;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_qemu::driver::{self, Look, Order, Stops};
-use landfall_qemu::qmp::Address;
-use landfall_qemu::say::say;
+use landfall_qemu::qmp::QmpAddress;
+use landfall_qemu::stdio::eprint_line;
 use landfall_sim::Expected;
 use landfall_testguest::{Pair, Processors, Spec, Vm};
 use rustix::time::{ClockId, clock_gettime};
@@ -46,7 +46,7 @@ pub fn set_a_processor_apart() -> Option<Processors> {
         Ok(None) => "there is but one".to_owned(),
         Err(error) => error.to_string(),
     };
-    say(&format!("landfall: no processor is set apart for the guest's vCPU: {problem}"));
+    eprint_line(&format!("landfall: no processor is set apart for the guest's vCPU: {problem}"));
     None
 }
 
@@ -190,14 +190,14 @@ impl Trial {
         let source = Vm::builder(&self.spec).processors(self.processors).start()?;
         let pair = Pair::start(source, ByteRate(self.link.0 * ROOM))?;
         tokio::time::sleep(BASELINE).await;
-        let source = Address::Unix(pair.source.qmp_socket());
+        let source = QmpAddress::Unix(pair.source.qmp_socket());
         let foresight = Foresight::gain(&source, &self.asked, PROBE_BUDGET).await?;
         let law = Law::named(self.policy, Path::new("")).map_err(std::io::Error::other)?;
         let expected = foresight.expect(&law, &self.asked, self.aggression);
         let order = Order {
             source,
             destination: pair.uri(),
-            destination_qmp: Some(Address::Unix(pair.destination.qmp_socket())),
+            destination_qmp: Some(QmpAddress::Unix(pair.destination.qmp_socket())),
             requirements: self.asked.clone(),
             aggression: self.aggression,
             policy: law.policy(&say_once(self.guest)),

@@ -1,5 +1,5 @@
-//! Measures what the kernel makes of CFS quotas: the share reached, the gaps, what a hold costs,
-//! and the least quota that is kept without paying overruns back in whole periods.
+//! Measures what CFS quotas do: the share reached, the lengths of gaps, the cost of a hold, and the
+//! smallest quota that is kept without overruns that are paid back in whole periods.
 //!
 //! `cargo run --release -p landfall-qemu --example measure_cgroup [SECONDS]`, as root, on an idle
 //! machine. Each line takes SECONDS (default 3) or 12 periods, whichever is longer. Writes Markdown.
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use landfall_qemu::cgroup::{CpuLever, Quota, least_honest_quota, survey};
+use landfall_qemu::cgroup::{CpuLever, Quota, find_cpu_lever, scheduler_tick};
 
 /// Milliseconds.
 const PERIODS: [u64; 6] = [1, 10, 20, 50, 100, 1000];
@@ -19,8 +19,8 @@ const PERIODS: [u64; 6] = [1, 10, 20, 50, 100, 1000];
 const QUOTAS: [u64; 13] = [1, 2, 3, 4, 5, 6, 8, 10, 20, 50, 100, 200, 500];
 /// Shorter gaps are the host's interrupts and other threads, not the quota's.
 const GAP: Duration = Duration::from_micros(500);
-/// Percent. A quota is honest if not more of its gaps are longer than the period, that is, if the
-/// thread runs in (nearly) every period.
+/// Percent. A quota is accurate if at most this part of its gaps is longer than the period, that is, if
+/// the thread runs in nearly every period.
 const SKIPS_ALLOWED: f64 = 5.0;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -28,10 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3.0);
     let least = Duration::try_from_secs_f64(seconds)?;
     let spinner = Spinner::start()?;
-    let mut lever = survey(std::process::id() as i32, &[spinner.tid])?;
+    let mut lever = find_cpu_lever(std::process::id() as i32, &[spinner.tid])?;
 
-    let tick = least_honest_quota();
-    println!("Kernel {}, cgroup {:?}, tick {tick:?}.", kernel_release(), lever.version());
+    let tick = scheduler_tick();
+    println!("Kernel {}, cgroup {:?}, tick {tick:?}.", kernel_release(), lever.cgroup_version());
     println!();
     println!(
         "| period ms | quota ms | share asked | share got | gap expected ms | gaps seen: median | longest | gaps in cpu.stat: median | longest | periods skipped |"
@@ -47,20 +47,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     println!();
-    match honest_quantum(&lines) {
-        Some(quota) => println!("Smallest honest quantum of this machine: {quota:?}."),
+    match min_accurate_quota(&lines) {
+        Some(quota) => println!("Smallest accurate quota on this host: {quota:?}."),
         None => println!("No quota measured was kept at every period."),
     }
     println!();
     cost_of_a_hold(&mut lever)?;
     cost_of_writing_anew(&mut lever, &spinner)?;
-    for failure in lever.release() {
+    for failure in lever.release_all() {
         eprintln!("not put back: {failure}");
     }
     Ok(())
 }
 
-/// What came of one quota.
+/// The figures of one quota.
 struct Line {
     asked: Quota,
     share: f64,
@@ -120,34 +120,34 @@ fn measure(
     asked: Quota,
     least: Duration,
 ) -> Result<Line, Box<dyn Error>> {
-    lever.hold(0, None)?;
-    lever.hold(0, Some(asked))?;
+    lever.hold_vcpu(0, None)?;
+    lever.hold_vcpu(0, Some(asked))?;
     thread::sleep(asked.period * 2);
     spinner.take_gaps();
-    let (start, before) = (Instant::now(), lever.stats(0)?);
-    let (mut last, mut counted) = (before.throttled, Vec::new());
+    let (start, before) = (Instant::now(), lever.vcpu_stats(0)?);
+    let (mut last, mut counted) = (before.throttled_time, Vec::new());
     let look = (asked.period / 5).max(Duration::from_millis(1));
     while start.elapsed() < least.max(asked.period * 12) {
         thread::sleep(look);
-        let throttled = lever.stats(0)?.throttled;
+        let throttled = lever.vcpu_stats(0)?.throttled_time;
         counted.extend(Some(throttled - last).filter(|step| !step.is_zero()));
         last = throttled;
     }
-    let ran = lever.stats(0)?.ran - before.ran;
+    let ran = lever.vcpu_stats(0)?.cpu_time - before.cpu_time;
     let share = ran.div_duration_f64(start.elapsed());
     Ok(Line { asked, share, seen: Gaps::new(spinner.take_gaps()), counted: Gaps::new(counted) })
 }
 
-/// The least quota from which on every larger one, too, was kept, over all the periods measured.
-fn honest_quantum(lines: &[Line]) -> Option<Duration> {
-    let honest = |quota: &Duration| {
+/// Returns the smallest quota for which it and every larger one was accurate, over all periods measured.
+fn min_accurate_quota(lines: &[Line]) -> Option<Duration> {
+    let accurate = |quota: &Duration| {
         let same = || lines.iter().filter(|line| line.asked.quota == *quota);
         let gaps = same().map(|line| line.counted.0.len()).sum();
         percent(same().map(Line::skipped).sum(), gaps) <= SKIPS_ALLOWED
     };
     let quotas = QUOTAS.map(Duration::from_millis);
-    let dishonest = quotas.iter().rposition(|quota| !honest(quota));
-    quotas.get(dishonest.map_or(0, |last| last + 1)).copied()
+    let inaccurate = quotas.iter().rposition(|quota| !accurate(quota));
+    quotas.get(inaccurate.map_or(0, |last| last + 1)).copied()
 }
 
 fn percent(part: usize, of: usize) -> f64 {
@@ -165,7 +165,7 @@ fn cost_of_a_hold(lever: &mut CpuLever) -> Result<(), Box<dyn Error>> {
         let mut times = Vec::new();
         for quota in quotas.into_iter().cycle().take(400) {
             let start = Instant::now();
-            lever.hold(0, Some(quota))?;
+            lever.hold_vcpu(0, Some(quota))?;
             times.push(start.elapsed());
         }
         let times = Gaps::new(times);
@@ -174,16 +174,17 @@ fn cost_of_a_hold(lever: &mut CpuLever) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Every write that changes a limit refills the quota: what a loop gives away that dithers.
+/// Every write that changes a limit refills the quota: the CPU time that a loop gives away by changing
+/// between two limits.
 fn cost_of_writing_anew(lever: &mut CpuLever, spinner: &Spinner) -> Result<(), Box<dyn Error>> {
     for every in [10, 100, 1000] {
-        let (start, before) = (Instant::now(), lever.stats(0)?.ran);
+        let (start, before) = (Instant::now(), lever.vcpu_stats(0)?.cpu_time);
         for turn in 0..(5000 / every).clamp(5, 100) {
             let period = Duration::from_millis(100 + turn % 2);
-            lever.hold(0, Some(Quota::new(Duration::from_millis(5), period)))?;
+            lever.hold_vcpu(0, Some(Quota::new(Duration::from_millis(5), period)))?;
             thread::sleep(Duration::from_millis(every));
         }
-        let share = (lever.stats(0)?.ran - before).div_duration_f64(start.elapsed());
+        let share = (lever.vcpu_stats(0)?.cpu_time - before).div_duration_f64(start.elapsed());
         println!(
             "- 5 ms per 100 and 101 ms in turn, changed every {every} ms: {:.1} %",
             share * 100.0
@@ -193,7 +194,7 @@ fn cost_of_writing_anew(lever: &mut CpuLever, spinner: &Spinner) -> Result<(), B
     Ok(())
 }
 
-/// A thread that wants all of a CPU and notes when it did not have it.
+/// A thread that uses all of a CPU and records when it did not have it.
 struct Spinner {
     tid: i32,
     gaps: Arc<Mutex<Vec<Duration>>>,

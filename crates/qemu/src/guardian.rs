@@ -1,29 +1,34 @@
-//! A small process that outlives landfall and goes the way back if landfall cannot.
+//! A small process that outlives landfall and puts everything back if landfall cannot.
 //!
-//! It is landfall's own program, started before anything is changed, in a session of its own so
-//! that a Ctrl-C or a killed process group does not reach it. It holds one end of a pipe. Whatever
-//! landfall is about to change, it first writes the way back into the pipe; the last line counts.
-//! Every second landfall gives a sign of life, and at its normal end it writes that all is done. If
-//! the pipe ends without that, landfall has died, in whatever way; if no sign of life comes, it is
-//! stopped or blocked, and for the guest that is the same. Then the guardian goes the way back:
-//! first it lets the vCPUs run (well under a millisecond), then it tells QEMU to cancel the
-//! migration that nobody steers any more and puts its settings back.
+//! The guardian is landfall's own program, started before anything is changed, in a session of its
+//! own so that a Ctrl-C or a killed process group does not reach it. It reads lines of JSON from a
+//! pipe:
 //!
-//! A landfall that was only stopped still has QEMU's monitor, which serves one client at a time, so
-//! neither of the two may wait for the other. The guardian says on its standard output that it has
-//! set out; a landfall that moves again sees that before it holds anything, ends the migration
-//! itself, and still sends the guardian home, which listens for that until it has the monitor.
+//! - `rollback`: what has to be undone ([`Rollback`]). landfall writes it before it changes anything;
+//!   the last one counts.
+//! - `heartbeat`: landfall is alive. Written every second.
+//! - `done`: everything is put back; the guardian ends.
 //!
-//! It acts on the one QEMU process it was told of and on no other, whoever listens at that socket
-//! by then; it cancels only a migration that landfall began; it continues only a guest that
-//! landfall stopped.
+//! If the pipe ends without `done`, landfall has died. If no heartbeat arrives for five seconds, it is
+//! stopped or blocked, which is as bad for the guest. In both cases the guardian runs the rollback:
+//! first it lets the vCPUs run (well under a millisecond), then it tells QEMU to cancel the migration
+//! and restores its settings.
+//!
+//! A landfall that was only stopped still holds QEMU's monitor, which serves one client at a time, so
+//! neither process may wait for the other. The guardian writes `rolling back` to its standard output
+//! when it starts. A landfall that runs again sees that before it holds anything, ends the migration
+//! itself and still writes `done`; the guardian reads its pipe until it has the monitor.
+//!
+//! The guardian acts on the one QEMU process that it was told of, whichever process listens on that
+//! monitor socket by then. It cancels only a migration that landfall started, and continues only a
+//! guest that landfall stopped.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
@@ -31,58 +36,57 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::cgroup::UndoStep;
-use crate::monitor::{Machine, Settings};
-use crate::mutex::lock;
-use crate::qmp::{Address, QmpError};
-use crate::say::say;
-use crate::settle;
-use crate::vcpus::Process;
+use crate::mutex::lock_unpoisoned;
+use crate::rollback::{Rollback, RollbackCause};
 
 /// The hidden subcommand of the program that makes it a guardian.
 pub const SUBCOMMAND: &str = "guardian";
 
-/// How often landfall gives a sign of life.
-pub const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+/// The time between two heartbeats.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Without one for so long, landfall is stopped or blocked.
-const SILENCE: Duration = Duration::from_secs(5);
+/// After this long without a heartbeat landfall counts as stopped or blocked.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long the guardian tries to reach a monitor: QEMU may hang for a while, and has to notice
-/// that landfall's own connection is closed before it serves another.
-const REACH: Duration = Duration::from_secs(120);
-
-/// What a guardian says once it is ready.
+/// What a guardian writes once it is ready.
 const READY: &[u8] = b"ready\n";
 
-/// What it says once it goes the way back, whether or not anybody is left to hear it.
-const SET_OUT: &[u8] = b"set out\n";
+/// What it writes once it starts to put things back, whether or not landfall still reads it.
+const ROLLING_BACK: &[u8] = b"rolling back\n";
 
-/// Everything that has to be undone, whether or not it has been done yet.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WayBack {
-    /// What lets the vCPU threads go, in order.
-    pub cgroup: Vec<UndoStep>,
-    /// The QEMU process the guest was to leave.
-    pub process: Process,
-    /// Its monitor.
-    pub source: Address,
-    /// Its settings as they were found.
-    pub settings: Settings,
-    /// The destination's monitor, where landfall was told it.
-    pub destination: Option<Address>,
-    /// The migration under way is landfall's.
-    pub begun: bool,
-    /// landfall stopped the guest: it has to be continued, wherever it is.
-    pub stopped: bool,
+/// One line from landfall to the guardian.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum GuardianMessage {
+    /// Replaces what has to be undone.
+    Rollback(Box<Rollback>),
+    /// landfall is alive.
+    Heartbeat,
+    /// Nothing has to be undone any more.
+    Done,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Line {
-    WayBack(Box<WayBack>),
-    Alive,
-    Done,
+/// Why there is no guardian.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardianError {
+    /// The program cannot be started.
+    #[error("cannot start the guardian ({program}): {source}", program = program.display())]
+    Spawn {
+        /// The program.
+        program: std::path::PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// The program was started but did not say that it is ready, as another program does, or another
+    /// build of landfall.
+    #[error("cannot start the guardian ({program}): it does not get ready; is that landfall?", program = program.display())]
+    NotReady {
+        /// The program.
+        program: std::path::PathBuf,
+    },
+    /// The guardian has ended, so that it cannot be told what to undo.
+    #[error("the guardian is gone: {0}")]
+    Gone(io::Error),
 }
 
 /// The guardian of one migration, as landfall sees it.
@@ -90,207 +94,140 @@ enum Line {
 pub struct Guardian {
     child: Child,
     pipe: Arc<Mutex<Option<ChildStdin>>>,
-    /// Silent while it watches.
-    says: ChildStdout,
-    signs: tokio::task::AbortHandle,
+    /// The guardian's standard output: silent while it watches.
+    output: ChildStdout,
+    heartbeats: tokio::task::AbortHandle,
 }
 
 impl Guardian {
     /// Starts a guardian, `program` with [`SUBCOMMAND`], and waits until it is ready.
     ///
-    /// The signs of life are given by a task of this runtime: a runtime that is blocked gives none.
+    /// A task of the current tokio runtime sends the heartbeats: a blocked runtime sends none.
     ///
     /// # Errors
-    /// It cannot be started; nothing should be changed without one.
-    pub fn start(program: &Path) -> io::Result<Guardian> {
+    /// [`GuardianError::Spawn`], [`GuardianError::NotReady`]. Nothing should be changed without a
+    /// guardian.
+    pub fn spawn(program: &Path) -> Result<Guardian, GuardianError> {
         let mut command = Command::new(program);
         command.arg(SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn()?;
-        let not_ready = || io::Error::other("it does not get ready");
-        let mut says = child.stdout.take().ok_or_else(not_ready)?;
+        let spawn = command.spawn();
+        let failed = |source| GuardianError::Spawn { program: program.to_owned(), source };
+        let mut child = spawn.map_err(failed)?;
+        let not_ready = || GuardianError::NotReady { program: program.to_owned() };
+        let mut output = child.stdout.take().ok_or_else(not_ready)?;
         let mut ready = [0; READY.len()];
-        if says.read_exact(&mut ready).is_err() || ready != READY {
+        if output.read_exact(&mut ready).is_err() || ready != READY {
             return Err(not_ready());
         }
         let pipe = Arc::new(Mutex::new(child.stdin.take()));
-        let signs = tokio::spawn(give_signs_of_life(Arc::clone(&pipe))).abort_handle();
-        Ok(Guardian { child, pipe, says, signs })
+        let heartbeats = tokio::spawn(send_heartbeats(Arc::clone(&pipe))).abort_handle();
+        Ok(Guardian { child, pipe, output, heartbeats })
     }
 
-    /// Hands it the way back, which replaces the one before. Once this returns the kernel has it,
-    /// and landfall may die.
+    /// Replaces what the guardian has to undo. Once this returns the kernel has it, and landfall may
+    /// die.
     ///
     /// # Errors
-    /// The guardian is gone.
-    pub fn entrust(&mut self, way_back: &WayBack) -> io::Result<()> {
-        tell(&self.pipe, &Line::WayBack(Box::new(way_back.clone())))
+    /// [`GuardianError::Gone`].
+    pub fn update(&mut self, rollback: &Rollback) -> Result<(), GuardianError> {
+        let message = GuardianMessage::Rollback(Box::new(rollback.clone()));
+        send_message(&self.pipe, &message).map_err(GuardianError::Gone)
     }
 
-    /// Whether it is there and would still undo what is done from now on. One that has set out on
-    /// the way back does not, though its process may go on for a while.
-    pub fn watches(&self) -> bool {
+    /// Returns whether the guardian would still undo what is changed from now on. One that has started
+    /// its rollback does not, though its process may run for a while.
+    pub fn is_watching(&self) -> bool {
         // Nothing is there to be read, nor has the other end been closed.
-        let mut says = [PollFd::new(&self.says, PollFlags::IN)];
-        matches!(retry_on_intr(|| poll(&mut says, Some(&Timespec::default()))), Ok(0))
+        let mut output = [PollFd::new(&self.output, PollFlags::IN)];
+        matches!(retry_on_intr(|| poll(&mut output, Some(&Timespec::default()))), Ok(0))
     }
 
-    /// Sends it home: nothing is left to undo.
-    pub fn dismiss(mut self) {
-        // If it is gone already there is nobody to tell.
-        let _ = tell(&self.pipe, &Line::Done);
-        *lock(&self.pipe) = None;
+    /// Ends the guardian: nothing is left to undo.
+    pub fn disarm(mut self) {
+        // Fails if the guardian is gone already, which is just as well.
+        let _ = send_message(&self.pipe, &GuardianMessage::Done);
+        *lock_unpoisoned(&self.pipe) = None;
         let _ = self.child.wait();
     }
 }
 
 impl Drop for Guardian {
     fn drop(&mut self) {
-        self.signs.abort();
-        // Not dismissed: at the end of the pipe it goes the way back.
-        *lock(&self.pipe) = None;
+        self.heartbeats.abort();
+        // Not disarmed: at the end of the pipe it runs the rollback.
+        *lock_unpoisoned(&self.pipe) = None;
     }
 }
 
-async fn give_signs_of_life(pipe: Arc<Mutex<Option<ChildStdin>>>) {
-    while tell(&pipe, &Line::Alive).is_ok() {
-        tokio::time::sleep(SIGN_OF_LIFE).await;
+async fn send_heartbeats(pipe: Arc<Mutex<Option<ChildStdin>>>) {
+    while send_message(&pipe, &GuardianMessage::Heartbeat).is_ok() {
+        tokio::time::sleep(HEARTBEAT_INTERVAL).await;
     }
 }
 
-fn tell(pipe: &Mutex<Option<ChildStdin>>, line: &Line) -> io::Result<()> {
-    let mut text = serde_json::to_vec(line)?;
+fn send_message(pipe: &Mutex<Option<ChildStdin>>, message: &GuardianMessage) -> io::Result<()> {
+    let mut text = serde_json::to_vec(message)?;
     text.push(b'\n');
-    let mut pipe = lock(pipe);
+    let mut pipe = lock_unpoisoned(pipe);
     let pipe = pipe.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
     pipe.write_all(&text).and_then(|()| pipe.flush())
 }
 
-/// The guardian's whole life: reads its pipe to the end and goes the way back unless told that all
-/// is done. Says what it does on standard error.
+/// Runs the guardian's side: reads its pipe to the end, and runs the last rollback unless told that
+/// everything is done. Reports what it does on standard error.
 ///
-/// Call it first thing in the process, with SIGINT, SIGTERM and SIGHUP made harmless.
-pub async fn watch() {
+/// To be called first thing in the process, with SIGINT, SIGTERM and SIGHUP ignored.
+pub async fn run_guardian() {
     // Fails only for the leader of a process group, as which landfall does not start it.
     let _ = rustix::process::setsid();
-    announce(READY);
-    let mut lines = listen();
-    let mut way_back = None;
-    let what = loop {
-        match timeout(SILENCE, lines.recv()).await {
-            Ok(Some(Line::WayBack(newer))) => way_back = Some(newer),
-            Ok(Some(Line::Alive)) => {}
-            Ok(Some(Line::Done)) => return,
-            Err(_) if way_back.is_some() => break "does not move any more",
+    write_signal(READY);
+    let mut messages = read_messages();
+    let mut rollback = None;
+    let cause = loop {
+        match timeout(HEARTBEAT_TIMEOUT, messages.recv()).await {
+            Ok(Some(GuardianMessage::Rollback(newer))) => rollback = Some(newer),
+            Ok(Some(GuardianMessage::Heartbeat)) => {}
+            Ok(Some(GuardianMessage::Done)) => return,
+            Err(_) if rollback.is_some() => break RollbackCause::NoHeartbeat,
             Err(_) => {}
-            Ok(None) => break "has ended early",
+            Ok(None) => break RollbackCause::EndedEarly,
         }
     };
-    if let Some(way_back) = way_back {
-        announce(SET_OUT);
-        way_back.go(what, lines).await;
+    if let Some(rollback) = rollback {
+        write_signal(ROLLING_BACK);
+        rollback.run(cause, wait_for_done(messages)).await;
     }
 }
 
-/// Says something to landfall. If nobody is left to read it, the pipe from landfall says so too.
-fn announce(word: &[u8]) {
-    let _ = io::stdout().write_all(word).and_then(|()| io::stdout().flush());
+/// Writes to landfall, which may be gone; the end of the pipe from landfall tells that as well.
+fn write_signal(signal: &[u8]) {
+    let _ = io::stdout().write_all(signal).and_then(|()| io::stdout().flush());
 }
 
-/// The lines that landfall writes; closed when it is gone.
-fn listen() -> mpsc::UnboundedReceiver<Line> {
-    let (sender, lines) = mpsc::unbounded_channel();
+/// Returns the messages that landfall writes; the channel is closed when landfall is gone.
+fn read_messages() -> mpsc::UnboundedReceiver<GuardianMessage> {
+    let (sender, messages) = mpsc::unbounded_channel();
     thread::spawn(move || {
         for line in BufReader::new(io::stdin().lock()).lines() {
-            // A line cut short by landfall's death: the one before it is the way back, for what
-            // this one was to undo had not been begun.
-            let line = line.ok().and_then(|line| serde_json::from_str::<Line>(&line).ok());
-            let Some(line) = line else { break };
-            if sender.send(line).is_err() {
+            // A line cut short by landfall's death: what it was to undo had not been started, so the
+            // rollback before it is complete.
+            let line = line.ok().and_then(|line| serde_json::from_str(&line).ok());
+            let Some(message) = line else { break };
+            if sender.send(message).is_err() {
                 break;
             }
         }
     });
-    lines
+    messages
 }
 
-/// Returns when landfall, which moves again, says that it has ended the migration itself.
-async fn sent_home(mut lines: mpsc::UnboundedReceiver<Line>) {
-    while let Some(line) = lines.recv().await {
-        if matches!(line, Line::Done) {
+/// Returns when landfall, which runs again, reports that it has ended the migration itself; never if it
+/// does not.
+async fn wait_for_done(mut messages: mpsc::UnboundedReceiver<GuardianMessage>) {
+    while let Some(message) = messages.recv().await {
+        if matches!(message, GuardianMessage::Done) {
             return;
         }
     }
     std::future::pending().await
-}
-
-impl WayBack {
-    /// Goes the way back, saying on standard error what is done and what could not be.
-    async fn go(&self, what: &str, lines: mpsc::UnboundedReceiver<Line>) {
-        let mut released = true;
-        for step in &self.cgroup {
-            if let Err(error) = step.run() {
-                released = false;
-                say(&format!("landfall guardian: could not undo {step:?}: {error}"));
-            }
-        }
-        if released {
-            say(&format!("landfall guardian: landfall {what}; the guest's vCPUs run free"));
-        }
-        // To be sent home is heard only before anything is done to QEMU, which is then done whole.
-        let reached = tokio::select! {
-            reached = self.reach_source() => reached,
-            () = sent_home(lines) => {
-                say("landfall guardian: landfall moves again and has ended the migration itself");
-                return;
-            }
-        };
-        let ending = match reached {
-            Ok(Some(source)) => self.settle(source).await,
-            Ok(None) => Ok(format!("QEMU process {} has ended", self.process.pid)),
-            Err(error) => Err(error),
-        };
-        match ending {
-            Ok(ending) => say(&format!("landfall guardian: {ending}")),
-            Err(error) => {
-                say(&format!("landfall guardian: the migration could not be ended: {error}"));
-            }
-        }
-    }
-
-    /// Ends the migration, sees to the guest, puts the settings back; each even if another fails.
-    async fn settle(&self, mut source: Machine) -> Result<String, QmpError> {
-        let mut destination = match &self.destination {
-            Some(address) => Machine::connect(address).await.ok().map(|(machine, _)| machine),
-            None => None,
-        };
-        let ending = if self.begun {
-            settle::end_migration(&mut source, destination.as_mut(), self.stopped).await
-        } else {
-            Ok("no migration of landfall's is under way".to_owned())
-        };
-        // Refused while somebody else's migration runs, which then has settings of its own.
-        let settings = source.apply_settings(&self.settings).await;
-        let ending = ending?;
-        Ok(match settings {
-            Ok(()) => format!("{ending}; QEMU's settings are as they were"),
-            Err(error) => format!("{ending}; QEMU's settings could not be put back: {error}"),
-        })
-    }
-
-    /// Connects to the source's monitor, which may still be busy noticing that landfall is gone.
-    /// `None` once the process has ended: whoever listens there then is somebody else.
-    async fn reach_source(&self) -> Result<Option<Machine>, QmpError> {
-        let deadline = Instant::now() + REACH;
-        while self.process.is_alive() {
-            match Machine::connect(&self.source).await {
-                Ok((mut machine, _)) => {
-                    let threads = machine.vcpu_threads().await?;
-                    return Ok(self.process.has(&threads).then_some(machine));
-                }
-                Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-        Ok(None)
-    }
 }

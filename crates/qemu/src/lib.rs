@@ -1,22 +1,24 @@
-//! landfall's hands and eyes on a QEMU guest.
+//! Steers the live migration of a guest on a real QEMU.
 //!
-//! **What belongs here:** whatever touches the world for the sake of one migration: the QMP client,
-//! the vCPU threads and the control groups that hold them, the loop that carries a policy's
-//! decisions out, and everything that makes sure that nothing stays behind.
+//! **What belongs here:** everything that touches the outside world for one migration: the QMP client,
+//! the vCPU threads and the control groups that hold them, the driver that carries out a policy's
+//! decisions, and what puts everything back afterwards.
 //!
-//! **What does not:** deciding. What to do is decided by `landfall-core`, from the samples taken
-//! here. And nothing for tests or shows: guests made for those are in `landfall-testguest`.
+//! **What does not:** decisions. `landfall-core` makes them, from the samples taken here. Guests for
+//! tests and demonstrations are in `landfall-testguest`.
 
 pub mod cgroup;
 pub mod control;
 pub mod driver;
 pub mod guardian;
 pub mod lock;
+pub mod migration_end;
 pub mod monitor;
 pub mod mutex;
 pub mod probe;
+pub mod procfs;
 pub mod qmp;
-mod runtime_dir;
-pub mod say;
-pub mod settle;
+pub mod rollback;
+pub mod runtime_dir;
+pub mod stdio;
 pub mod vcpus;

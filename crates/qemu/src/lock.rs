@@ -1,4 +1,4 @@
-//! One landfall for a guest: an advisory lock, named by the QEMU process.
+//! One landfall for each guest: an advisory lock, named after the guest's QEMU process.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -7,50 +7,53 @@ use std::path::PathBuf;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use crate::runtime_dir;
-use crate::vcpus::Process;
+use crate::procfs::Process;
+use crate::runtime_dir::{self, RuntimeDirError};
 
-/// Held as long as it lives, and by the guardian as long as that does.
+/// The lock of one guest. It is held until it is dropped, and until the guardian that inherited it
+/// has ended.
 #[derive(Debug)]
-pub struct Lock {
+pub struct GuestLock {
     file: File,
 }
 
-/// Why a guest could not be locked.
+/// Why a guest cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody has it.
+    /// Another landfall steers the guest, or its guardian has not finished yet.
     #[error(
         "another landfall (pid {holder}, or its guardian) is already steering the guest of QEMU \
          process {pid}; wait for it, or end it (the guest is let go when it ends)"
     )]
-    Taken {
-        /// Who, as written in the lock.
+    AlreadySteered {
+        /// The process id of the other landfall as the lock file has it, or `unknown`.
         holder: String,
-        /// The guest's process.
+        /// The guest's QEMU process.
         pid: i32,
     },
-    /// The lock file cannot be made.
+    /// The lock file cannot be made, locked or written.
     #[error("cannot lock the guest with {path}: {source}; run landfall as root, or set XDG_RUNTIME_DIR", path = path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// What the kernel answered.
         source: io::Error,
     },
+    /// The directory for lock files cannot be used.
+    #[error("cannot lock the guest: {0}")]
+    Directory(#[from] RuntimeDirError),
 }
 
-impl Lock {
-    /// Takes the lock of a guest. The file is left to the guardian as well (it is inherited by
-    /// child processes), so that nobody else starts before the way back has been gone.
+impl GuestLock {
+    /// Takes the lock of a guest. Child processes inherit it: the guardian holds it as well, so that
+    /// no other landfall starts on this guest before everything is put back.
     ///
     /// # Errors
     /// [`LockError`].
-    pub fn take(process: Process) -> Result<Lock, LockError> {
-        let name = format!("{}-{}.lock", process.pid, process.started);
-        let path = runtime_dir::path().join(name);
+    pub fn acquire(process: Process) -> Result<GuestLock, LockError> {
+        let name = format!("{}-{}.lock", process.pid, process.start_time_ticks);
+        let path = runtime_dir::create()?.join(name);
         let failed = |source| LockError::File { path: path.clone(), source };
-        runtime_dir::make().map_err(failed)?;
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(failed)?;
@@ -59,23 +62,25 @@ impl Lock {
                 return Err(failed(error.into()));
             }
             let mut holder = String::new();
-            // The pid is for the message; without it the message says less.
+            // Only for the message, which says less without it.
             let _ = file.read_to_string(&mut holder);
             let holder = if holder.is_empty() { "unknown".to_owned() } else { holder };
-            return Err(LockError::Taken { holder, pid: process.pid });
+            return Err(LockError::AlreadySteered { holder, pid: process.pid });
         }
         fcntl_setfd(&file, FdFlags::empty()).map_err(|error| failed(error.into()))?;
         file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
         write!(file, "{}", std::process::id()).map_err(failed)?;
-        // The file stays, for somebody may be waiting to lock it; /run is emptied at every boot.
-        Ok(Lock { file })
+        // The file is never removed: another process may be about to lock it. /run is emptied at
+        // every boot.
+        Ok(GuestLock { file })
     }
 
-    /// Keeps the lock from child processes started from now on: whoever inherits it holds the guest.
+    /// Keeps child processes that start from now on from inheriting the lock. Called once the guardian
+    /// has it: any other child would hold the guest for as long as that child runs.
     ///
     /// # Errors
-    /// Of the kernel.
-    pub fn bequeathed(&self) -> io::Result<()> {
+    /// Those of fcntl(2).
+    pub fn close_on_exec(&self) -> io::Result<()> {
         Ok(fcntl_setfd(&self.file, FdFlags::CLOEXEC)?)
     }
 }
@@ -86,11 +91,11 @@ mod tests {
 
     #[test]
     fn a_guest_is_locked_once_and_free_again_after() {
-        let process = Process { pid: i32::MAX, started: u64::from(std::process::id()) };
-        let first = Lock::take(process).unwrap();
-        let error = Lock::take(process).unwrap_err().to_string();
+        let process = Process { pid: i32::MAX, start_time_ticks: u64::from(std::process::id()) };
+        let first = GuestLock::acquire(process).unwrap();
+        let error = GuestLock::acquire(process).unwrap_err().to_string();
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         drop(first);
-        assert!(Lock::take(process).is_ok());
+        assert!(GuestLock::acquire(process).is_ok());
     }
 }

@@ -1,11 +1,32 @@
-//! The folder of what lives only as long as landfall runs: locks, and the sockets it is spoken to by.
+//! The directory of files that live only as long as landfall runs: locks and control sockets.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Its path: emptied at every boot, and nobody else's.
+/// Why the runtime directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeDirError {
+    /// The directory cannot be made, looked at, or closed to other users.
+    #[error("cannot make {path}: {source}; run landfall as root, or set XDG_RUNTIME_DIR", path = path.display())]
+    Create {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// Something is there already that is not a directory of landfall's user, for example a symbolic
+    /// link that another user made.
+    #[error("{path} belongs to another user, or is not a directory; remove it", path = path.display())]
+    Foreign {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// Returns the path of the runtime directory: `/run/landfall`, or `landfall` in `XDG_RUNTIME_DIR` for
+/// a user who is not root. Both are emptied at every boot.
 pub fn path() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(runtime) if !rustix::process::geteuid().is_root() => {
@@ -15,25 +36,26 @@ pub fn path() -> PathBuf {
     }
 }
 
-/// Makes it where it is not there, for nobody but its owner.
+/// Makes the runtime directory if it is not there, accessible to landfall's user alone, and returns
+/// its path.
 ///
 /// # Errors
-/// It cannot be made, or belongs to somebody else.
-pub fn make() -> io::Result<PathBuf> {
+/// [`RuntimeDirError`].
+pub fn create() -> Result<PathBuf, RuntimeDirError> {
     let path = path();
-    keep_private(&path)?;
+    create_private(&path)?;
     Ok(path)
 }
 
-fn keep_private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let found = fs::symlink_metadata(path)?;
+fn create_private(path: &Path) -> Result<(), RuntimeDirError> {
+    let failed = |source| RuntimeDirError::Create { path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let found = fs::symlink_metadata(path).map_err(failed)?;
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
-        let problem = format!("{} belongs to somebody else; remove it", path.display());
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+        return Err(RuntimeDirError::Foreign { path: path.to_owned() });
     }
     if found.mode() & 0o077 != 0 {
-        fs::set_permissions(path, Permissions::from_mode(0o700))?;
+        fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
     }
     Ok(())
 }
@@ -46,18 +68,18 @@ mod tests {
     fn it_is_closed_to_others_even_if_it_was_open() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("new/landfall");
-        keep_private(&path).unwrap();
+        create_private(&path).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-        keep_private(&path).unwrap();
+        create_private(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
     }
 
     #[test]
-    fn a_link_that_somebody_laid_there_is_not_followed() {
+    fn a_symbolic_link_in_its_place_is_not_followed() {
         let place = tempfile::tempdir().unwrap();
         let (elsewhere, path) = (place.path().join("elsewhere"), place.path().join("landfall"));
         fs::create_dir(&elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
-        assert!(keep_private(&path).unwrap_err().to_string().contains("belongs to somebody else"));
+        assert!(matches!(create_private(&path), Err(RuntimeDirError::Foreign { .. })));
     }
 }

@@ -1,122 +1,102 @@
-//! Whose the vCPU threads are, and what the kernel counts of each.
-
-use std::fs;
-use std::time::Duration;
+//! The vCPU threads of a guest: which process they belong to, and what the kernel counts for each.
 
 use landfall_core::telemetry::sample::VcpuCounters;
-use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CpuLever;
+use crate::procfs::{self, Process};
 
-/// A QEMU process on this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// Its id.
-    pub pid: i32,
-    /// When it started, in clock ticks since boot: with the id, it names one process for good.
-    pub started: u64,
-}
-
-/// Why the threads QEMU names cannot be taken for its vCPUs on this host.
+/// Why the thread ids that QEMU names cannot be those of its vCPUs on this host.
+///
+/// Thread ids from another PID namespace can name the threads of any process here, so threads that do
+/// not look like those of one QEMU are never held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotHere {
-    /// No such thread.
+pub enum VcpuThreadError {
+    /// A thread does not exist, or has ended.
     #[error(
-        "QEMU says that a vCPU is thread {0}, and there is no such thread here: QEMU runs on \
+        "QEMU says that a vCPU is thread {tid}, and there is no such thread here: QEMU runs on \
          another host or in another PID namespace; run landfall where QEMU runs"
     )]
-    NoThread(i32),
-    /// The threads are not of one QEMU process.
+    NoSuchThread {
+        /// The thread.
+        tid: i32,
+    },
+    /// The threads belong to several processes.
     #[error(
-        "QEMU says that its vCPUs are threads {tids:?}, but on this host {what}: QEMU runs on \
-         another host or in another PID namespace; run landfall where QEMU runs"
+        "QEMU says that its vCPUs are threads {tids:?}, but on this host they belong to processes \
+         {pids:?}: QEMU runs on another host or in another PID namespace; run landfall where QEMU runs"
+    )]
+    SeveralProcesses {
+        /// The threads.
+        tids: Vec<i32>,
+        /// The processes they belong to.
+        pids: Vec<i32>,
+    },
+    /// The threads belong to one process, which is not a QEMU ([`procfs::is_qemu`]).
+    #[error(
+        "QEMU says that its vCPUs are threads {tids:?}, but on this host process {pid} is \
+         {program:?}, not a QEMU: QEMU runs on another host or in another PID namespace; run \
+         landfall where QEMU runs"
     )]
     NotQemu {
         /// The threads.
         tids: Vec<i32>,
-        /// What they are instead.
-        what: String,
+        /// The process they belong to.
+        pid: i32,
+        /// The first word of its command line.
+        program: String,
     },
 }
 
-/// Finds the one QEMU process on this host that all the threads belong to.
+/// Returns the one QEMU process on this host that all these threads belong to.
 ///
 /// # Errors
-/// [`NotHere`]: thread ids from another namespace could name anybody's threads, so what does not
-/// look like one QEMU is not touched.
-pub fn process_of(tids: &[i32]) -> Result<Process, NotHere> {
-    let owner = |tid: &i32| {
-        let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<i32>().ok())
+/// [`VcpuThreadError`].
+pub fn find_qemu_process(tids: &[i32]) -> Result<Process, VcpuThreadError> {
+    let mut pids = Vec::new();
+    for &tid in tids {
+        let pid = procfs::thread_group(tid);
+        pids.push(pid.map_err(|_| VcpuThreadError::NoSuchThread { tid })?);
+    }
+    pids.dedup();
+    let [pid] = pids[..] else {
+        return Err(VcpuThreadError::SeveralProcesses { tids: tids.to_vec(), pids });
     };
-    let mut owners = Vec::new();
-    for tid in tids {
-        owners.push(owner(tid).ok_or(NotHere::NoThread(*tid))?);
+    let command_line = procfs::read_command_line(pid).unwrap_or_default();
+    if !procfs::is_qemu(&command_line) {
+        let program = command_line.into_iter().next().unwrap_or_default();
+        return Err(VcpuThreadError::NotQemu { tids: tids.to_vec(), pid, program });
     }
-    owners.dedup();
-    let not_qemu = |what: String| NotHere::NotQemu { tids: tids.to_vec(), what };
-    let [pid] = owners[..] else {
-        return Err(not_qemu(format!("they belong to processes {owners:?}")));
-    };
-    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let program = String::from_utf8_lossy(command.split(|b| *b == 0).next().unwrap_or_default());
-    let name = program.rsplit('/').next().unwrap_or_default();
-    if !(name.starts_with("qemu-") || name == "qemu" || name == "kvm") {
-        return Err(not_qemu(format!("process {pid} is {program:?}, not a QEMU")));
-    }
-    let started = started(pid).ok_or(NotHere::NoThread(pid))?;
-    Ok(Process { pid, started })
+    Process::from_pid(pid).ok_or(VcpuThreadError::NoSuchThread { tid: pid })
 }
 
-impl Process {
-    /// The one that has this id now; `None` where there is none.
-    pub fn of(pid: i32) -> Option<Process> {
-        Some(Process { pid, started: started(pid)? })
-    }
-
-    /// Whether it still exists.
-    pub fn is_alive(self) -> bool {
-        started(self.pid) == Some(self.started)
-    }
-
-    /// Whether all these threads are its own.
-    pub fn has(self, tids: &[i32]) -> bool {
-        process_of(tids) == Ok(self)
-    }
+/// Returns whether all these threads belong to this QEMU process.
+pub fn are_threads_of(process: Process, tids: &[i32]) -> bool {
+    find_qemu_process(tids) == Ok(process)
 }
 
-/// Field 22 of `/proc/pid/stat`, counted from behind the command's name, which may hold anything.
-fn started(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?;
-    (state != "Z").then(|| fields.nth(18)?.parse().ok()).flatten()
-}
-
-/// The kernel's counters of every vCPU, in QEMU's order; `None` for what cannot be read.
-pub fn counters(tids: &[i32], lever: Option<&CpuLever>) -> Vec<VcpuCounters> {
-    let of = |(vcpu, tid): (usize, &i32)| match lever.map(|lever| lever.stats(vcpu)) {
+/// Returns the kernel's counters of every vCPU, in the order of `tids`: from the lever where there is
+/// one, and otherwise from the threads' own files. What cannot be read is `None`.
+pub fn read_vcpu_counters(tids: &[i32], lever: Option<&CpuLever>) -> Vec<VcpuCounters> {
+    let of = |(vcpu, tid): (usize, &i32)| match lever.map(|lever| lever.vcpu_stats(vcpu)) {
         Some(Ok(stats)) => VcpuCounters {
-            cpu: Some(stats.ran),
-            // The kernel counts a quota's gaps as waiting, too.
-            run_delay: Some(stats.waited.saturating_sub(stats.throttled)),
-            throttled: Some(stats.throttled),
-            nr_throttled: Some(stats.throttled_periods),
+            cpu: Some(stats.cpu_time),
+            // The kernel's run delay includes the time throttled by a quota.
+            run_delay: Some(stats.run_delay.saturating_sub(stats.throttled_time)),
+            throttled: Some(stats.throttled_time),
+            nr_throttled: Some(stats.nr_throttled),
         },
         Some(Err(_)) => VcpuCounters::default(),
-        None => schedstat(*tid),
+        None => unheld_counters(*tid),
     };
     tids.iter().enumerate().map(of).collect()
 }
 
-/// CPU time and run-queue wait of a thread nobody holds.
-fn schedstat(tid: i32) -> VcpuCounters {
-    let text = fs::read_to_string(format!("/proc/{tid}/schedstat")).unwrap_or_default();
-    let mut fields = text.split_whitespace().map(|ns| ns.parse().ok().map(Duration::from_nanos));
+/// Reads CPU time and run-queue wait of a thread that has no lever.
+fn unheld_counters(tid: i32) -> VcpuCounters {
+    let times = procfs::thread_schedstat(tid).ok();
     VcpuCounters {
-        cpu: fields.next().flatten(),
-        run_delay: fields.next().flatten(),
+        cpu: times.map(|times| times.cpu_time),
+        run_delay: times.map(|times| times.run_delay),
         throttled: None,
         nr_throttled: None,
     }
@@ -129,16 +109,10 @@ mod tests {
     #[test]
     fn threads_of_something_else_than_a_qemu_are_not_touched() {
         let own = rustix::process::getpid().as_raw_nonzero().get();
-        assert!(matches!(process_of(&[own]), Err(NotHere::NotQemu { .. })));
-        assert!(matches!(process_of(&[own, 1]), Err(NotHere::NotQemu { .. })));
-        assert_eq!(process_of(&[i32::MAX]), Err(NotHere::NoThread(i32::MAX)));
-    }
-
-    #[test]
-    fn a_process_that_is_gone_is_not_alive_even_if_its_number_is_used_again() {
-        let own = rustix::process::getpid().as_raw_nonzero().get();
-        let process = Process { pid: own, started: started(own).unwrap() };
-        assert!(process.is_alive());
-        assert!(!Process { started: process.started + 1, ..process }.is_alive());
+        assert!(matches!(find_qemu_process(&[own]), Err(VcpuThreadError::NotQemu { .. })));
+        let mixed = find_qemu_process(&[own, 1]);
+        assert!(matches!(mixed, Err(VcpuThreadError::SeveralProcesses { .. })));
+        let missing = VcpuThreadError::NoSuchThread { tid: i32::MAX };
+        assert_eq!(find_qemu_process(&[i32::MAX]), Err(missing));
     }
 }

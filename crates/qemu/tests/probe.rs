@@ -1,4 +1,4 @@
-//! The probe on real guests whose curve is known.
+//! The probe on real guests with a known dirty curve.
 
 use std::env;
 use std::fs;
@@ -7,33 +7,33 @@ use std::time::{Duration, Instant};
 use landfall_core::model::CurvePoint;
 use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::units::{Bytes, PAGE, Share};
-use landfall_qemu::monitor::Machine;
-use landfall_qemu::probe::{Found, probe};
-use landfall_qemu::qmp::Address;
+use landfall_qemu::monitor::QemuMonitor;
+use landfall_qemu::probe::{ProbeNote, ProbeResult, probe_guest};
+use landfall_qemu::qmp::QmpAddress;
 use landfall_testguest::{Kind, PagesPerSecond, Spec, Vm, VmBuilder, VmError};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
-/// For whatever must happen at all.
+/// The longest wait for what must happen at all.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A guest at work, probed.
+/// A running guest and what a probe of it measured.
 struct Probed {
     vm: Vm,
-    found: Found,
-    /// Pages that the guest says it wrote in a second of its CPU time while it was probed.
+    found: ProbeResult,
+    /// Pages that the guest wrote in a second of its CPU time while it was probed, by its own account.
     pages_per_cpu: f64,
     _turn: fs::File,
 }
 
-/// `None`, with the reason printed, where there is no QEMU.
+/// Boots a guest and probes it; `None`, with the reason printed, if there is no QEMU.
 async fn probed(builder: VmBuilder, budget: Duration) -> Option<Probed> {
     let (vm, turn) = boot(builder)?;
-    let begin = Instant::now();
-    let found = probe(&mut connect(&vm).await, budget).await;
+    let start = Instant::now();
+    let found = probe_guest(&mut connect(&vm).await, budget).await;
     let end = Instant::now();
     let header = vm.heartbeats().header().unwrap().unwrap();
-    let beats = vm.heartbeats().timeline().rate(0, begin, end);
+    let beats = vm.heartbeats().timeline().rate(0, start, end);
     let pages = beats * header.units.per_beat[0] as f64 / header.phases[0].every as f64;
     let pages_per_cpu = found.prior.pace.map_or(0.0, |pace| pages / pace.0);
     Some(Probed { vm, found, pages_per_cpu, _turn: turn })
@@ -55,8 +55,8 @@ fn boot(builder: VmBuilder) -> Option<(Vm, fs::File)> {
     Some((vm, turn))
 }
 
-async fn connect(vm: &Vm) -> Machine {
-    Machine::connect(&Address::Unix(vm.qmp_socket())).await.unwrap().0
+async fn connect(vm: &Vm) -> QemuMonitor {
+    QemuMonitor::connect(&QmpAddress::Unix(vm.qmp_socket())).await.unwrap().0
 }
 
 fn guest(kind: Kind) -> VmBuilder {
@@ -112,15 +112,15 @@ async fn an_idle_guest_is_near_zero() {
 }
 
 #[tokio::test]
-async fn a_measurement_of_somebody_else_is_left_alone() {
+async fn a_measurement_of_another_client_is_left_alone() {
     let Some((vm, _turn)) = boot(guest(Kind::Sweep)) else { return };
     let mut other = vm.probe().unwrap();
     other.run_with("calc-dirty-rate", json!({ "calc-time": 30 })).unwrap();
-    let begin = Instant::now();
-    let found = probe(&mut connect(&vm).await, Duration::from_millis(500)).await;
-    assert!(begin.elapsed() < PATIENCE / 2, "the probe waited for the other to end");
+    let start = Instant::now();
+    let found = probe_guest(&mut connect(&vm).await, Duration::from_millis(500)).await;
+    assert!(start.elapsed() < PATIENCE / 2, "the probe waited for the other to end");
     assert_eq!(found.prior.points, []);
-    assert!(found.notes[0].contains("somebody else"), "{found:?}");
+    assert!(matches!(found.notes[0], ProbeNote::MeasuredByOther), "{found:?}");
     assert!(found.prior.pace.is_some() && found.prior.contents.is_some(), "{found:?}");
     assert_eq!(other.run("query-dirty-rate").unwrap()["status"], "measuring");
 }
@@ -131,7 +131,7 @@ async fn a_guest_too_small_to_be_sampled_has_no_points_and_a_word_why() {
         Spec { memory: Bytes::mib(64), working_set: Bytes::mib(16), ..Spec::new(Kind::Sweep) };
     let Some(Probed { found, .. }) = probed(Vm::builder(&spec), PROBE_BUDGET).await else { return };
     assert_eq!((found.prior.points.len(), found.covered), (0, Some(Share::NONE)));
-    assert!(found.notes[0].contains("128 MiB"), "{found:?}");
+    assert!(matches!(found.notes[0], ProbeNote::BlocksTooSmall), "{found:?}");
     assert!(found.prior.pace.is_some() && found.prior.contents.is_some(), "{found:?}");
 }
 

@@ -78,7 +78,7 @@ fn ship(spec: &Spec, quota: Quota, hold: Hold, turn: usize) -> Outcome<(Duration
     let began = stage.begin()?;
     stage.pass(2)?;
     if let Hold::Lifted = hold {
-        lever.hold(0, None)?;
+        lever.hold_vcpu(0, None)?;
     }
     let asked = stage.ship()?;
     // A guest that dirties little may have stopped before it was asked to.

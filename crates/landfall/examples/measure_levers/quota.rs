@@ -71,7 +71,7 @@ fn line(spec: &Spec, quota: Option<Quota>) -> Outcome {
     sleep(quota.map_or(MS(0), |quota| quota.period * 2));
     let (seen, counted, work) = gaps(&stage, &lever)?;
     let moving = moving(&mut stage)?;
-    lever.release();
+    lever.release_all();
     let name = quota.map_or("none".to_owned(), |q| {
         format!("{}/{}", q.quota.as_secs_f64() * 1e3, q.period.as_millis())
     });
@@ -111,10 +111,10 @@ fn stops(stage: &mut Stage, quota: Option<Quota>) -> Outcome<Figures> {
 /// The guest's gaps, the kernel's, and beats per second.
 fn gaps(stage: &Stage, lever: &CpuLever) -> Outcome<(Figures, Figures, f64)> {
     let begin = Instant::now();
-    let (mut last, mut counted) = (lever.stats(0)?.throttled, Vec::new());
+    let (mut last, mut counted) = (lever.vcpu_stats(0)?.throttled_time, Vec::new());
     while begin.elapsed() < WATCH {
         sleep(MS(1));
-        let throttled = lever.stats(0)?.throttled;
+        let throttled = lever.vcpu_stats(0)?.throttled_time;
         counted.extend(Some(throttled - last).filter(|step| *step > GAP));
         last = throttled;
     }

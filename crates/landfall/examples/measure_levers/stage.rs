@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_qemu::cgroup::{CpuLever, Quota, survey};
+use landfall_qemu::cgroup::{CpuLever, Quota, find_cpu_lever};
 use landfall_testguest::{Pair, Spec, Vm, VmBuilder};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
@@ -142,13 +142,13 @@ impl Stage {
 
     /// The CPU lever on the guest at the source.
     pub fn lever(&self) -> Outcome<CpuLever> {
-        Ok(survey(i32::try_from(self.pair.source.pid())?, &self.tids)?)
+        Ok(find_cpu_lever(i32::try_from(self.pair.source.pid())?, &self.tids)?)
     }
 
     /// The lever, holding the guest already.
     pub fn held(&self, quota: Option<Quota>) -> Outcome<CpuLever> {
         let mut lever = self.lever()?;
-        lever.hold(0, quota)?;
+        lever.hold_vcpu(0, quota)?;
         Ok(lever)
     }
 

@@ -12,7 +12,7 @@ use landfall_core::report::{Class, Outcome, Report};
 use landfall_core::requirements::Aggression;
 use landfall_core::units::ByteRate;
 use landfall_qemu::driver::Stops;
-use landfall_qemu::say::{say, tell};
+use landfall_qemu::stdio::{eprint_line, print_line};
 use landfall_sim::{Expected, Qemu, Run, Seed, Setup};
 use landfall_testguest::Processors;
 use serde_json::json;
@@ -45,7 +45,7 @@ pub async fn run(options: Accuracy) -> u8 {
     let cases = matrix::cases();
     for turn in 1..=options.repeat.max(1) {
         for (number, case) in cases.iter().enumerate() {
-            say(&format!(
+            eprint_line(&format!(
                 "{} of {} ({turn} of {}): {} by {} at {}",
                 number + 1,
                 cases.len(),
@@ -57,21 +57,21 @@ pub async fn run(options: Accuracy) -> u8 {
             match row(case, processors, &mut stops).await {
                 Ok(row) => rows.push(row),
                 Err(problem) => {
-                    say(&format!("landfall: {problem}"));
+                    eprint_line(&format!("landfall: {problem}"));
                     return 5;
                 }
             }
         }
     }
     if options.json {
-        tell(&json!(rows.iter().map(page::as_json).collect::<Vec<_>>()).to_string());
+        print_line(&json!(rows.iter().map(page::as_json).collect::<Vec<_>>()).to_string());
     } else {
-        tell(&page::figures(&rows));
+        print_line(&page::figures(&rows));
     }
     if let Some(folder) = &options.docs
         && let Err(error) = page::write(folder, &rows)
     {
-        say(&format!("landfall: --docs {}: {error}", folder.display()));
+        eprint_line(&format!("landfall: --docs {}: {error}", folder.display()));
         return 5;
     }
     0

@@ -16,46 +16,46 @@ use crate::live::Live;
 use crate::signals;
 use crate::trial::{Seen, Trial, asked_of, set_a_processor_apart};
 use crate::words::seconds;
-use landfall_qemu::say::{say, tell};
+use landfall_qemu::stdio::{eprint_line, print_line};
 
 /// Runs the demo and gives the exit status.
 pub async fn run(options: Demo) -> u8 {
-    say(&format!(
+    eprint_line(&format!(
         "Four live migrations of real QEMU guests over a link of {}. About two minutes.\n",
         options.bandwidth
     ));
     let stops = &mut signals::listen();
     let mut rows = Vec::new();
     for trial in trials(options.bandwidth) {
-        say(&format!("{}, by {}", trial.guest, trial.policy));
+        eprint_line(&format!("{}, by {}", trial.guest, trial.policy));
         let live = Live::new();
         let seen = trial.run(stops, &mut |look| live.look(look)).await;
         live.clear();
         match seen {
             Ok(seen) => {
                 let landed = if seen.landed() { "landed in" } else { "given up after" };
-                say(&format!("  {landed} {}", show_duration(seen.total)));
+                eprint_line(&format!("  {landed} {}", show_duration(seen.total)));
                 rows.push((trial, seen));
             }
             Err(error) => {
-                say(&format!("landfall: {error}"));
+                eprint_line(&format!("landfall: {error}"));
                 return 5;
             }
         }
     }
     if let Err(error) = picture::write(&options.picture, &rows) {
-        say(&format!(
+        eprint_line(&format!(
             "landfall: the picture {} cannot be written: {error}",
             options.picture.display()
         ));
         return 5;
     }
     if options.json {
-        tell(&json!(rows.iter().map(row_as_json).collect::<Vec<_>>()).to_string());
+        print_line(&json!(rows.iter().map(row_as_json).collect::<Vec<_>>()).to_string());
     } else {
-        tell(&format!("\n{}\n", table(&rows)));
-        tell(&lesson(&rows));
-        tell(&format!("\nThe curves are in {}", options.picture.display()));
+        print_line(&format!("\n{}\n", table(&rows)));
+        print_line(&lesson(&rows));
+        print_line(&format!("\nThe curves are in {}", options.picture.display()));
     }
     if rows.iter().all(|(_, seen)| seen.memory_intact) { 0 } else { 5 }
 }

@@ -16,7 +16,7 @@ use landfall_core::decision::Finish;
 use landfall_core::report::{Outcome, Report};
 use landfall_core::telemetry::view::{Phase, View};
 use landfall_qemu::driver::{Decided, Look};
-use landfall_qemu::say::say;
+use landfall_qemu::stdio::eprint_line;
 use tokio::task::JoinHandle;
 
 pub use facts::Facts;
@@ -176,7 +176,7 @@ fn fits(view: &View) -> bool {
 async fn run_all(point: Point, programs: Vec<PathBuf>, facts: String) {
     for program in programs {
         if let Err(problem) = program::run(&program, point, &facts).await {
-            say(&format!("landfall: {}", in_words(point, &program, &problem)));
+            eprint_line(&format!("landfall: {}", in_words(point, &program, &problem)));
         }
     }
 }

@@ -12,7 +12,7 @@ mod words;
 use std::io::Write;
 
 use landfall_core::requirements::settings::Demands;
-use landfall_qemu::say::{say, tell};
+use landfall_qemu::stdio::{eprint_line, print_line};
 
 use crate::USAGE;
 use crate::foresight::Foresight;
@@ -65,21 +65,23 @@ fn limit_to(demands: &mut Demands, options: &Plan) {
 }
 
 fn problem_is(problem: &str, status: u8) -> u8 {
-    say(&format!("landfall: {problem}"));
+    eprint_line(&format!("landfall: {problem}"));
     status
 }
 
 fn show(options: &Plan, prospects: &Prospects) {
     if options.json {
         match serde_json::to_string(prospects) {
-            Ok(text) => tell(&text),
-            Err(error) => say(&format!("landfall: the plan cannot be written as JSON: {error}")),
+            Ok(text) => print_line(&text),
+            Err(error) => {
+                eprint_line(&format!("landfall: the plan cannot be written as JSON: {error}"))
+            }
         }
         return;
     }
     // Nobody may be left to read it.
     drop(write!(anstream::stdout(), "{}", words::all(options, prospects)));
     if let Some(picture) = &options.picture {
-        tell(&format!("The curve is in {}", picture.display()));
+        print_line(&format!("The curve is in {}", picture.display()));
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use landfall_core::units::ByteRate;
-use landfall_qemu::qmp::Address;
+use landfall_qemu::qmp::QmpAddress;
 
 use crate::asked::Asked;
 
@@ -15,7 +15,7 @@ use crate::asked::Asked;
 #[command(after_long_help = EXAMPLES)]
 pub struct Plan {
     /// QMP monitor of the QEMU that the guest runs in: unix:/run/vm.qmp or tcp:127.0.0.1:4445
-    pub source: Address,
+    pub source: QmpAddress,
 
     /// Rate of the link that the guest would leave by: 100MB/s, 1Gbit/s [default: --max-bandwidth, or
     /// what QEMU is set to]

@@ -11,7 +11,7 @@ use landfall_core::report::{Outcome, Report};
 use landfall_core::requirements::settings::Demands;
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_qemu::driver;
-use landfall_qemu::say::say;
+use landfall_qemu::stdio::eprint_line;
 use serde::Serialize;
 
 /// What a migration is begun with, as far as it is known before anything was looked at.
@@ -98,7 +98,7 @@ impl Recorder {
         });
         if let Err(error) = written {
             self.failed = true;
-            say(&format!("landfall: the recording stops here: {error}"));
+            eprint_line(&format!("landfall: the recording stops here: {error}"));
         }
     }
 }

@@ -17,7 +17,7 @@ use landfall_core::requirements::Requirements;
 use landfall_core::requirements::changes::{self as demanded, Change};
 use landfall_core::telemetry::progress::{Progress, ProgressSnapshot, time_left};
 use landfall_core::telemetry::view::View;
-use landfall_qemu::say::{say, tell};
+use landfall_qemu::stdio::{eprint_line, print_line};
 use serde_json::json;
 
 use crate::cli::Replay;
@@ -55,7 +55,7 @@ pub async fn run(options: Replay) -> u8 {
     let recording = match read {
         Ok(recording) => recording,
         Err(problem) => {
-            say(&format!("landfall: {file}: {problem}"));
+            eprint_line(&format!("landfall: {file}: {problem}"));
             return USAGE;
         }
     };
@@ -68,7 +68,7 @@ pub async fn run(options: Replay) -> u8 {
     let simulated = match simulated {
         Ok(courses) => courses,
         Err(problem) => {
-            say(&format!("landfall: {file}: {problem}"));
+            eprint_line(&format!("landfall: {file}: {problem}"));
             return USAGE;
         }
     };
@@ -78,16 +78,19 @@ pub async fn run(options: Replay) -> u8 {
     if let Some(path) = &options.picture
         && let Err(error) = picture::write(path, &recording, &steps)
     {
-        say(&format!("landfall: the picture {} cannot be written: {error}", path.display()));
+        eprint_line(&format!(
+            "landfall: the picture {} cannot be written: {error}",
+            path.display()
+        ));
         return USAGE;
     }
     if options.json {
-        tell(&as_json(&recording, &steps, &verdict, &simulated).to_string());
+        print_line(&as_json(&recording, &steps, &verdict, &simulated).to_string());
     } else {
         if !options.check {
             show(&recording, &steps);
         }
-        tell(&verdict.in_words(&recording.head));
+        print_line(&verdict.in_words(&recording.head));
         show_simulated(&recording, simulated);
     }
     if matches!(verdict, Verdict::Same(_)) { 0 } else { DIFFERS }
@@ -147,16 +150,18 @@ fn requirements(recording: &Recording) -> &Requirements {
 }
 
 fn show(recording: &Recording, steps: &[Step]) {
-    tell(&format!("{}\n", changes::table(&changes::changes(steps))));
+    print_line(&format!("{}\n", changes::table(&changes::changes(steps))));
     match report(recording) {
         Some(report) => {
             let words = words::report(report, requirements(recording));
             drop(write!(anstream::stdout(), "{words}"));
         }
-        None => tell("The recording ends before the migration did: landfall was ended, or killed"),
+        None => {
+            print_line("The recording ends before the migration did: landfall was ended, or killed")
+        }
     }
     if recording.cut {
-        tell("Its last line was cut short and is left out");
+        print_line("Its last line was cut short and is left out");
     }
 }
 
@@ -168,7 +173,7 @@ fn show_simulated(recording: &Recording, simulated: Vec<Course>) {
     let name = format!("{}, recorded", recording.head.policy);
     let recorded = report(recording).map(|report| Course { name, report: report.clone() });
     let courses: Vec<Course> = recorded.into_iter().chain(simulated).collect();
-    tell(&format!("\n{}", elsewise::table(&courses)));
+    print_line(&format!("\n{}", elsewise::table(&courses)));
 }
 
 fn as_json(

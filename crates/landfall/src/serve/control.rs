@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use landfall_core::requirements::settings::{Demand, Demands};
-use landfall_qemu::control::client::{self, Client};
-use landfall_qemu::control::{Answer, Request, Steered};
+use landfall_qemu::control::client::{self, ControlClient};
+use landfall_qemu::control::{ControlAnswer, ControlRequest, SteeredMigration};
 
 use super::guests_page::UnderWay;
 use super::migrations::Migration;
@@ -19,7 +19,7 @@ pub async fn cancel(migration: &Migration) -> Result<(), String> {
         return Err("the migration is over already; there is nothing to cancel".to_owned());
     }
     if let Ok((mut landfall, _)) = steering(migration).await
-        && let Ok(Answer::Cancelling) = landfall.ask(&Request::Cancel).await
+        && let Ok(ControlAnswer::Cancelling) = landfall.send_request(&ControlRequest::Cancel).await
     {
         return Ok(());
     }
@@ -28,11 +28,11 @@ pub async fn cancel(migration: &Migration) -> Result<(), String> {
 
 /// All guests that a landfall of this user steers, whoever started it.
 pub async fn elsewhere() -> Vec<UnderWay> {
-    let all = client::all().await.unwrap_or_default();
-    let under_way = |(_, steered): (Client, Steered)| UnderWay {
+    let all = client::list_migrations().await.unwrap_or_default();
+    let under_way = |(_, steered): (ControlClient, SteeredMigration)| UnderWay {
         source: steered.guest.source.to_string(),
         name: None,
-        stands: steered.glance.as_ref().map(live::line),
+        stands: steered.progress.as_ref().map(live::line),
     };
     all.into_iter().map(under_way).collect()
 }
@@ -58,17 +58,21 @@ pub async fn change(migration: &Migration, fields: &[(String, String)]) -> Resul
     if demands.is_empty() {
         return Ok(());
     }
-    match landfall.ask(&Request::Set { demands }).await.map_err(|error| error.to_string())? {
-        Answer::Refused { reason } => Err(format!("{reason}. Nothing was changed")),
+    match landfall
+        .send_request(&ControlRequest::Set { demands })
+        .await
+        .map_err(|error| error.to_string())?
+    {
+        ControlAnswer::Refused { reason } => Err(format!("{reason}. Nothing was changed")),
         _ => Ok(()),
     }
 }
 
 /// The landfall that steers it, and nobody else's.
-async fn steering(migration: &Migration) -> Result<(Client, Steered), String> {
+async fn steering(migration: &Migration) -> Result<(ControlClient, SteeredMigration), String> {
     let started = migration.started.as_ref().filter(|_| migration.is_under_way());
     let started = started.ok_or("the migration is over, or another landfall serve started it")?;
-    client::find(&started.source).await.map_err(|error| error.to_string())
+    client::find_migration(&started.source).await.map_err(|error| error.to_string())
 }
 
 /// What differs, by name. A field that was left empty takes its limit back, where there is one to take.

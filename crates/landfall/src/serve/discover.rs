@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use landfall_qemu::qmp::Address;
+use landfall_qemu::qmp::QmpAddress;
 
 /// A QEMU with a monitor that somebody can connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Discovered {
     /// What it calls its guest, if it calls it something.
     pub name: Option<String>,
     /// Sockets of its monitors, in the order of the command line.
-    pub monitors: Vec<Address>,
+    pub monitors: Vec<QmpAddress>,
     /// Where it was told to wait for a guest, when it was started.
     pub incoming: Option<String>,
 }
@@ -37,14 +37,14 @@ fn of_process(pid: i32) -> Option<Discovered> {
     let mut found = read(pid, &words)?;
     let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
     for monitor in &mut found.monitors {
-        if let Address::Unix(path) = monitor {
+        if let QmpAddress::Unix(path) = monitor {
             *path = folder.join(&*path);
         }
     }
     // What is in another mount namespace cannot be reached from here by that name.
     found.monitors.retain(|monitor| match monitor {
-        Address::Unix(path) => path.exists(),
-        Address::Tcp(_) => true,
+        QmpAddress::Unix(path) => path.exists(),
+        QmpAddress::Tcp(_) => true,
     });
     (!found.monitors.is_empty()).then_some(found)
 }
@@ -56,7 +56,7 @@ fn read(pid: i32, words: &[String]) -> Option<Discovered> {
         return None;
     }
     let mut found = Discovered { pid, name: None, monitors: Vec::new(), incoming: None };
-    let mut sockets: Vec<(String, Address)> = Vec::new();
+    let mut sockets: Vec<(String, QmpAddress)> = Vec::new();
     let mut controls = Vec::new();
     for (option, value) in words.iter().zip(&words[1..]) {
         match option.trim_start_matches('-') {
@@ -80,16 +80,16 @@ fn read(pid: i32, words: &[String]) -> Option<Discovered> {
 }
 
 /// `unix:/path,server=on,wait=off` and `tcp:host:port,server`, as `-qmp` takes them.
-fn address(value: &str) -> Option<Address> {
+fn address(value: &str) -> Option<QmpAddress> {
     let (place, rest) = value.split_once(',')?;
     serves(rest).then(|| place.parse().ok()).flatten()
 }
 
 /// `socket,id=charmonitor,path=/run/vm.qmp,server=on,wait=off`.
-fn chardev(value: &str) -> Option<(String, Address)> {
+fn chardev(value: &str) -> Option<(String, QmpAddress)> {
     let rest = value.strip_prefix("socket,")?;
     let path = property(rest, "path").filter(|_| serves(rest))?;
-    Some((property(rest, "id")?.to_owned(), Address::Unix(PathBuf::from(path))))
+    Some((property(rest, "id")?.to_owned(), QmpAddress::Unix(PathBuf::from(path))))
 }
 
 fn serves(properties: &str) -> bool {
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn monitors_are_found_however_they_are_written() {
-        let unix = |path: &str| Address::Unix(path.into());
+        let unix = |path: &str| QmpAddress::Unix(path.into());
         for (line, monitors) in [
             ("/usr/bin/qemu-system-x86_64 -qmp unix:/a,server=on,wait=off", vec![unix("/a")]),
             (

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use landfall_core::planner::pareto::ParetoPoint;
 use landfall_core::requirements::Requirements;
 use landfall_core::units::ByteRate;
-use landfall_qemu::mutex::lock;
-use landfall_qemu::qmp::Address;
+use landfall_qemu::mutex::lock_unpoisoned;
+use landfall_qemu::qmp::QmpAddress;
 
 use super::discover::{Discovered, discover};
 use crate::foresight::Foresight;
@@ -27,7 +27,7 @@ pub struct Guest {
     /// How people call it.
     pub name: String,
     /// Its monitor.
-    pub monitor: Address,
+    pub monitor: QmpAddress,
     /// Its QEMU, where that runs on this host.
     pub qemu: Option<Discovered>,
     /// What the last look found.
@@ -63,14 +63,14 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct Guests {
     /// Named at the start or added since, in that order.
-    named: Mutex<Vec<Address>>,
+    named: Mutex<Vec<QmpAddress>>,
     /// What is known of each, by id.
     known: Mutex<BTreeMap<String, Known>>,
 }
 
 impl Guests {
     /// Beginning with these.
-    pub fn new(named: Vec<Address>) -> Guests {
+    pub fn new(named: Vec<QmpAddress>) -> Guests {
         Guests { named: Mutex::new(named), known: Mutex::default() }
     }
 
@@ -78,8 +78,8 @@ impl Guests {
     ///
     /// # Errors
     /// In words: there are too many.
-    pub fn add(&self, monitor: Address) -> Result<String, String> {
-        let mut named = lock(&self.named);
+    pub fn add(&self, monitor: QmpAddress) -> Result<String, String> {
+        let mut named = lock_unpoisoned(&self.named);
         let id = id(&monitor);
         if !named.contains(&monitor) {
             if named.len() >= MOST_ADDED {
@@ -95,7 +95,7 @@ impl Guests {
     /// All that there are now.
     pub fn list(&self) -> Vec<Guest> {
         let mut qemus = discover();
-        let mut monitors = lock(&self.named).clone();
+        let mut monitors = lock_unpoisoned(&self.named).clone();
         let mut guests = Vec::new();
         for monitor in monitors.drain(..) {
             let place = qemus.iter().position(|qemu| qemu.monitors.contains(&monitor));
@@ -113,9 +113,9 @@ impl Guests {
         self.list().into_iter().find(|guest| guest.id == id)
     }
 
-    fn guest(&self, monitor: Address, qemu: Option<Discovered>) -> Guest {
+    fn guest(&self, monitor: QmpAddress, qemu: Option<Discovered>) -> Guest {
         let id = id(&monitor);
-        let known = lock(&self.known);
+        let known = lock_unpoisoned(&self.known);
         let known = known.get(&id);
         Guest {
             name: name(&monitor, qemu.as_ref()),
@@ -131,7 +131,7 @@ impl Guests {
     /// Measures how a guest writes, for about so long. One look at a time.
     pub async fn look(&self, guest: &Guest, budget: Duration) {
         {
-            let mut known = lock(&self.known);
+            let mut known = lock_unpoisoned(&self.known);
             let known = known.entry(guest.id.clone()).or_default();
             if known.looking {
                 return;
@@ -140,7 +140,7 @@ impl Guests {
         }
         let looking = Looking { guests: self, id: &guest.id };
         let found = Foresight::gain(&guest.monitor, &Requirements::default(), budget).await;
-        let mut known = lock(&looking.guests.known);
+        let mut known = lock_unpoisoned(&looking.guests.known);
         let known = known.entry(guest.id.clone()).or_default();
         match found {
             Ok(foresight) => {
@@ -164,30 +164,30 @@ struct Looking<'a> {
 
 impl Drop for Looking<'_> {
     fn drop(&mut self) {
-        if let Some(known) = lock(&self.guests.known).get_mut(self.id) {
+        if let Some(known) = lock_unpoisoned(&self.guests.known).get_mut(self.id) {
             known.looking = false;
         }
     }
 }
 
 /// The same for the same monitor, after a restart as well: FNV-1a, 64 bits.
-fn id(monitor: &Address) -> String {
+fn id(monitor: &QmpAddress) -> String {
     let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = monitor.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, fold);
     format!("{hash:016x}")
 }
 
 /// What QEMU calls it, else its socket's name, else where that is.
-fn name(monitor: &Address, qemu: Option<&Discovered>) -> String {
+fn name(monitor: &QmpAddress, qemu: Option<&Discovered>) -> String {
     if let Some(name) = qemu.and_then(|qemu| qemu.name.clone()) {
         return name;
     }
     match monitor {
-        Address::Unix(path) => {
+        QmpAddress::Unix(path) => {
             let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
             stem.unwrap_or_else(|| monitor.to_string())
         }
-        Address::Tcp(place) => place.clone(),
+        QmpAddress::Tcp(place) => place.clone(),
     }
 }
 

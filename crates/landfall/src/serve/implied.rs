@@ -12,7 +12,7 @@ use landfall_core::planner::pareto::{ParetoPoint, pareto_front};
 use landfall_core::planner::remedies::{Conflict, resolve};
 use landfall_core::report::Class;
 use landfall_core::telemetry::view::View;
-use landfall_qemu::mutex::lock;
+use landfall_qemu::mutex::lock_unpoisoned;
 
 use super::guests::Looked;
 use super::settings::Settings;
@@ -103,7 +103,7 @@ fn forecaster(looked: &Looked, settings: &Settings) -> Forecaster {
 
 /// The frontier does not depend on what is asked but for the link, and takes longest.
 fn known_frontier(looked: &Looked, view: &View) -> Arc<Vec<ParetoPoint>> {
-    let mut known = lock(&looked.frontier);
+    let mut known = lock_unpoisoned(&looked.frontier);
     match &*known {
         Some((link, points)) if *link == view.link => points.clone(),
         _ => {

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use landfall_core::report::Report;
 use landfall_core::requirements::settings::Demands;
-use landfall_qemu::vcpus::Process;
+use landfall_qemu::procfs::Process;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -140,7 +140,7 @@ impl Migrations {
         command.stdout(fs::File::create(file.with_extension("report.json")).map_err(failed)?);
         command.stderr(fs::File::create(file.with_extension("log")).map_err(failed)?);
         let mut child = command.spawn().map_err(failed)?;
-        let process = child.id().and_then(|pid| Process::of(i32::try_from(pid).ok()?));
+        let process = child.id().and_then(|pid| Process::from_pid(i32::try_from(pid).ok()?));
         // It ends when it ends; somebody has to take note, or it stays in the table of processes.
         tokio::spawn(async move { child.wait().await });
         let started = Started {
@@ -275,7 +275,7 @@ mod tests {
         let migrations = Migrations::open(folder.path(), "/bin/true".into()).unwrap();
         // This very process, had it begun at another time.
         let pid = i32::try_from(std::process::id()).unwrap();
-        let process = Some(Process { pid, started: 1 });
+        let process = Some(Process { pid, start_time_ticks: 1 });
         let started = Started {
             guest: "vm".into(),
             source: "unix:/a".into(),

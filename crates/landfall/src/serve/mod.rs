@@ -38,7 +38,7 @@ use std::env;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use landfall_qemu::say::{say, tell};
+use landfall_qemu::stdio::{eprint_line, print_line};
 use tokio::sync::Semaphore;
 
 pub use options::Options;
@@ -72,7 +72,7 @@ pub async fn run(options: Options) -> u8 {
             0
         }
         Err(problem) => {
-            say(&format!("landfall: {problem}"));
+            eprint_line(&format!("landfall: {problem}"));
             USAGE
         }
     }
@@ -123,11 +123,13 @@ fn greet(options: &Options, door: &Door, site: &Site) {
             let host = options.name.first().filter(|_| address.ip().is_unspecified());
             let host =
                 host.map_or(address.to_string(), |name| format!("{name}:{}", address.port()));
-            tell(&format!("Open {scheme}://{host}/login#{token}"));
+            print_line(&format!("Open {scheme}://{host}/login#{token}"));
         }
-        None => tell(&format!("Listening on {}; the token is {token}", options.listen)),
+        None => print_line(&format!("Listening on {}; the token is {token}", options.listen)),
     }
     if site.access.public_read {
-        tell("Whoever reaches it may look; nothing is changed without the token (--public-read)");
+        print_line(
+            "Whoever reaches it may look; nothing is changed without the token (--public-read)",
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use landfall_qemu::qmp::Address;
+use landfall_qemu::qmp::QmpAddress;
 
 use super::listen::Place;
 
@@ -23,7 +23,7 @@ pub struct Options {
     /// QMP monitor of a guest to show, unix:/run/vm.qmp or tcp:127.0.0.1:4445; again for another.
     /// Guests that run on this host are found by themselves
     #[arg(long, value_name = "ADDRESS")]
-    pub guest: Vec<Address>,
+    pub guest: Vec<QmpAddress>,
 
     /// Folder of the recordings that the page shows and makes [default: /var/lib/landfall for root,
     /// else ~/.local/state/landfall]

@@ -14,7 +14,7 @@ use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::recording::RecordingLine;
 use landfall_core::report::Report;
 use landfall_qemu::monitor;
-use landfall_qemu::qmp::Address;
+use landfall_qemu::qmp::QmpAddress;
 use maud::Markup;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -113,7 +113,7 @@ async fn guests(State(site): Shared) -> Markup {
 }
 
 async fn add(State(site): Shared, Form(fields): Form<Fields>) -> Response {
-    let monitor = field(&fields, "monitor").unwrap_or_default().trim().parse::<Address>();
+    let monitor = field(&fields, "monitor").unwrap_or_default().trim().parse::<QmpAddress>();
     let added = monitor.map_err(|error| error.to_string()).and_then(|it| site.guests.add(it));
     match added {
         Ok(id) => Redirect::to(&format!("/guests/{id}")).into_response(),
@@ -200,9 +200,9 @@ async fn start(
 
 fn way(fields: &Fields) -> Result<Way, String> {
     let destination = field(fields, "destination").unwrap_or_default().trim().to_owned();
-    monitor::check_uri(&destination)?;
+    monitor::check_migration_uri(&destination).map_err(|error| error.to_string())?;
     let monitor = field(fields, "destination-qmp").map(str::trim).filter(|text| !text.is_empty());
-    let monitor = monitor.map(|text| text.parse::<Address>().map_err(|error| error.to_string()));
+    let monitor = monitor.map(|text| text.parse::<QmpAddress>().map_err(|error| error.to_string()));
     let destination_qmp = monitor.transpose()?.map(|address| address.to_string());
     Ok(Way { destination, destination_qmp })
 }

@@ -10,7 +10,7 @@ use landfall_core::policy;
 use landfall_core::report::Outcome;
 use landfall_core::requirements::Aggression;
 use landfall_core::units::{Bytes, Share};
-use landfall_qemu::say::{say, tell};
+use landfall_qemu::stdio::{eprint_line, print_line};
 use landfall_sim::{
     Compared, Judged, Run, Scenario, Seed, Spread, compare, compare_of, judge, trace,
 };
@@ -26,7 +26,7 @@ const SIMULATED: &str = "in a simulated migration";
 /// Simulates the scenarios and gives the exit status: 0, or 2 where one cannot be read.
 pub fn run(options: &Simulate) -> u8 {
     if options.picture.is_some() && options.scenarios.len() > 1 {
-        say("landfall: --picture is of one scenario; name one, or leave the picture out");
+        eprint_line("landfall: --picture is of one scenario; name one, or leave the picture out");
         return 2;
     }
     let mut all = Vec::new();
@@ -35,7 +35,7 @@ pub fn run(options: &Simulate) -> u8 {
         let scenario = match read(path) {
             Ok(scenario) => scenario,
             Err(problem) => {
-                say(&format!("landfall: {}: {problem}", path.display()));
+                eprint_line(&format!("landfall: {}: {problem}", path.display()));
                 return 2;
             }
         };
@@ -43,7 +43,7 @@ pub fn run(options: &Simulate) -> u8 {
         let chosen = match Chosen::of(&scenario, options, path) {
             Ok(chosen) => chosen,
             Err(problem) => {
-                say(&format!("landfall: {}: policies: {problem}", path.display()));
+                eprint_line(&format!("landfall: {}: policies: {problem}", path.display()));
                 return 2;
             }
         };
@@ -60,7 +60,11 @@ pub fn run(options: &Simulate) -> u8 {
             all.push(as_json(path, &scenario, &chosen, &runs, &judged));
         } else {
             let heading = heading(path, &scenario, &chosen);
-            tell(&format!("{heading}{}\n\n{}\n", oracle_in_words(&judged), table(&runs, &judged)));
+            print_line(&format!(
+                "{heading}{}\n\n{}\n",
+                oracle_in_words(&judged),
+                table(&runs, &judged)
+            ));
         }
         if options.docs.is_some() {
             judgements.push(page::Judgement::of(name(path), &scenario, &runs, &judged));
@@ -68,21 +72,21 @@ pub fn run(options: &Simulate) -> u8 {
         if let Some(picture) = &options.picture {
             if let Err(error) = draw(picture, &scenario, &chosen) {
                 let picture = picture.display();
-                say(&format!("landfall: the picture {picture} cannot be written: {error}"));
+                eprint_line(&format!("landfall: the picture {picture} cannot be written: {error}"));
                 return 2;
             }
             if !options.json {
-                tell(&format!("How the first draw went is in {}", picture.display()));
+                print_line(&format!("How the first draw went is in {}", picture.display()));
             }
         }
     }
     if options.json {
-        tell(&json!({ "scenarios": all }).to_string());
+        print_line(&json!({ "scenarios": all }).to_string());
     }
     if let Some(folder) = &options.docs
         && let Err(error) = page::write(folder, &judgements)
     {
-        say(&format!("landfall: {}: {error}", folder.display()));
+        eprint_line(&format!("landfall: {}: {error}", folder.display()));
         return 2;
     }
     0

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use landfall_core::units::Share;
-use landfall_qemu::cgroup::{CpuLever, Quota, survey};
-use landfall_qemu::monitor::Machine;
-use landfall_qemu::qmp::{Address, QmpError};
+use landfall_qemu::cgroup::{CpuLever, Quota, find_cpu_lever};
+use landfall_qemu::monitor::QemuMonitor;
+use landfall_qemu::qmp::{QmpAddress, QmpError};
 use landfall_testguest::Vm;
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -68,21 +68,21 @@ impl fmt::Display for Hold {
 pub struct Grip {
     quota: CpuLever,
     /// The harness's monitor, while nobody pauses by it.
-    idle: Option<Machine>,
+    idle: Option<QemuMonitor>,
     pauser: Option<Pauser>,
 }
 
 struct Pauser {
     wanted: Arc<AtomicBool>,
-    task: JoinHandle<(Machine, Result<(), QmpError>)>,
+    task: JoinHandle<(QemuMonitor, Result<(), QmpError>)>,
 }
 
 impl Grip {
     /// Takes hold of nothing yet.
     pub async fn of(vm: &Vm, tids: &[i32]) -> Result<Grip, Problem> {
         let pid = i32::try_from(vm.pid()).unwrap_or_default();
-        let (machine, _) = Machine::connect(&Address::Unix(vm.probe_socket())).await?;
-        Ok(Grip { quota: survey(pid, tids)?, idle: Some(machine), pauser: None })
+        let (machine, _) = QemuMonitor::connect(&QmpAddress::Unix(vm.probe_socket())).await?;
+        Ok(Grip { quota: find_cpu_lever(pid, tids)?, idle: Some(machine), pauser: None })
     }
 
     /// Holds the guest so, and no longer as before.
@@ -95,7 +95,7 @@ impl Grip {
         }
         let quota = (hold.lever == Lever::Quota)
             .then(|| Quota::new(hold.period.mul_f64(hold.share.get()), hold.period));
-        self.quota.hold(0, quota)?;
+        self.quota.hold_vcpu(0, quota)?;
         if hold.lever == Lever::Pause
             && let Some(machine) = self.idle.take()
         {
@@ -117,17 +117,17 @@ impl Drop for Grip {
 
 /// Stops the guest and lets it go on, in turns. What share that really gives the kernel counts.
 async fn pause(
-    mut machine: Machine,
+    mut machine: QemuMonitor,
     hold: Hold,
     wanted: Arc<AtomicBool>,
-) -> (Machine, Result<(), QmpError>) {
+) -> (QemuMonitor, Result<(), QmpError>) {
     let run = hold.period.mul_f64(hold.share.get());
     while wanted.load(Ordering::Relaxed) {
         if let Err(error) = machine.stop().await {
             return (machine, Err(error));
         }
         sleep(hold.period - run).await;
-        if let Err(error) = machine.go_on().await {
+        if let Err(error) = machine.cont().await {
             return (machine, Err(error));
         }
         sleep(run).await;

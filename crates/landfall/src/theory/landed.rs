@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::telemetry::sample::{Ram, Status};
 use landfall_core::units::{ByteRate, Bytes, PAGE};
-use landfall_qemu::monitor::Settings;
+use landfall_qemu::monitor::MigrationParameters;
 use landfall_testguest::{Kind, PagesPerSecond, Spec};
 use serde::Serialize;
 use tokio::time::sleep;
@@ -83,19 +83,19 @@ pub async fn all() -> Result<Vec<Landing>, Problem> {
 
 async fn one(spec: Spec, link: ByteRate, limit: f64) -> Result<Landing, Problem> {
     let mut stage = Stage::set(&spec, link).await?;
-    let known = stage.machine.settings().await?;
-    let mut settings = Settings::default();
-    settings.max_bandwidth(&known, ByteRate(link.0 * limit).per_second());
-    settings.downtime_limit(&known, DOWNTIME);
-    stage.machine.apply_settings(&settings).await?;
+    let known = stage.machine.query_migration_parameters().await?;
+    let mut settings = MigrationParameters::default();
+    settings.set_max_bandwidth(&known, ByteRate(link.0 * limit).per_second());
+    settings.set_downtime_limit(&known, DOWNTIME);
+    stage.machine.set_migration_parameters(&settings).await?;
     let uri = stage.pair.uri();
     let begun = Instant::now();
-    stage.machine.begin(&uri).await?;
+    stage.machine.migrate(&uri).await?;
 
     let (mut set_up, mut first): (Option<Instant>, Option<(Instant, Ram)>) = (None, None);
     let mut last_active: Option<Ram> = None;
     let ended = loop {
-        let migration = stage.machine.migration().await?;
+        let migration = stage.machine.query_migrate().await?;
         let now = Instant::now();
         if migration.status.is_over() {
             break migration;

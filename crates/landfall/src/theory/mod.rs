@@ -22,7 +22,7 @@ mod trace;
 use std::time::Duration;
 
 use landfall_core::units::{ByteRate, Bytes, Share};
-use landfall_qemu::say::{say, tell};
+use landfall_qemu::stdio::{eprint_line, print_line};
 use landfall_testguest::{Kind, PagesPerSecond, Phase, Spec};
 use serde_json::json;
 
@@ -105,19 +105,19 @@ pub async fn run(options: Theory) -> u8 {
     let (guests, landings) = match outcome {
         Ok(done) => done,
         Err(problem) => {
-            say(&format!("landfall: {problem}"));
+            eprint_line(&format!("landfall: {problem}"));
             return 5;
         }
     };
     if options.json {
-        tell(&json!({ "guests": guests, "landings": landings }).to_string());
+        print_line(&json!({ "guests": guests, "landings": landings }).to_string());
     } else {
-        tell(&page::figures(&guests, &landings));
+        print_line(&page::figures(&guests, &landings));
     }
     if let Some(folder) = &options.docs
         && let Err(error) = page::write(folder, &guests, &landings)
     {
-        say(&format!("landfall: --docs {}: {error}", folder.display()));
+        eprint_line(&format!("landfall: --docs {}: {error}", folder.display()));
         return 5;
     }
     0
@@ -126,15 +126,19 @@ pub async fn run(options: Theory) -> u8 {
 async fn experiment() -> Result<(Vec<Guest>, Vec<Landing>), Problem> {
     let mut all = Vec::new();
     for (about, kind) in guests() {
-        say(&format!("{}: {about}", kind.name()));
+        eprint_line(&format!("{}: {about}", kind.name()));
         let spec = Spec { working_set: Bytes::mib(96), ..Spec::new(kind) };
         let mut stage = Stage::set(&spec, LINK).await?;
         let mut seen = sampled::all(&mut stage).await?;
-        say(&format!("{}: {} times by sampling, now by migration", kind.name(), seen.len()));
+        eprint_line(&format!(
+            "{}: {} times by sampling, now by migration",
+            kind.name(),
+            seen.len()
+        ));
         let (by_syncs, pace) = synced::all(&mut stage).await?;
         seen.extend(by_syncs);
         all.push(Guest::new(kind.name(), about, seen, pace));
     }
-    say("landings");
+    eprint_line("landings");
     Ok((all, landed::all().await?))
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use landfall_core::units::Bytes;
-use landfall_qemu::monitor::{DirtyRate, Grain};
+use landfall_qemu::monitor::{CalcTimeUnit, DirtyRateMeasurement};
 use tokio::time::sleep;
 
 use super::Problem;
@@ -60,13 +60,17 @@ pub async fn all(stage: &mut Stage) -> Result<Vec<Observation>, Problem> {
 }
 
 async fn one(stage: &mut Stage, hold: Hold, span: Duration) -> Result<Observation, Problem> {
-    stage.machine.sample_dirty_rate(span, Grain::Milliseconds, PAGES_PER_GIB).await?;
+    stage.machine.calc_dirty_rate(span, CalcTimeUnit::Millisecond, PAGES_PER_GIB).await?;
     let begun = Instant::now();
     sleep(span).await;
     let (rate, took) = loop {
-        match stage.machine.dirty_rate(Grain::Milliseconds).await? {
-            DirtyRate::Measuring => sleep(Duration::from_millis(2)).await,
-            DirtyRate::Measured { mib_per_second: Some(rate), span, .. } => break (rate, span),
+        match stage.machine.query_dirty_rate(CalcTimeUnit::Millisecond).await? {
+            DirtyRateMeasurement::Measuring => sleep(Duration::from_millis(2)).await,
+            DirtyRateMeasurement::Measured {
+                mib_per_second: Some(rate), calc_time: span, ..
+            } => {
+                break (rate, span);
+            }
             _ => return Err(Problem::NotSampled),
         }
     };

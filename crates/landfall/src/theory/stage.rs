@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use landfall_core::model::CpuTime;
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_qemu::monitor::Machine;
-use landfall_qemu::qmp::Address;
+use landfall_qemu::monitor::QemuMonitor;
+use landfall_qemu::qmp::QmpAddress;
 use landfall_testguest::{Pair, Spec};
 use serde::Serialize;
 use tokio::time::sleep;
@@ -25,7 +25,7 @@ pub struct Stage {
     /// It, its destination and the link.
     pub pair: Pair,
     /// Its monitor.
-    pub machine: Machine,
+    pub machine: QemuMonitor,
     /// The levers on it.
     pub grip: Grip,
     trace: Trace,
@@ -68,8 +68,9 @@ impl Stage {
     /// Boots a guest and watches it for a while.
     pub async fn set(spec: &Spec, link: ByteRate) -> Result<Stage, Problem> {
         let pair = Pair::boot(spec, link)?;
-        let (mut machine, _) = Machine::connect(&Address::Unix(pair.source.qmp_socket())).await?;
-        let tids = machine.vcpu_threads().await?;
+        let (mut machine, _) =
+            QemuMonitor::connect(&QmpAddress::Unix(pair.source.qmp_socket())).await?;
+        let tids = machine.query_vcpu_threads().await?;
         let grip = Grip::of(&pair.source, &tids).await?;
         let trace = Trace::start(tids)?;
         let mut stage =

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::telemetry::sample::Ram;
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_qemu::monitor::Settings;
+use landfall_qemu::monitor::MigrationParameters;
 use tokio::time::sleep;
 
 use super::Problem;
@@ -48,18 +48,18 @@ pub struct Pace {
 
 /// Migrates the guest without letting it land, and measures what each pass found dirty.
 pub async fn all(stage: &mut Stage) -> Result<(Vec<Observation>, Pace), Problem> {
-    let known = stage.machine.settings().await?;
+    let known = stage.machine.query_migration_parameters().await?;
     let limit = |rate: ByteRate| {
-        let mut settings = Settings::default();
-        settings.max_bandwidth(&known, rate.per_second());
+        let mut settings = MigrationParameters::default();
+        settings.set_max_bandwidth(&known, rate.per_second());
         settings
     };
     let mut settings = limit(ByteRate::mb(1000));
-    settings.downtime_limit(&known, Duration::from_millis(1));
-    stage.machine.apply_settings(&settings).await?;
+    settings.set_downtime_limit(&known, Duration::from_millis(1));
+    stage.machine.set_migration_parameters(&settings).await?;
     let uri = stage.pair.uri();
     let begun = Instant::now();
-    stage.machine.begin(&uri).await?;
+    stage.machine.migrate(&uri).await?;
 
     let mut sync = next_sync(stage, None).await?.ok_or(Problem::Landed)?;
     let mut seen = Vec::new();
@@ -76,7 +76,7 @@ pub async fn all(stage: &mut Stage) -> Result<(Vec<Observation>, Pace), Problem>
         stage.grip.hold(hold).await?;
         let length = Duration::from_millis(ms).as_secs_f64();
         let rate = ByteRate((sync.ram.remaining.as_f64() / length).max(1e5));
-        stage.machine.apply_settings(&limit(rate)).await?;
+        stage.machine.set_migration_parameters(&limit(rate)).await?;
         let Some(next) = next_sync(stage, Some(sync)).await? else { break };
         let span = (sync.at, next.at);
         // The moments of the looks are known to half a question's turn.
@@ -94,7 +94,7 @@ pub async fn all(stage: &mut Stage) -> Result<(Vec<Observation>, Pace), Problem>
     }
     pace.later = free.1 / free.0.as_secs_f64();
     stage.grip.hold(Hold::FREE).await?;
-    stage.machine.cancel().await?;
+    stage.machine.migrate_cancel().await?;
     Ok((seen, pace))
 }
 
@@ -115,7 +115,7 @@ async fn next_sync(stage: &mut Stage, after: Option<Sync>) -> Result<Option<Sync
     let mut last: Option<(Instant, Ram)> = after.map(|sync| (sync.at, sync.ram));
     loop {
         let asked = Instant::now();
-        let migration = stage.machine.migration().await?;
+        let migration = stage.machine.query_migrate().await?;
         let at = asked + asked.elapsed() / 2;
         if migration.status.is_over() || begun.elapsed() > PATIENCE {
             return Ok(None);

@@ -26,7 +26,7 @@ impl Trace {
         let (its_points, still_wanted) = (points.clone(), wanted.clone());
         thread::Builder::new().name("trace".to_owned()).spawn(move || {
             while still_wanted.load(Ordering::Relaxed) {
-                let counters = vcpus::counters(&tids, None);
+                let counters = vcpus::read_vcpu_counters(&tids, None);
                 let cpu: Option<Duration> = counters.iter().map(|vcpu| vcpu.cpu).sum();
                 if let Some(cpu) = cpu {
                     let mut points = its_points.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,7 @@ use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::ByteRate;
 use landfall_qemu::driver::{Order, Stops, migrate};
-use landfall_qemu::qmp::Address;
+use landfall_qemu::qmp::QmpAddress;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scene::{Run, Scene, limits, migration_status, run_state, sweep, wait_until};
@@ -192,7 +192,7 @@ impl Policy for BreaksDown {
 fn a_policy_that_panics_ends_the_migration_and_not_the_guest() {
     let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(40)) else { return };
     let order = Order {
-        source: Address::Unix(scene.pair.source.qmp_socket()),
+        source: QmpAddress::Unix(scene.pair.source.qmp_socket()),
         destination: scene.pair.uri(),
         destination_qmp: None,
         requirements: Requirements::default(),

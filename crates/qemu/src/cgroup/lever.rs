@@ -1,4 +1,4 @@
-//! Holds vCPU threads and lets them go.
+//! Holds vCPU threads and releases them.
 
 use std::fs;
 use std::io;
@@ -6,360 +6,382 @@ use std::time::Duration;
 
 use landfall_core::decision::Quota;
 
-use super::cached_file::Kept;
+use super::cached_file::CachedFile;
 use super::error::CgroupError;
-use super::group::{Group, Limit, check, is_tighter, write};
-use super::hierarchy::{Version, of_thread, task_file, thread_stat};
-use super::survey::{Home, VcpuThread};
-use super::text::{self, Throttling};
-use super::undo::UndoStep;
+use super::group::{BandwidthLimit, CgroupDir, check_quota, is_at_most, write_file};
+use super::hierarchy::{CgroupVersion, thread_error, thread_stat};
+use super::parse::{CpuStat, cpu_stat};
+use super::placement::{Origin, VcpuThread};
+use super::undo_step::UndoStep;
+use crate::procfs::{self, parse, thread_file};
 
-/// The CPU lever on one guest. Made by [`survey`](super::survey()); dropped, it lets go.
+/// The CPU lever on one guest, made by [`find_cpu_lever`](super::find_cpu_lever). Releases all threads when it
+/// is dropped.
 #[derive(Debug)]
 pub struct CpuLever {
     pid: i32,
     threads: Vec<VcpuThread>,
-    grips: Vec<Grip>,
-    counters: Vec<Counters>,
+    /// One for each of `threads`.
+    hold_states: Vec<HoldState>,
+    /// One for each of `threads`.
+    counter_files: Vec<CounterFiles>,
 }
 
-/// Where the kernel counts for a thread.
+/// The files in which the kernel counts for one thread.
 #[derive(Debug)]
-struct Counters {
-    thread: Kept,
-    group: Kept,
+struct CounterFiles {
+    /// The thread's `schedstat`.
+    schedstat: CachedFile,
+    /// `cpu.stat` of the group that holds it.
+    cpu_stat: CachedFile,
 }
 
-/// Of no more threads than this the files stay open: a process may have 1024 files by default.
-const MOST_KEPT: usize = 128;
+/// The files of no more threads than this stay open: by default a process may have 1024 open files.
+const MAX_OPEN_THREADS: usize = 128;
 
-impl Counters {
+impl CounterFiles {
     fn close(&self) {
-        self.thread.close();
-        self.group.close();
+        self.schedstat.close();
+        self.cpu_stat.close();
     }
 }
 
-/// What has been done to a thread.
+/// What landfall has done to one thread.
 #[derive(Debug, Clone, Copy, Default)]
-struct Grip {
-    /// Something may have been changed, so there is something to undo.
-    touched: bool,
+struct HoldState {
+    /// Something may have been changed, so that there is something to undo.
+    changed: bool,
     /// What groups that are removed by now had counted.
-    counted: Throttling,
+    earlier_groups: CpuStat,
 }
 
-/// What is in force after [`CpuLever::hold`].
+/// The limit in force after [`CpuLever::hold_vcpu`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Effective {
-    /// The limit of the thread's group; `None`: not limited there. Groups above it may limit more.
+pub struct EffectiveLimit {
+    /// The limit of the thread's group; `None` if it has none. Groups above it may limit the thread more.
     pub quota: Option<Quota>,
-    /// The limit that was found is tighter than what was asked, so it stays.
+    /// The group had a tighter limit than was asked for, which stays in force.
     pub found_is_tighter: bool,
 }
 
-/// What one vCPU thread used and what was kept from it; all figures are cumulative and never run
-/// backwards while the lever lives.
+/// The CPU time that one vCPU thread used and the time that it could not run. All figures are cumulative
+/// and never decrease while the lever lives.
 ///
-/// Seen on Linux 6.18, cgroup v1 (the first also on 6.12, v2):
-/// - `throttled` grows when a thread is let run again, by the whole gap at once. Looked at more
-///   often than once a period, each step is the length of one gap; a gap that is still going on
-///   does not show.
-/// - `waited` includes the throttled time. What the host's other load took is `waited - throttled`.
-///   It too grows only when the wait ends.
-/// - `ran` of a running thread is brought up to date at the scheduler tick, so it may be a tick
-///   (4 ms at 250 Hz) behind.
+/// Measured on Linux 6.18, cgroup v1 (the first point also on 6.12, v2):
+/// - `throttled_time` grows when a thread may run again, by the whole gap at once. If it is read more than
+///   once a period, each step is the length of one gap. A gap that has not ended does not show.
+/// - `run_delay` includes the throttled time; the rest, `run_delay - throttled_time`, was taken by other load
+///   on the host. It too grows only when the delay ends.
+/// - `cpu_time` of a running thread is updated at the scheduler tick, so it may be a tick (4 ms at 250 Hz)
+///   behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Periods of the controller in which the thread wanted to run.
-    pub periods: u64,
-    /// Periods at whose end it stood still. One gap can span several.
-    pub throttled_periods: u64,
-    /// Time for which the quota kept it from running although it wanted to. 0 before the first
-    /// hold, except that a group used in place counts from when it was made.
-    pub throttled: Duration,
-    /// Its own CPU time since it began.
-    pub ran: Duration,
-    /// Time runnable but not running since it began.
-    pub waited: Duration,
+pub struct VcpuStats {
+    /// Periods of the controller in which the thread was runnable.
+    pub nr_periods: u64,
+    /// Periods at whose end it was throttled. One gap can span several.
+    pub nr_throttled: u64,
+    /// Time for which it was throttled while runnable. 0 before the first hold; a group that is used in place
+    /// counts from when it was made.
+    pub throttled_time: Duration,
+    /// Its own CPU time since it started.
+    pub cpu_time: Duration,
+    /// Time runnable but not running since it started.
+    pub run_delay: Duration,
 }
 
-/// A step of a release that could not be taken. The others have been.
+/// A step of a release that failed. The other steps were applied.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct ReleaseFailure {
-    /// The step.
+    /// The step that failed.
     pub step: UndoStep,
-    /// Why not; its text names the path.
+    /// Why it failed; the text names the path.
     pub error: CgroupError,
 }
 
 impl CpuLever {
+    /// Makes the lever for threads that were found. Changes nothing.
     pub(super) fn new(pid: i32, threads: Vec<VcpuThread>) -> Self {
-        let grips = vec![Grip::default(); threads.len()];
-        let counters = |thread: &VcpuThread| Counters {
-            thread: Kept::new(task_file(pid, thread.tid, "schedstat")),
-            group: Kept::new(thread.group.file("cpu.stat")),
+        let hold_states = vec![HoldState::default(); threads.len()];
+        let counter_files = |thread: &VcpuThread| CounterFiles {
+            schedstat: CachedFile::new(thread_file(pid, thread.tid, "schedstat")),
+            cpu_stat: CachedFile::new(thread.group.file("cpu.stat")),
         };
-        let counters = threads.iter().map(counters).collect();
-        Self { pid, threads, grips, counters }
+        let counter_files = threads.iter().map(counter_files).collect();
+        Self { pid, threads, hold_states, counter_files }
     }
 
-    /// The process whose threads they are.
+    /// Returns the process that the threads belong to.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// The threads, each once, with the vCPUs that run on it.
+    /// Returns the threads, each once, with the vCPUs that run on it.
     pub fn threads(&self) -> &[VcpuThread] {
         &self.threads
     }
 
-    /// How many vCPUs the survey was given.
-    pub fn vcpus(&self) -> usize {
+    /// Returns the number of vCPUs.
+    pub fn vcpu_count(&self) -> usize {
         self.threads.iter().map(|thread| thread.vcpus.len()).sum()
     }
 
-    /// Which interface the controller has here.
-    pub fn version(&self) -> Version {
-        self.threads.first().map_or(Version::V2, |thread| thread.group.version)
+    /// Returns the version of the cgroup interface in use.
+    pub fn cgroup_version(&self) -> CgroupVersion {
+        self.threads.first().map_or(CgroupVersion::V2, |thread| thread.group.version)
     }
 
-    /// Everything that a release does, whether or not it is needed yet: for another process to do
-    /// if this one cannot.
-    pub fn undo(&self) -> Vec<UndoStep> {
-        steps_back(&self.threads.iter().collect::<Vec<_>>())
+    /// Returns everything that a release does, whether or not it is needed yet, for another process to
+    /// apply if landfall cannot.
+    pub fn undo_steps(&self) -> Vec<UndoStep> {
+        undo_steps_for(&self.threads.iter().collect::<Vec<_>>())
     }
 
-    /// Holds the thread of one vCPU to a quota, or with `None` to what was found. The first hold of
-    /// a thread makes its group and moves it there. A limit that is in force already is not written
-    /// again, since that would refill the quota.
+    /// Holds the thread of one vCPU to a quota, or with `None` to the limit that was found. The first hold of
+    /// a thread makes its group and moves it there. A limit that is in force already is not written again,
+    /// because that would refill the quota.
     ///
-    /// Never looser than what was found: a group used in place keeps its own limit if that is
-    /// tighter. vCPUs that share a thread share the hold; the last call counts.
+    /// The hold is never looser than the limit that was found: a group that is used in place keeps its own
+    /// limit if that is tighter. vCPUs that share a thread share the hold; the last call counts.
     ///
     /// # Errors
     /// [`CgroupError::OutOfRange`], [`CgroupError::AboveParent`] (v1),
-    /// [`CgroupError::NoSuchThread`] if it has ended, [`CgroupError::System`]. After an error the
-    /// old limit is in force, and [`CpuLever::release`] tidies up what was begun.
-    pub fn hold(&mut self, vcpu: usize, quota: Option<Quota>) -> Result<Effective, CgroupError> {
-        let index = self.index(vcpu)?;
-        let (thread, grip) = (&self.threads[index], &mut self.grips[index]);
+    /// [`CgroupError::NoSuchThread`] if it has ended, [`CgroupError::System`]. After an error the old limit is
+    /// in force, and [`CpuLever::release_all`] removes what was made.
+    pub fn hold_vcpu(
+        &mut self,
+        vcpu: usize,
+        quota: Option<Quota>,
+    ) -> Result<EffectiveLimit, CgroupError> {
+        let index = self.thread_index(vcpu)?;
+        let (thread, state) = (&self.threads[index], &mut self.hold_states[index]);
         if let Some(quota) = quota {
-            check(quota)?;
+            check_quota(quota)?;
         }
         let group = &thread.group;
-        match &thread.home {
-            Home::Limit(found) => {
-                let (limit, found_is_tighter) = tighter(*found, quota);
-                grip.touched |= quota.is_some();
-                if grip.touched {
+        match &thread.origin {
+            Origin::OwnLimit(found) => {
+                let (limit, found_is_tighter) = tighter_limit(*found, quota);
+                state.changed |= quota.is_some();
+                if state.changed {
                     group.set_limit(limit)?;
                 }
-                Ok(Effective { quota: limit.quota(), found_is_tighter })
+                Ok(EffectiveLimit { quota: limit.to_quota(), found_is_tighter })
             }
-            Home::Group { group: home, enable_cpu, .. } => {
-                grip.touched |= quota.is_some() || thread.left_behind;
-                if grip.touched {
+            Origin::ParentGroup { parent, enable_cpu, .. } => {
+                state.changed |= quota.is_some() || thread.left_behind;
+                if state.changed {
                     let inside = group.threads().is_ok_and(|tids| tids.contains(&thread.tid));
                     if !inside {
-                        make_group(self.pid, group, home, *enable_cpu)?;
+                        make_group(self.pid, group, parent, *enable_cpu)?;
                     }
                     let limit = match quota {
-                        Some(quota) => Limit::holding(quota),
-                        None => Limit { quota: None, ..group.limit()? },
+                        Some(quota) => BandwidthLimit::from_quota(quota),
+                        None => BandwidthLimit { quota: None, ..group.read_limit()? },
                     };
                     group.set_limit(limit)?;
                     if !inside {
-                        move_in(self.pid, thread)?;
+                        move_thread(self.pid, thread)?;
                     }
                 }
-                Ok(Effective { quota, found_is_tighter: false })
+                Ok(EffectiveLimit { quota, found_is_tighter: false })
             }
         }
     }
 
-    /// What the thread of a vCPU used and what was kept from it.
+    /// Returns what the kernel has counted for the thread of a vCPU.
     ///
     /// # Errors
     /// [`CgroupError::NoSuchVcpu`], [`CgroupError::NoSuchThread`] if it has ended,
-    /// [`CgroupError::System`], [`CgroupError::Unreadable`].
-    pub fn stats(&self, vcpu: usize) -> Result<Stats, CgroupError> {
-        let index = self.index(vcpu)?;
-        let file = &self.counters[index].thread;
-        let text = of_thread(self.pid, self.threads[index].tid, file.path(), file.read())?;
-        let (ran, waited) =
-            text::schedstat(&text).ok_or_else(|| CgroupError::unreadable(file.path(), &text))?;
-        let throttling = self.throttling(index);
-        Ok(Stats {
-            periods: throttling.periods,
-            throttled_periods: throttling.throttled_periods,
-            throttled: throttling.throttled,
-            ran,
-            waited,
+    /// [`CgroupError::Proc`].
+    pub fn vcpu_stats(&self, vcpu: usize) -> Result<VcpuStats, CgroupError> {
+        let index = self.thread_index(vcpu)?;
+        let file = &self.counter_files[index].schedstat;
+        let text = file.read().map_err(|error| procfs::read_error(file.path(), error));
+        let times = text.and_then(|text| {
+            parse::schedstat(&text).ok_or_else(|| procfs::unreadable(file.path(), &text))
+        });
+        let times = times.map_err(thread_error(self.pid, self.threads[index].tid))?;
+        let counted = self.total_cpu_stat(index);
+        Ok(VcpuStats {
+            nr_periods: counted.nr_periods,
+            nr_throttled: counted.nr_throttled,
+            throttled_time: counted.throttled_time,
+            cpu_time: times.cpu_time,
+            run_delay: times.run_delay,
         })
     }
 
-    /// Puts everything back as it was found. Whatever cannot be put back is in the list; all the
-    /// rest has been. May be called again, and [`CpuLever::hold`] may follow.
+    /// Puts everything back as it was found, and returns the steps that failed. All other steps were applied.
+    /// May be called again, and [`CpuLever::hold_vcpu`] may follow.
     ///
-    /// Threads and groups that are gone, up to the whole guest, need no putting back. A thread in a
-    /// group left behind by an earlier landfall is freed even if it was never held by this one.
-    pub fn release(&mut self) -> Vec<ReleaseFailure> {
-        for (thread, grip) in self.threads.iter().zip(&mut self.grips) {
-            grip.touched |= thread.left_behind;
+    /// Threads, groups and a whole guest that are gone need no putting back. A thread in a group left behind
+    /// by an earlier landfall is freed even if this one never held it.
+    pub fn release_all(&mut self) -> Vec<ReleaseFailure> {
+        for (thread, state) in self.threads.iter().zip(&mut self.hold_states) {
+            state.changed |= thread.left_behind;
         }
-        self.put_back()
+        self.apply_undo_steps()
     }
 
-    fn put_back(&mut self) -> Vec<ReleaseFailure> {
-        let counted: Vec<Throttling> =
-            (0..self.grips.len()).map(|index| self.throttling(index)).collect();
-        let pairs = self.threads.iter().zip(&self.grips);
-        let touched: Vec<&VcpuThread> =
-            pairs.filter(|(_, grip)| grip.touched).map(|(thread, _)| thread).collect();
-        let failures: Vec<ReleaseFailure> = steps_back(&touched)
+    fn apply_undo_steps(&mut self) -> Vec<ReleaseFailure> {
+        let counted: Vec<CpuStat> =
+            (0..self.hold_states.len()).map(|index| self.total_cpu_stat(index)).collect();
+        let pairs = self.threads.iter().zip(&self.hold_states);
+        let changed: Vec<&VcpuThread> =
+            pairs.filter(|(_, state)| state.changed).map(|(thread, _)| thread).collect();
+        let failures: Vec<ReleaseFailure> = undo_steps_for(&changed)
             .into_iter()
             .filter_map(|step| {
-                let error = step.run().err()?;
+                let error = step.apply().err()?;
                 Some(ReleaseFailure { step, error })
             })
             .collect();
-        // Groups made for the purpose took their counters with them.
-        for ((thread, grip), counted) in self.threads.iter().zip(&mut self.grips).zip(counted) {
-            if grip.touched && !thread.group.path.exists() {
-                grip.counted = counted;
+        // A group that was made for a hold is removed together with its counters.
+        for ((thread, state), counted) in
+            self.threads.iter().zip(&mut self.hold_states).zip(counted)
+        {
+            if state.changed && !thread.group.path.exists() {
+                state.earlier_groups = counted;
             }
         }
         if failures.is_empty() {
-            self.grips.iter_mut().for_each(|grip| grip.touched = false);
+            self.hold_states.iter_mut().for_each(|state| state.changed = false);
         }
         failures
     }
 
-    /// What the controller counted for a thread, over all the groups it was held in.
-    fn throttling(&self, index: usize) -> Throttling {
-        let before = self.grips[index].counted;
-        let file = &self.counters[index].group;
-        // A group that is made for the purpose goes and comes again.
-        let made_anew = |_| {
+    /// Returns what the controller has counted for a thread in all the groups that held it.
+    fn total_cpu_stat(&self, index: usize) -> CpuStat {
+        let before = self.hold_states[index].earlier_groups;
+        let file = &self.counter_files[index].cpu_stat;
+        // The group may have been removed and made again since the file was opened.
+        let reopen = |_| {
             file.close();
             file.read()
         };
-        let text = file.read().or_else(made_anew).unwrap_or_default();
-        if index >= MOST_KEPT {
-            self.counters[index].close();
+        let text = file.read().or_else(reopen).unwrap_or_default();
+        if index >= MAX_OPEN_THREADS {
+            self.counter_files[index].close();
         }
-        let now = text::throttling(&text).unwrap_or_default();
-        Throttling {
-            periods: before.periods + now.periods,
-            throttled_periods: before.throttled_periods + now.throttled_periods,
-            throttled: before.throttled + now.throttled,
+        let now = cpu_stat(&text).unwrap_or_default();
+        CpuStat {
+            nr_periods: before.nr_periods + now.nr_periods,
+            nr_throttled: before.nr_throttled + now.nr_throttled,
+            throttled_time: before.throttled_time + now.throttled_time,
         }
     }
 
-    fn index(&self, vcpu: usize) -> Result<usize, CgroupError> {
+    /// Returns the index in `threads` of the thread that a vCPU runs on.
+    fn thread_index(&self, vcpu: usize) -> Result<usize, CgroupError> {
         let of_vcpu = |thread: &VcpuThread| thread.vcpus.contains(&vcpu);
-        let no_such = CgroupError::NoSuchVcpu { vcpu, count: self.vcpus() };
+        let no_such = CgroupError::NoSuchVcpu { vcpu, count: self.vcpu_count() };
         self.threads.iter().position(of_vcpu).ok_or(no_such)
     }
 }
 
 impl Drop for CpuLever {
     fn drop(&mut self) {
-        self.put_back();
+        self.apply_undo_steps();
     }
 }
 
-/// The limit to set in a group with a limit of its own, and whether that is the group's own.
-fn tighter(found: Limit, asked: Option<Quota>) -> (Limit, bool) {
-    match (asked, found.quota()) {
+/// Returns the limit to set in a group with a limit of its own, and whether the group's own is tighter.
+fn tighter_limit(found: BandwidthLimit, asked: Option<Quota>) -> (BandwidthLimit, bool) {
+    match (asked, found.to_quota()) {
         (None, _) => (found, false),
-        (Some(asked), Some(own)) if !is_tighter(asked, own) => (found, true),
-        (Some(asked), _) => (Limit::holding(asked), false),
+        (Some(asked), Some(own)) if !is_at_most(asked, own) => (found, true),
+        (Some(asked), _) => (BandwidthLimit::from_quota(asked), false),
     }
 }
 
-/// Makes the group for a thread. One that is there already is used if it is empty or holds threads
-/// of this very process: an earlier landfall left it behind.
-fn make_group(pid: i32, group: &Group, home: &Group, enable_cpu: bool) -> Result<(), CgroupError> {
+/// Makes the group for a thread. A group that exists already is used if it is empty or holds threads of this
+/// very process: an earlier landfall left it behind.
+fn make_group(
+    pid: i32,
+    group: &CgroupDir,
+    parent: &CgroupDir,
+    enable_cpu: bool,
+) -> Result<(), CgroupError> {
     if enable_cpu {
-        write(&home.file("cgroup.subtree_control"), "+cpu")?;
+        write_file(&parent.file("cgroup.subtree_control"), "+cpu")?;
     }
     match fs::create_dir(&group.path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let foreign = |tid: &i32| !task_file(pid, *tid, "stat").exists();
+            let foreign = |tid: &i32| !thread_file(pid, *tid, "stat").exists();
             if group.threads()?.iter().any(foreign) {
                 return Err(CgroupError::GroupInUse { path: group.path.clone() });
             }
             // Another vCPU's thread may be in it, if the vCPUs had other numbers then.
-            UndoStep::EmptyGroup { from: group.threads_file(), to: home.threads_file() }.run()?;
+            UndoStep::EmptyGroup { from: group.threads_file(), to: parent.threads_file() }
+                .apply()?;
         }
         Err(error) => return Err(CgroupError::system("make", &group.path, error)),
     }
     match group.version {
-        Version::V1 => Ok(()),
-        Version::V2 => write(&group.file("cgroup.type"), "threaded"),
+        CgroupVersion::V1 => Ok(()),
+        CgroupVersion::V2 => write_file(&group.file("cgroup.type"), "threaded"),
     }
 }
 
-/// Moves a thread into its group, if it is still the one that was surveyed.
-fn move_in(pid: i32, thread: &VcpuThread) -> Result<(), CgroupError> {
+/// Moves a thread into its group, if it is still the thread that was found.
+fn move_thread(pid: i32, thread: &VcpuThread) -> Result<(), CgroupError> {
     let gone = CgroupError::NoSuchThread { pid, tid: thread.tid };
     if thread_stat(pid, thread.tid)?.start_time_ticks != thread.start_time_ticks {
         return Err(gone);
     }
-    match write(&thread.group.threads_file(), &thread.tid.to_string()) {
+    match write_file(&thread.group.threads_file(), &thread.tid.to_string()) {
         Err(error) if error.errno() == Some(rustix::io::Errno::SRCH) => Err(gone),
         outcome => outcome,
     }
 }
 
-/// The way back for some threads: all run before anything is tidied up.
-fn steps_back(threads: &[&VcpuThread]) -> Vec<UndoStep> {
-    let (mut lift, mut tidy, mut controllers) = (Vec::new(), Vec::new(), Vec::new());
+/// Returns the undo steps for some threads: first all may run, then groups are removed.
+fn undo_steps_for(threads: &[&VcpuThread]) -> Vec<UndoStep> {
+    let (mut unlimit_all, mut remove, mut controllers) = (Vec::new(), Vec::new(), Vec::new());
     for thread in threads {
-        match &thread.home {
-            Home::Limit(found) => lift.extend(restore(&thread.group, *found)),
-            Home::Group { group: home, enable_cpu, stale } => {
+        match &thread.origin {
+            Origin::OwnLimit(found) => unlimit_all.extend(restore_limit(&thread.group, *found)),
+            Origin::ParentGroup { parent, enable_cpu, stale } => {
                 for group in [Some(&thread.group), stale.as_ref()].into_iter().flatten() {
-                    lift.push(unlimit(group));
-                    let (from, to) = (group.threads_file(), home.threads_file());
-                    tidy.push(UndoStep::EmptyGroup { from, to });
-                    tidy.push(UndoStep::RemoveGroup { path: group.path.clone() });
+                    unlimit_all.push(unlimit(group));
+                    let (from, to) = (group.threads_file(), parent.threads_file());
+                    remove.push(UndoStep::EmptyGroup { from, to });
+                    remove.push(UndoStep::RemoveGroup { path: group.path.clone() });
                 }
-                let disable = UndoStep::DisableCpu { group: home.path.clone() };
+                let disable = UndoStep::DisableCpu { group: parent.path.clone() };
                 if *enable_cpu && !controllers.contains(&disable) {
                     controllers.push(disable);
                 }
             }
         }
     }
-    [lift, tidy, controllers].concat()
+    [unlimit_all, remove, controllers].concat()
 }
 
-/// Lets a group run free, whatever its limit is now.
-fn unlimit(group: &Group) -> UndoStep {
+/// Returns the step that removes the limit of a group, whatever it is now.
+fn unlimit(group: &CgroupDir) -> UndoStep {
     let (file, value) = match group.version {
-        Version::V1 => ("cpu.cfs_quota_us", "-1"),
-        Version::V2 => ("cpu.max", "max"),
+        CgroupVersion::V1 => ("cpu.cfs_quota_us", "-1"),
+        CgroupVersion::V2 => ("cpu.max", "max"),
     };
     UndoStep::WriteFile { path: group.file(file), value: value.to_owned() }
 }
 
-/// Gives a group the limit that it was found with, whatever its limit is now. In v1 the quota goes
-/// first, or a period could be refused; for a fraction of a millisecond the group is not limited.
-fn restore(group: &Group, found: Limit) -> Vec<UndoStep> {
+/// Returns the steps that give a group the limit it was found with, whatever its limit is now. In v1 the quota
+/// is removed first, or the kernel could reject the period; for a fraction of a millisecond the group is not
+/// limited.
+fn restore_limit(group: &CgroupDir, found: BandwidthLimit) -> Vec<UndoStep> {
     let step = |file: &str, value: String| UndoStep::WriteFile { path: group.file(file), value };
     let (mut steps, burst) = match group.version {
-        Version::V1 => {
+        CgroupVersion::V1 => {
             let mut steps =
                 vec![unlimit(group), step("cpu.cfs_period_us", found.period.to_string())];
             steps.extend(found.quota.map(|quota| step("cpu.cfs_quota_us", quota.to_string())));
             (steps, "cpu.cfs_burst_us")
         }
-        Version::V2 => {
+        CgroupVersion::V2 => {
             let quota = found.quota.map_or("max".to_owned(), |quota| quota.to_string());
             (vec![step("cpu.max", format!("{quota} {}", found.period))], "cpu.max.burst")
         }

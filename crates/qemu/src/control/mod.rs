@@ -1,149 +1,145 @@
-//! How a running landfall is spoken to from outside: what is demanded of a migration can be seen and
-//! changed while it goes on.
+//! The control socket of a running landfall: how `landfall set` and the web pages see and change the
+//! requirements of a migration that is under way.
 //!
-//! A landfall that steers a guest listens on a Unix socket of its own in [`crate::runtime_dir`], named by
-//! the guest's process as its lock is. One line of JSON asks, one answers: [`Request`], [`Answer`].
-//! Whoever may speak is root or landfall's own user.
+//! A landfall that steers a guest listens on a Unix socket of its own in [`crate::runtime_dir`], named
+//! after the guest's process as its lock is. A client sends one line of JSON ([`ControlRequest`]) and
+//! gets one back ([`ControlAnswer`]). Only root and landfall's own user may connect.
 //!
-//! - [`server`] listens, reads and refuses. All that reaches the steering loop is a demand that was
-//!   read whole, through a bounded channel, and the loop takes it up at its next look: nobody out
-//!   there can make it wait.
-//! - [`client`] finds the landfall that steers a guest, and asks.
+//! - [`server`] listens, reads and refuses. The driver gets only requests that were read and checked
+//!   whole, through a bounded channel, and takes them up at its next tick: no client can make it wait.
+//! - [`client`] finds the landfall that steers a guest, and sends it requests.
 
 pub mod client;
+mod error;
 pub mod server;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use landfall_core::requirements::settings::{Demand, Demands};
+use landfall_core::requirements::settings::{Demand, DemandError, Demands};
 use landfall_core::telemetry::progress::ProgressSnapshot;
 use serde::{Deserialize, Serialize};
 
-use crate::qmp::Address;
+pub use error::{ClientError, ControlRefusal};
+
+use crate::procfs::Process;
+use crate::qmp::QmpAddress;
 use crate::runtime_dir;
-use crate::vcpus::Process;
 
-/// The longest line that is read.
-pub const LONGEST_LINE: usize = 4096;
+/// The longest request, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 4096;
 
-/// What can be asked of a running landfall.
+/// What a client can ask of a running landfall.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Request {
-    /// How does it stand?
+pub enum ControlRequest {
+    /// Report the migration, its requirements and its progress.
     Show,
-    /// Demand this from now on: names and values as on the command line.
+    /// Change requirements from now on.
     Set {
-        /// At least one, by name.
+        /// At least one value by its name, both as on the command line.
         demands: BTreeMap<String, String>,
     },
-    /// Give the migration up, with the guest at the source.
+    /// Cancel the migration, so that the guest stays at the source.
     Cancel,
 }
 
-/// What landfall answers.
+/// What a running landfall answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
-pub enum Answer {
-    /// So it stands.
+pub enum ControlAnswer {
+    /// The answer to [`ControlRequest::Show`].
     Shown {
-        /// All of it.
-        steered: Box<Steered>,
+        /// The migration.
+        steered: Box<SteeredMigration>,
     },
-    /// It is in force.
+    /// The new requirements are in force.
     Set {
-        /// What was demanded.
+        /// The requirements before.
         was: Demands,
-        /// What is demanded now.
+        /// The requirements now.
         now: Demands,
     },
-    /// It is being given up.
+    /// The migration is being cancelled.
     Cancelling,
-    /// No, and nothing was changed.
+    /// The request was refused, and nothing was changed.
     Refused {
-        /// Why, in words, and what to do.
+        /// Why, and what to do, for people.
         reason: String,
     },
 }
 
-/// A migration under way.
+/// A migration that a landfall steers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Steered {
-    /// Which guest.
-    pub guest: Guest,
-    /// Where it goes.
+pub struct SteeredMigration {
+    /// The guest.
+    pub guest: GuestIdentity,
+    /// The migration URI of the destination.
     pub destination: String,
-    /// The law.
+    /// The name of the policy.
     pub policy: String,
-    /// What is demanded.
+    /// The requirements in force.
     pub demands: Demands,
-    /// How far it is; `None` before the first look.
-    pub glance: Option<ProgressSnapshot>,
+    /// The progress; `None` before the first sample.
+    pub progress: Option<ProgressSnapshot>,
 }
 
-/// A guest, by all the names it goes by.
+/// A guest, by all the names that a user may call it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Guest {
-    /// Its QEMU's process.
+pub struct GuestIdentity {
+    /// The process id of its QEMU.
     pub pid: i32,
-    /// What its QEMU was told to call it (`-name`).
+    /// Its name (QEMU's option `-name`), if it has one.
     pub name: Option<String>,
     /// The monitor of the QEMU that it leaves.
-    pub source: Address,
+    pub source: QmpAddress,
 }
 
-impl Request {
+impl ControlRequest {
     /// Reads a line.
     ///
     /// # Errors
-    /// In words: what it is not.
-    pub fn parse(line: &[u8]) -> Result<Request, String> {
-        serde_json::from_slice(line).map_err(|error| {
-            format!(
-                "that is no request ({error}); send a line like {{\"command\":\"show\"}} or \
-                 {{\"command\":\"set\",\"demands\":{{\"max-stall\":\"500ms\"}}}}"
-            )
-        })
+    /// [`ControlRefusal::NotARequest`].
+    pub fn parse(line: &[u8]) -> Result<ControlRequest, ControlRefusal> {
+        serde_json::from_slice(line).map_err(ControlRefusal::NotARequest)
     }
 }
 
-/// Reads demands by name; all or none.
+/// Reads new requirements by their names: all of them or none.
 ///
 /// # Errors
-/// In words: the first that is wrong.
-pub fn read_demands(named: &BTreeMap<String, String>) -> Result<Vec<Demand>, String> {
-    let read = |(name, text): (&String, &String)| {
-        Demand::read(name, text).map_err(|error| error.to_string())
-    };
-    named.iter().map(read).collect()
+/// The first that is wrong.
+pub fn parse_demands(named: &BTreeMap<String, String>) -> Result<Vec<Demand>, DemandError> {
+    named.iter().map(|(name, text)| Demand::read(name, text)).collect()
 }
 
-impl Guest {
-    /// Whether it goes by this name: the address of its monitor, its name, or its process.
-    pub fn is(&self, called: &str) -> bool {
-        let address = called.parse().is_ok_and(|address| whole(&address) == self.source);
-        address || self.name.as_deref() == Some(called) || called.parse() == Ok(self.pid)
+impl GuestIdentity {
+    /// Returns whether a user who calls a guest by this name means this one: by the address of its
+    /// monitor, its name or its process id.
+    pub fn has_name(&self, name: &str) -> bool {
+        let address = name.parse().is_ok_and(|address| absolute_address(&address) == self.source);
+        address || self.name.as_deref() == Some(name) || name.parse() == Ok(self.pid)
     }
 }
 
-/// The address as it is from any folder.
-pub(crate) fn whole(address: &Address) -> Address {
+/// Returns the address in a form that is valid from any working directory.
+pub(crate) fn absolute_address(address: &QmpAddress) -> QmpAddress {
     match address {
-        Address::Unix(path) => {
-            let whole = path.canonicalize().or_else(|_| std::path::absolute(path));
-            Address::Unix(whole.unwrap_or_else(|_| path.clone()))
+        QmpAddress::Unix(path) => {
+            let absolute = path.canonicalize().or_else(|_| std::path::absolute(path));
+            QmpAddress::Unix(absolute.unwrap_or_else(|_| path.clone()))
         }
-        Address::Tcp(_) => address.clone(),
+        QmpAddress::Tcp(_) => address.clone(),
     }
 }
 
-/// What the names of all sockets end with.
-const ENDING: &str = "sock";
+/// The extension of control sockets.
+const SOCKET_EXTENSION: &str = "sock";
 
-/// Where the landfall that steers this guest listens.
-fn socket(process: Process) -> PathBuf {
-    runtime_dir::path().join(format!("{}-{}.{ENDING}", process.pid, process.started))
+/// Returns the path of the control socket for a guest.
+fn socket_path(process: Process) -> PathBuf {
+    let (pid, started) = (process.pid, process.start_time_ticks);
+    runtime_dir::path().join(format!("{pid}-{started}.{SOCKET_EXTENSION}"))
 }
 
 #[cfg(test)]
@@ -155,10 +151,11 @@ mod tests {
     fn requests_are_lines_that_a_person_can_write() {
         let set = br#"{"command":"set","demands":{"max-stall":"500ms"}}"#;
         let demands = BTreeMap::from([("max-stall".to_owned(), "500ms".to_owned())]);
-        assert_eq!(Request::parse(set), Ok(Request::Set { demands }));
-        assert_eq!(Request::parse(br#"{"command":"show"}"#), Ok(Request::Show));
+        assert_eq!(ControlRequest::parse(set).unwrap(), ControlRequest::Set { demands });
+        let show = ControlRequest::parse(br#"{"command":"show"}"#).unwrap();
+        assert_eq!(show, ControlRequest::Show);
         for line in ["", "show", "{}", r#"{"command":"shoot"}"#, r#"{"command":"set"}"#, "\u{0}"] {
-            let error = Request::parse(line.as_bytes()).unwrap_err();
+            let error = ControlRequest::parse(line.as_bytes()).unwrap_err().to_string();
             assert!(error.contains("max-stall"), "{error}");
         }
     }
@@ -168,22 +165,22 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().canonicalize().unwrap().join("vm.qmp");
         std::fs::write(&path, "").unwrap();
-        let source = Address::Unix(path.clone());
-        let guest = Guest { pid: 42, name: Some("web1".to_owned()), source };
+        let source = QmpAddress::Unix(path.clone());
+        let guest = GuestIdentity { pid: 42, name: Some("web1".to_owned()), source };
         let round = place.path().join("../").join(place.path().file_name().unwrap());
-        for called in ["web1", "42", &format!("unix:{}/vm.qmp", round.display())] {
-            assert!(guest.is(called), "{called}");
+        for name in ["web1", "42", &format!("unix:{}/vm.qmp", round.display())] {
+            assert!(guest.has_name(name), "{name}");
         }
-        for called in ["web", "421", "", "unix:/elsewhere/vm.qmp", "tcp:h:1"] {
-            assert!(!guest.is(called), "{called}");
+        for name in ["web", "421", "", "unix:/elsewhere/vm.qmp", "tcp:h:1"] {
+            assert!(!guest.has_name(name), "{name}");
         }
     }
 
     proptest! {
         #[test]
         fn no_line_makes_it_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(Request::Set { demands }) = Request::parse(&line) {
-                let _ = read_demands(&demands);
+            if let Ok(ControlRequest::Set { demands }) = ControlRequest::parse(&line) {
+                let _ = parse_demands(&demands);
             }
         }
     }

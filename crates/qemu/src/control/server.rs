@@ -1,4 +1,4 @@
-//! The listening side: a landfall that steers a guest.
+//! The listening side of the control socket, in a landfall that steers a guest.
 
 use std::collections::VecDeque;
 use std::fs::{self, Permissions};
@@ -15,219 +15,256 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::{Answer, ENDING, LONGEST_LINE, Request, Steered, read_demands, socket};
-use crate::runtime_dir;
-use crate::vcpus::Process;
+use super::{
+    ControlAnswer, ControlRefusal, ControlRequest, MAX_REQUEST_BYTES, SOCKET_EXTENSION,
+    SteeredMigration, parse_demands, socket_path,
+};
+use crate::procfs::Process;
+use crate::runtime_dir::{self, RuntimeDirError};
 
-/// A line, and an answer, has to be on its way within so long.
-const LINE: Duration = Duration::from_secs(2);
+/// The longest time for a client to send a line, or to take one.
+const LINE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The loop has so long to take a demand up: it looks ten times a second, unless QEMU does not answer.
-const TAKEN_UP: Duration = Duration::from_secs(5);
+/// The longest time for the driver to take a request up. It looks ten times a second, unless QEMU does
+/// not answer.
+const DRIVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// So many are listened to at a time. One more, and the oldest is not any longer: somebody who
-/// connects and says nothing keeps nobody out.
-const MOST_CLIENTS: usize = 16;
+/// Clients that are served at the same time. One more, and the oldest is disconnected: clients that
+/// connect and send nothing do not keep others out.
+const MAX_CLIENTS: usize = 16;
 
-/// So many demands wait to be taken up at the most.
-const MOST_ASKS: usize = 8;
+/// Requests that wait for the driver.
+const MAX_WAITING_REQUESTS: usize = 8;
 
-/// Between two answers to one client, and between two clients: whoever asks as fast as can be leaves the
-/// processor to the steering, which runs on the same thread.
-const PACE: Duration = Duration::from_millis(10);
-const NEXT_CLIENT: Duration = Duration::from_millis(1);
+/// The pause after each answer to a client: the steering runs on the same thread, and a client that sends
+/// requests as fast as it can must leave it the CPU.
+const ANSWER_PAUSE: Duration = Duration::from_millis(10);
 
-/// After an error of the socket itself, such as too many open files.
-const REST: Duration = Duration::from_millis(200);
+/// The pause after each new client, for the same reason.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(1);
 
-/// What somebody asks of the steering loop.
+/// The pause after an error of the socket itself, such as too many open files.
+const ERROR_PAUSE: Duration = Duration::from_millis(200);
+
+/// A client's request that the driver has to carry out.
 #[derive(Debug)]
-pub enum Ask {
-    /// To steer by these demands from now on. Whoever asked is gone once the answer's channel is
-    /// closed: then it is not to be done any more.
+pub enum SteeringRequest {
+    /// Change requirements from now on. Once the channel of the answer is closed the client is gone, and
+    /// the request is void.
     Set {
-        /// What shall be another.
+        /// The new requirements.
         demands: Vec<Demand>,
         /// Takes the answer.
-        answer: oneshot::Sender<Answer>,
+        answer: oneshot::Sender<ControlAnswer>,
     },
-    /// To give up.
+    /// Cancel the migration.
     Cancel {
         /// Takes the answer.
-        answer: oneshot::Sender<Answer>,
+        answer: oneshot::Sender<ControlAnswer>,
     },
 }
 
-/// The ear of a landfall; it listens as long as it lives, and leaves nothing behind.
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlServerError {
+    /// The directory for it cannot be used.
+    #[error(transparent)]
+    Directory(#[from] RuntimeDirError),
+    /// The socket cannot be made.
+    #[error("cannot listen on {path}: {source}", path = path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+}
+
+/// The control socket of a landfall. Listens until it is dropped, and then removes the socket.
 #[derive(Debug)]
-pub struct Control {
+pub struct ControlServer {
     path: PathBuf,
-    asks: mpsc::Receiver<Ask>,
-    steered: watch::Sender<Steered>,
+    requests: mpsc::Receiver<SteeringRequest>,
+    steered: watch::Sender<SteeredMigration>,
     serving: AbortHandle,
 }
 
-impl Control {
-    /// Listens for whoever wants to see or change how this guest is steered. Only who has the guest's
-    /// lock may call it: a socket that is there already is then one that a dead landfall has left.
+impl ControlServer {
+    /// Listens for clients that want to see or change the migration of a guest. The caller must hold the
+    /// guest's lock: a socket that exists already was then left by a landfall that was killed.
     ///
     /// # Errors
-    /// The socket cannot be made.
-    pub fn open(process: Process, steered: Steered) -> io::Result<Control> {
-        clear_away(&runtime_dir::make()?);
-        let path = socket(process);
+    /// [`ControlServerError`].
+    pub fn listen(
+        process: Process,
+        steered: SteeredMigration,
+    ) -> Result<ControlServer, ControlServerError> {
+        remove_stale_sockets(&runtime_dir::create()?);
+        let path = socket_path(process);
+        let failed = |source| ControlServerError::Listen { path: path.clone(), source };
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(&path)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        let (tell, asks) = mpsc::channel(MOST_ASKS);
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
+        let (sender, requests) = mpsc::channel(MAX_WAITING_REQUESTS);
         let (steered, shown) = watch::channel(steered);
-        let serving = tokio::spawn(serve(listener, tell, shown)).abort_handle();
-        Ok(Control { path, asks, steered, serving })
+        let serving = tokio::spawn(serve_clients(listener, sender, shown)).abort_handle();
+        Ok(ControlServer { path, requests, steered, serving })
     }
 
-    /// The next thing that somebody asks.
-    pub async fn next(&mut self) -> Option<Ask> {
-        self.asks.recv().await
+    /// Waits for the next request.
+    pub async fn next_request(&mut self) -> Option<SteeringRequest> {
+        self.requests.recv().await
     }
 
-    /// Says how it stands, for whoever asks from now on.
-    pub fn show(&self, demands: &Demands, glance: ProgressSnapshot) {
+    /// Replaces the requirements and the progress that clients are shown from now on.
+    pub fn publish_progress(&self, demands: &Demands, progress: ProgressSnapshot) {
         self.steered.send_modify(|steered| {
             if steered.demands != *demands {
                 steered.demands = demands.clone();
             }
-            steered.glance = Some(glance);
+            steered.progress = Some(progress);
         });
     }
 }
 
-impl Drop for Control {
+impl Drop for ControlServer {
     fn drop(&mut self) {
         self.serving.abort();
-        // Left behind it does no harm: nobody listens there.
+        // A socket that stays behind does no harm: it refuses connections.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Removes the sockets of guests whose QEMU is gone: a landfall that was killed has left them.
-fn clear_away(directory: &Path) {
+/// Removes the sockets of guests whose QEMU has ended: a landfall that was killed left them.
+fn remove_stale_sockets(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        if owner(&path).is_some_and(|process| !process.is_alive()) {
+        if process_of_socket(&path).is_some_and(|process| !process.is_alive()) {
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// Whose guest's socket this is; `None` for anything else.
-fn owner(path: &Path) -> Option<Process> {
-    let name = path.file_name()?.to_str()?.strip_suffix(ENDING)?.strip_suffix('.')?;
+/// Returns the guest's process of a control socket; `None` for another file.
+fn process_of_socket(path: &Path) -> Option<Process> {
+    let name = path.file_name()?.to_str()?.strip_suffix(SOCKET_EXTENSION)?.strip_suffix('.')?;
     let (pid, started) = name.split_once('-')?;
-    Some(Process { pid: pid.parse().ok()?, started: started.parse().ok()? })
+    Some(Process { pid: pid.parse().ok()?, start_time_ticks: started.parse().ok()? })
 }
 
-async fn serve(listener: UnixListener, tell: mpsc::Sender<Ask>, shown: watch::Receiver<Steered>) {
+async fn serve_clients(
+    listener: UnixListener,
+    requests: mpsc::Sender<SteeringRequest>,
+    shown: watch::Receiver<SteeredMigration>,
+) {
     let mut clients = JoinSet::new();
     let mut order: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            sleep(REST).await;
+            sleep(ERROR_PAUSE).await;
             continue;
         };
         while clients.try_join_next().is_some() {}
         order.retain(|client| !client.is_finished());
-        if order.len() >= MOST_CLIENTS
+        if order.len() >= MAX_CLIENTS
             && let Some(oldest) = order.pop_front()
         {
             oldest.abort();
         }
-        order.push_back(clients.spawn(attend(stream, tell.clone(), shown.clone())));
-        sleep(NEXT_CLIENT).await;
+        order.push_back(clients.spawn(serve_client(stream, requests.clone(), shown.clone())));
+        sleep(ACCEPT_PAUSE).await;
     }
 }
 
-/// Listens to one client, line by line, until it ends or is too slow.
-async fn attend(mut stream: UnixStream, tell: mpsc::Sender<Ask>, shown: watch::Receiver<Steered>) {
-    if let Err(reason) = check_peer(&stream) {
-        let _ = say(&mut stream, &Answer::Refused { reason }).await;
+/// Serves one client, line by line, until it disconnects, is too slow or sends what is refused.
+async fn serve_client(
+    mut stream: UnixStream,
+    requests: mpsc::Sender<SteeringRequest>,
+    shown: watch::Receiver<SteeredMigration>,
+) {
+    if let Err(refusal) = check_client_user(&stream) {
+        let _ = write_answer(&mut stream, &refusal.into()).await;
         return;
     }
     let mut stream = BufReader::new(stream);
-    while let Some(line) = read_line(&mut stream).await {
+    while let Some(line) = read_request(&mut stream).await {
         let answer = match line {
-            Ok(line) => answer(&line, &tell, &shown).await,
-            Err(reason) => Answer::Refused { reason },
+            Ok(line) => match handle_request(&line, &requests, &shown).await {
+                Ok(answer) => answer,
+                Err(refusal) => refusal.into(),
+            },
+            Err(refusal) => refusal.into(),
         };
-        let whole = !matches!(answer, Answer::Refused { .. });
-        if !say(&mut stream, &answer).await || !whole {
+        let refused = matches!(answer, ControlAnswer::Refused { .. });
+        if !write_answer(&mut stream, &answer).await || refused {
             return;
         }
-        sleep(PACE).await;
+        sleep(ANSWER_PAUSE).await;
     }
 }
 
-/// Root may, and who landfall itself runs as.
-fn check_peer(stream: &UnixStream) -> Result<(), String> {
+impl From<ControlRefusal> for ControlAnswer {
+    fn from(refusal: ControlRefusal) -> Self {
+        ControlAnswer::Refused { reason: refusal.to_string() }
+    }
+}
+
+/// Checks that a client runs as root or as landfall's own user.
+fn check_client_user(stream: &UnixStream) -> Result<(), ControlRefusal> {
     let own = rustix::process::geteuid().as_raw();
-    match stream.peer_cred() {
-        Ok(peer) if peer.uid() == own || peer.uid() == 0 => Ok(()),
-        Ok(peer) => Err(format!(
-            "user {} may not change what user {own} steers; run it as that user or as root",
-            peer.uid()
-        )),
-        Err(error) => Err(format!("it cannot be told who asks: {error}")),
+    let client = stream.peer_cred().map_err(ControlRefusal::UnknownUser)?.uid();
+    if client == own || client == 0 {
+        return Ok(());
     }
+    Err(ControlRefusal::ForeignUser { client, own })
 }
 
-/// The next line, in time and not too long; `None` at the end of them.
-async fn read_line(stream: &mut BufReader<UnixStream>) -> Option<Result<Vec<u8>, String>> {
+/// Reads the next line; `None` at the end of the connection, or if the line does not come in time.
+async fn read_request(
+    stream: &mut BufReader<UnixStream>,
+) -> Option<Result<Vec<u8>, ControlRefusal>> {
     let mut line = Vec::new();
-    let mut limited = stream.take(LONGEST_LINE as u64);
-    let read = timeout(LINE, limited.read_until(b'\n', &mut line)).await.ok()?.ok()?;
+    let mut limited = stream.take(MAX_REQUEST_BYTES as u64);
+    let read = timeout(LINE_TIMEOUT, limited.read_until(b'\n', &mut line)).await.ok()?.ok()?;
     match line.last() {
         Some(b'\n') => Some(Ok(line)),
-        _ if read >= LONGEST_LINE => Some(Err(format!("a line has at most {LONGEST_LINE} bytes"))),
+        _ if read >= MAX_REQUEST_BYTES => Some(Err(ControlRefusal::TooLong)),
         _ => None,
     }
 }
 
-async fn say(stream: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> bool {
+/// Writes an answer; returns whether the client took it in time.
+async fn write_answer(stream: &mut (impl AsyncWriteExt + Unpin), answer: &ControlAnswer) -> bool {
     let Ok(mut line) = serde_json::to_vec(answer) else { return false };
     line.push(b'\n');
-    matches!(timeout(LINE, stream.write_all(&line)).await, Ok(Ok(())))
+    matches!(timeout(LINE_TIMEOUT, stream.write_all(&line)).await, Ok(Ok(())))
 }
 
-async fn answer(line: &[u8], tell: &mpsc::Sender<Ask>, shown: &watch::Receiver<Steered>) -> Answer {
-    let request = match Request::parse(line) {
-        Ok(request) => request,
-        Err(reason) => return Answer::Refused { reason },
-    };
+async fn handle_request(
+    line: &[u8],
+    requests: &mpsc::Sender<SteeringRequest>,
+    shown: &watch::Receiver<SteeredMigration>,
+) -> Result<ControlAnswer, ControlRefusal> {
     let (answer, answered) = oneshot::channel();
-    let ask = match request {
-        Request::Show => return Answer::Shown { steered: Box::new(shown.borrow().clone()) },
-        Request::Cancel => Ask::Cancel { answer },
-        Request::Set { demands } => match read_demands(&demands) {
-            Ok(demands) => Ask::Set { demands, answer },
-            Err(reason) => return Answer::Refused { reason },
-        },
-    };
-    let refused = |reason: &str| Answer::Refused { reason: reason.to_owned() };
-    match tell.try_send(ask) {
-        Ok(()) => {}
-        Err(mpsc::error::TrySendError::Full(_)) => {
-            return refused("too much is asked at once; try again in a second");
+    let request = match ControlRequest::parse(line)? {
+        ControlRequest::Show => {
+            return Ok(ControlAnswer::Shown { steered: Box::new(shown.borrow().clone()) });
         }
-        Err(mpsc::error::TrySendError::Closed(_)) => return refused("the migration is over"),
-    }
-    match timeout(TAKEN_UP, answered).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => refused("the migration is over"),
-        Err(_) => refused(
-            "QEMU does not answer at the moment, so nothing can be changed; see how it stands, and \
-             try again",
-        ),
+        ControlRequest::Cancel => SteeringRequest::Cancel { answer },
+        ControlRequest::Set { demands } => {
+            SteeringRequest::Set { demands: parse_demands(&demands)?, answer }
+        }
+    };
+    requests.try_send(request).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => ControlRefusal::Busy,
+        mpsc::error::TrySendError::Closed(_) => ControlRefusal::Over,
+    })?;
+    match timeout(DRIVER_TIMEOUT, answered).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(ControlRefusal::Over),
+        Err(_) => Err(ControlRefusal::QemuSilent),
     }
 }

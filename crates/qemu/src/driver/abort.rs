@@ -7,8 +7,8 @@ use landfall_core::report::Outcome;
 use landfall_core::units::show_duration;
 
 use super::{End, Steering};
-use crate::qmp::Pending;
-use crate::settle;
+use crate::migration_end;
+use crate::qmp::PendingResponse;
 
 /// A monitor that has not answered for so long beyond the blackout expected is taken to hang.
 const HANG: Duration = Duration::from_secs(10);
@@ -50,8 +50,8 @@ impl Steering {
             return;
         };
         let destination = self.destination.as_mut().map(|(machine, _)| machine);
-        let outcome = settle::cancel(&mut self.source, destination).await;
-        giving_up.told = matches!(outcome, Ok(settle::Cancel::Told));
+        let outcome = migration_end::cancel_migration(&mut self.source, destination).await;
+        giving_up.told = matches!(outcome, Ok(migration_end::CancelOutcome::Requested));
     }
 
     /// A monitor that does not answer: lets the vCPUs go, in case it waits for one of them; then
@@ -64,7 +64,7 @@ impl Steering {
                 show_duration(LEAVE)
             )));
         }
-        let Some(age) = self.asked.as_ref().map(Pending::age) else { return Ok(()) };
+        let Some(age) = self.asked.as_ref().map(PendingResponse::age) else { return Ok(()) };
         if age > HELD_HANG && self.hands.holds().iter().any(|hold| matches!(hold, Hold::Quota(_))) {
             self.let_go();
         }
@@ -85,7 +85,7 @@ impl Steering {
         self.giving_up.get_or_insert_with(|| GivingUp::now(Outcome::Failed, reason));
         let destination = self.destination.as_mut().map(|(machine, _)| machine);
         // Where this cannot be done safely, or is refused, there is nothing better than to wait on.
-        let _ = settle::break_link(&mut self.source, destination).await;
+        let _ = migration_end::break_migration_link(&mut self.source, destination).await;
         Ok(())
     }
 }

@@ -9,11 +9,13 @@ use landfall_core::telemetry::sample::VcpuCounters;
 use landfall_core::telemetry::view::Levers;
 
 use crate::cgroup::CpuLever;
-use crate::guardian::{Guardian, WayBack};
-use crate::lock::Lock;
-use crate::monitor::{Machine, Settings};
+use crate::guardian::{Guardian, GuardianError};
+use crate::lock::GuestLock;
+use crate::monitor::{MigrationParameters, QemuMonitor};
+use crate::procfs::Process;
 use crate::qmp::QmpError;
-use crate::vcpus::{self, Process};
+use crate::rollback::Rollback;
+use crate::vcpus;
 
 /// The guest's vCPUs on this host, locked for this landfall.
 #[derive(Debug)]
@@ -21,12 +23,12 @@ pub(super) struct Vcpus {
     pub(super) process: Process,
     pub(super) tids: Vec<i32>,
     pub(super) lever: Option<CpuLever>,
-    pub(super) lock: Lock,
+    pub(super) lock: GuestLock,
 }
 
 impl Vcpus {
     pub(super) fn counters(&self) -> Vec<VcpuCounters> {
-        vcpus::counters(&self.tids, self.lever.as_ref())
+        vcpus::read_vcpu_counters(&self.tids, self.lever.as_ref())
     }
 }
 
@@ -34,11 +36,11 @@ impl Vcpus {
 #[derive(Debug)]
 pub(super) struct Hands {
     pub(super) process: Process,
-    pub(super) way_back: WayBack,
+    pub(super) way_back: Rollback,
     vcpus: Vcpus,
     levers: Levers,
-    found: Settings,
-    tuned: Option<Settings>,
+    found: MigrationParameters,
+    tuned: Option<MigrationParameters>,
     guardian: Option<Guardian>,
     holds: Vec<Hold>,
     still_held: Vec<String>,
@@ -52,17 +54,17 @@ impl Hands {
     pub(super) fn new(
         vcpus: Vcpus,
         levers: Levers,
-        found: Settings,
-        way_back: WayBack,
+        found: MigrationParameters,
+        way_back: Rollback,
         program: &Path,
     ) -> Result<Hands, String> {
-        let no_guardian = |error: std::io::Error| {
-            let program = program.display();
-            format!("cannot start the guardian ({program}): {error}; nothing was changed")
-        };
-        let mut guardian = Guardian::start(program).map_err(no_guardian)?;
-        guardian.entrust(&way_back).map_err(no_guardian)?;
-        vcpus.lock.bequeathed().map_err(no_guardian)?;
+        let no_guardian = |error: GuardianError| format!("{error}; nothing was changed");
+        let mut guardian = Guardian::spawn(program).map_err(no_guardian)?;
+        guardian.update(&way_back).map_err(no_guardian)?;
+        let kept = vcpus.lock.close_on_exec();
+        kept.map_err(|error| {
+            format!("cannot keep the guest's lock: {error}; nothing was changed")
+        })?;
         let holds = vec![Hold::Free; vcpus.tids.len()];
         let process = vcpus.process;
         Ok(Hands {
@@ -101,8 +103,8 @@ impl Hands {
     /// # Errors
     /// In words: the guardian is gone.
     pub(super) fn begun(&mut self, begun: bool) -> Result<(), String> {
-        self.way_back.begun = begun;
-        self.entrust()
+        self.way_back.migration_started = begun;
+        self.update()
     }
 
     /// Holds the vCPUs as a decision says; writes nothing that is in force already.
@@ -111,7 +113,7 @@ impl Hands {
     /// In words; the caller gives the migration up.
     pub(super) async fn hold(
         &mut self,
-        source: &mut Machine,
+        source: &mut QemuMonitor,
         decision: &Decision,
     ) -> Result<(), String> {
         let wanted: Vec<Hold> =
@@ -133,26 +135,26 @@ impl Hands {
             let Some(lever) = &mut self.vcpus.lever else { continue };
             let quota = if let Hold::Quota(quota) = hold { Some(quota) } else { None };
             lever
-                .hold(vcpu, quota)
+                .hold_vcpu(vcpu, quota)
                 .map_err(|error| format!("vCPU {vcpu} cannot be held: {error}"))?;
             self.holds[vcpu] = hold;
         }
         Ok(())
     }
 
-    async fn stop(&mut self, source: &mut Machine) -> Result<(), String> {
+    async fn stop(&mut self, source: &mut QemuMonitor) -> Result<(), String> {
         self.let_go();
-        self.way_back.stopped = true;
-        self.entrust()?;
+        self.way_back.guest_stopped = true;
+        self.update()?;
         source.stop().await.map_err(in_words)?;
         self.holds.fill(Hold::Stopped);
         Ok(())
     }
 
-    async fn go_on(&mut self, source: &mut Machine) -> Result<(), String> {
-        source.go_on().await.map_err(in_words)?;
+    async fn go_on(&mut self, source: &mut QemuMonitor) -> Result<(), String> {
+        source.cont().await.map_err(in_words)?;
         self.went_on();
-        self.entrust()
+        self.update()
     }
 
     /// Changes QEMU's settings as a decision says; writes nothing that is in force already.
@@ -161,23 +163,23 @@ impl Hands {
     /// In words; the caller gives the migration up.
     pub(super) async fn tune(
         &mut self,
-        source: &mut Machine,
+        source: &mut QemuMonitor,
         tuning: Tuning,
     ) -> Result<(), String> {
-        let mut settings = Settings::default();
+        let mut settings = MigrationParameters::default();
         if let Some(limit) = tuning.downtime_limit {
-            settings.downtime_limit(&self.found, limit);
+            settings.set_downtime_limit(&self.found, limit);
         }
         if let Some(rate) = tuning.max_bandwidth {
-            settings.max_bandwidth(&self.found, rate.per_second());
+            settings.set_max_bandwidth(&self.found, rate.per_second());
         }
         if let Some(rate) = tuning.switchover_bandwidth {
-            settings.switchover_bandwidth(&self.found, rate.per_second());
+            settings.set_switchover_bandwidth(&self.found, rate.per_second());
         }
-        if settings == Settings::default() || self.tuned.as_ref() == Some(&settings) {
+        if settings == MigrationParameters::default() || self.tuned.as_ref() == Some(&settings) {
             return Ok(());
         }
-        source.apply_settings(&settings).await.map_err(in_words)?;
+        source.set_migration_parameters(&settings).await.map_err(in_words)?;
         self.tuned = Some(settings);
         Ok(())
     }
@@ -190,26 +192,26 @@ impl Hands {
     /// In words; what QEMU does not take is not in force.
     pub(super) async fn demand(
         &mut self,
-        source: &mut Machine,
+        source: &mut QemuMonitor,
         was: &Requirements,
         now: &Requirements,
         shipping: bool,
     ) -> Result<(), String> {
-        let mut settings = Settings::default();
+        let mut settings = MigrationParameters::default();
         if now.max_bandwidth != was.max_bandwidth {
             match now.max_bandwidth {
-                Some(rate) => settings.max_bandwidth(&self.found, rate.per_second()),
-                None => settings.max_bandwidth_as_found(&self.found),
+                Some(rate) => settings.set_max_bandwidth(&self.found, rate.per_second()),
+                None => settings.restore_max_bandwidth(&self.found),
             }
         }
-        let by_policy = self.tuned.as_ref().is_some_and(Settings::limits_downtime);
+        let by_policy = self.tuned.as_ref().is_some_and(MigrationParameters::has_downtime_limit);
         if now.max_stall != was.max_stall && (shipping || !by_policy) {
-            settings.downtime_limit(&self.found, switch_over::limit(now.max_stall, None));
+            settings.set_downtime_limit(&self.found, switch_over::limit(now.max_stall, None));
         }
-        if settings == Settings::default() {
+        if settings == MigrationParameters::default() {
             return Ok(());
         }
-        source.apply_settings(&settings).await.map_err(in_words)?;
+        source.set_migration_parameters(&settings).await.map_err(in_words)?;
         self.tuned = None;
         Ok(())
     }
@@ -218,7 +220,7 @@ impl Hands {
     /// be tried again, and is the guardian's in the end.
     pub(super) fn let_go(&mut self) {
         let Some(lever) = &mut self.vcpus.lever else { return };
-        self.still_held = lever.release().iter().map(ToString::to_string).collect();
+        self.still_held = lever.release_all().iter().map(ToString::to_string).collect();
         if !self.stopped() {
             self.holds.fill(Hold::Free);
         }
@@ -231,20 +233,20 @@ impl Hands {
 
     /// Notes that the guest was let go on after a stop of ours.
     pub(super) fn went_on(&mut self) {
-        self.way_back.stopped = false;
+        self.way_back.guest_stopped = false;
         self.holds.fill(Hold::Free);
     }
 
     /// All is put back: sends the guardian home.
     pub(super) fn dismiss(&mut self) {
         if let Some(guardian) = self.guardian.take() {
-            guardian.dismiss();
+            guardian.disarm();
         }
     }
 
-    fn entrust(&mut self) -> Result<(), String> {
+    fn update(&mut self) -> Result<(), String> {
         let guardian = self.guardian.as_mut().ok_or("there is no guardian")?;
-        guardian.entrust(&self.way_back).map_err(|error| format!("the guardian is gone: {error}"))
+        guardian.update(&self.way_back).map_err(|error| error.to_string())
     }
 
     /// Nothing is steered without a guardian that would undo it. One that does not watch any more
@@ -253,7 +255,7 @@ impl Hands {
     /// # Errors
     /// In words: it is gone.
     pub(super) fn check_guardian(&self) -> Result<(), String> {
-        let watches = self.guardian.as_ref().is_some_and(Guardian::watches);
+        let watches = self.guardian.as_ref().is_some_and(Guardian::is_watching);
         let gone = "the guardian has ended its watch (somebody ended it, or landfall itself was \
                     stopped for seconds): nothing is held without one";
         watches.then_some(()).ok_or_else(|| gone.to_owned())

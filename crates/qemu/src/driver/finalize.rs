@@ -8,13 +8,13 @@ use landfall_core::telemetry::sample::Status;
 use landfall_core::units::Moment;
 
 use super::{End, Steering};
-use crate::monitor::{Machine, RunState};
+use crate::migration_end;
+use crate::monitor::{QemuMonitor, RunState};
 use crate::qmp::QmpError;
-use crate::settle;
 
 /// Whether a destination has all of the guest: in post-copy it runs before that.
-async fn has_everything(destination: &mut Machine) -> bool {
-    destination.migration().await.is_ok_and(|migration| migration.status == Status::Completed)
+async fn has_everything(destination: &mut QemuMonitor) -> bool {
+    destination.query_migrate().await.is_ok_and(|migration| migration.status == Status::Completed)
 }
 
 /// How long a guest may take to run again, here after a cancellation or there after landing.
@@ -56,7 +56,7 @@ impl Steering {
             let paused = "somebody else paused the guest on the way: it has arrived paused";
             return (Outcome::Landed, Some(paused.to_owned()));
         }
-        let outcome = settle::see_it_run(&mut destination, RUNS).await;
+        let outcome = migration_end::wait_until_running(&mut destination, RUNS).await;
         while let Ok(event) = events.try_recv() {
             self.note(&event, true);
         }
@@ -90,7 +90,9 @@ impl Steering {
             ),
             None => (Outcome::Cancelled, "somebody else cancelled the migration".to_owned()),
         };
-        let runs = settle::run_at_source(&mut self.source, self.hands.stopped(), RUNS).await;
+        let runs =
+            migration_end::ensure_running_at_source(&mut self.source, self.hands.stopped(), RUNS)
+                .await;
         while let Ok(event) = self.events.try_recv() {
             self.note(&event, false);
         }
@@ -121,7 +123,7 @@ impl Steering {
     async fn runs_there_too(&mut self) -> bool {
         match &mut self.destination {
             Some((destination, _)) => {
-                matches!(destination.run_state().await, Ok(RunState::Running))
+                matches!(destination.query_run_state().await, Ok(RunState::Running))
             }
             None => false,
         }
@@ -159,7 +161,7 @@ impl Steering {
         };
         let destination = match &mut self.destination {
             None => "of the destination nothing is known (no --destination-qmp)".to_owned(),
-            Some((destination, _)) => match destination.run_state().await {
+            Some((destination, _)) => match destination.query_run_state().await {
                 Ok(RunState::Running) if has_everything(destination).await => {
                     return (Outcome::Landed, Some(format!("the source was lost ({how})")));
                 }
@@ -192,7 +194,8 @@ impl Steering {
             // The guardian is told nothing, and goes the way back when this process ends.
             return reason;
         }
-        if let Err(error) = self.source.apply_settings(&self.hands.way_back.settings.clone()).await
+        if let Err(error) =
+            self.source.set_migration_parameters(&self.hands.way_back.parameters.clone()).await
             && self.hands.process.is_alive()
         {
             problems.push(format!("QEMU's settings could not be put back: {error}"));

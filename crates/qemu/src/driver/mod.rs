@@ -1,12 +1,12 @@
 //! The steering loop: observes, decides, acts, records; and leaves nothing behind.
 //!
-//! - [`preflight`] looks at everything before anything is changed, and refuses with the reason.
+//! - [`prepare`] looks at everything before anything is changed, and refuses with the reason.
 //! - This file runs the migration: it polls, asks the policy, and hands its decision to the hands.
-//! - [`actuator`] carries decisions out and knows the way back of each.
-//! - [`requests`] takes up what the operator demands otherwise on the way.
-//! - [`abort`] ends a migration early, and does what can be done where a monitor does not answer.
+//! - [`hands`] carries decisions out and knows the way back of each.
+//! - [`demands`] takes up what the operator demands otherwise on the way.
+//! - [`giving_up`] ends a migration early, and does what can be done where a monitor does not answer.
 //! - [`link`] notices a link on which nothing moves.
-//! - [`finalize`] finds out where the guest is, puts everything back and writes the report.
+//! - [`ending`] finds out where the guest is, puts everything back and writes the report.
 //!
 //! Two clocks tick: the hypervisor is asked ten times a second, for QEMU renews its own figures no
 //! oftener, and more often near the end of a pass; the kernel's counters, which cost a hundredth of
@@ -44,10 +44,10 @@ use landfall_core::units::{Moment, Share};
 
 use tokio::sync::mpsc;
 
-use crate::control::Steered;
-use crate::control::server::Control;
-use crate::monitor::{Machine, RunState, read_migration};
-use crate::qmp::{Address, Event, Events, Pending, QmpError};
+use crate::control::SteeredMigration;
+use crate::control::server::ControlServer;
+use crate::monitor::{QemuMonitor, RunState, parse_query_migrate};
+use crate::qmp::{PendingResponse, QmpAddress, QmpError, QmpEvent, QmpEvents};
 use abort::GivingUp;
 use actuator::Hands;
 use link::{LinkWatch, Minded};
@@ -61,11 +61,11 @@ const WATCH: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 /// A migration to be steered.
 pub struct Order {
     /// The monitor of the QEMU the guest is to leave.
-    pub source: Address,
+    pub source: QmpAddress,
     /// The migration URI of the QEMU it is to go to.
     pub destination: String,
     /// The monitor of that QEMU.
-    pub destination_qmp: Option<Address>,
+    pub destination_qmp: Option<QmpAddress>,
     /// What the operator demands.
     pub requirements: Requirements,
     /// The second dial of 2011.
@@ -149,12 +149,12 @@ enum End {
 /// A migration under way.
 struct Steering {
     started: Instant,
-    source: Machine,
-    events: Events,
-    destination: Option<(Machine, Events)>,
+    source: QemuMonitor,
+    events: QmpEvents,
+    destination: Option<(QemuMonitor, QmpEvents)>,
     hands: Hands,
     policy: Box<dyn Policy>,
-    control: Option<Control>,
+    control: Option<ControlServer>,
     waiting: Vec<Waiting>,
     changes: Vec<Change>,
     observer: Observer,
@@ -162,7 +162,7 @@ struct Steering {
     forecast: Option<Forecast>,
     account: LossMeter,
     progress: Progress,
-    asked: Option<Pending>,
+    asked: Option<PendingResponse>,
     next_ask: Instant,
     ask_after: Duration,
     last: Option<Migration>,
@@ -188,12 +188,12 @@ impl Steering {
             Observer::new(ready.requirements, ready.aggression, ready.hands.levers(), &ready.prior);
         let control = requests::open(
             &ready.hands,
-            Steered {
+            SteeredMigration {
                 guest: ready.guest,
                 destination: ready.uri,
                 policy: ready.policy.name().to_owned(),
                 demands: observer.settings().clone(),
-                glance: None,
+                progress: None,
             },
         );
         Steering {
@@ -253,7 +253,7 @@ impl Steering {
                 answer = answer(&mut self.asked) => {
                     self.asked = None;
                     match answer {
-                        Ok(value) => self.look(read_migration(&value), watch).await,
+                        Ok(value) => self.look(parse_query_migrate(&value), watch).await,
                         Err(error) if error.is_closed() => Err(End::SourceLost(error.to_string())),
                         Err(error) => { self.give_up(Outcome::Failed, error.to_string()).await; Ok(()) }
                     }
@@ -304,7 +304,7 @@ impl Steering {
         }
         if self.asked.is_none() && Instant::now() >= self.next_ask {
             self.next_ask = Instant::now() + self.ask_after;
-            let asked = self.source.ask_migration();
+            let asked = self.source.start_query_migrate();
             self.asked = Some(asked.map_err(|error| End::SourceLost(error.to_string()))?);
         } else {
             let sample = Sample { at: self.now(), migration: None, vcpus: self.hands.counters() };
@@ -384,7 +384,7 @@ impl Steering {
     /// Whether it was somebody else who stopped the guest, and not QEMU for the final copy.
     async fn paused_by_somebody(&mut self) -> bool {
         if self.paused_by_other.is_none() {
-            let state = self.source.run_state().await;
+            let state = self.source.query_run_state().await;
             self.paused_by_other =
                 state.ok().map(|state| state == RunState::Stopped("paused".to_owned()));
         }
@@ -415,7 +415,7 @@ impl Steering {
             Some(Finish::PostCopy) if !self.post_copied => {
                 self.post_copied = true;
                 self.let_go();
-                self.source.start_postcopy().await.map_err(|error| error.to_string())
+                self.source.migrate_start_postcopy().await.map_err(|error| error.to_string())
             }
             Some(Finish::Ship) if self.shipped.is_none() => {
                 self.shipped = Some(view.syncs);
@@ -466,8 +466,8 @@ impl Steering {
         self.observer.on_holds(self.hands.holds());
     }
 
-    fn note(&mut self, event: &Event, at_destination: bool) {
-        let at = Moment(event.at.saturating_duration_since(self.started));
+    fn note(&mut self, event: &QmpEvent, at_destination: bool) {
+        let at = Moment(event.received_at.saturating_duration_since(self.started));
         match (event.name.as_str(), at_destination) {
             ("STOP", false) => {
                 self.account.on_stop(at);
@@ -490,7 +490,7 @@ impl Steering {
 }
 
 /// The next event of the destination; never, where there is none to listen to.
-async fn recv(destination: &mut Option<(Machine, Events)>) -> Option<Event> {
+async fn recv(destination: &mut Option<(QemuMonitor, QmpEvents)>) -> Option<QmpEvent> {
     match destination {
         Some((_, events)) if !events.is_closed() || !events.is_empty() => events.recv().await,
         _ => std::future::pending().await,
@@ -498,11 +498,11 @@ async fn recv(destination: &mut Option<(Machine, Events)>) -> Option<Event> {
 }
 
 /// The answer to the pending question; never, where none is pending.
-async fn answer(asked: &mut Option<Pending>) -> Result<serde_json::Value, QmpError> {
+async fn answer(asked: &mut Option<PendingResponse>) -> Result<serde_json::Value, QmpError> {
     match asked {
         Some(pending) => loop {
-            match pending.within(Duration::from_secs(60)).await {
-                Err(QmpError::Silent { .. }) => {}
+            match pending.wait(Duration::from_secs(60)).await {
+                Err(QmpError::Timeout { .. }) => {}
                 answer => return answer,
             }
         },

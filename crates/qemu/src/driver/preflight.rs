@@ -17,12 +17,13 @@ use landfall_core::units::Moment;
 use super::Order;
 use super::actuator::{Hands, Vcpus};
 use crate::cgroup;
-use crate::control::{self, Guest};
-use crate::guardian::WayBack;
-use crate::lock::Lock;
-use crate::monitor::{self, Machine, RunState, Settings};
-use crate::qmp::{Address, Events};
-use crate::vcpus::{self, Process};
+use crate::control::{self, GuestIdentity};
+use crate::lock::GuestLock;
+use crate::monitor::{self, MigrationParameters, QemuMonitor, RunState};
+use crate::procfs::Process;
+use crate::qmp::{QmpAddress, QmpEvents};
+use crate::rollback::Rollback;
+use crate::vcpus;
 
 /// How long the guest's appetite for CPU is watched before the start.
 const APPETITE: Duration = Duration::from_millis(100);
@@ -39,9 +40,9 @@ impl<T: std::fmt::Display> From<T> for Refusal {
 /// A migration that has just been started.
 pub(super) struct Ready {
     pub(super) began: Instant,
-    pub(super) source: Machine,
-    pub(super) events: Events,
-    pub(super) destination: Option<(Machine, Events)>,
+    pub(super) source: QemuMonitor,
+    pub(super) events: QmpEvents,
+    pub(super) destination: Option<(QemuMonitor, QmpEvents)>,
     pub(super) hands: Hands,
     pub(super) policy: Box<dyn Policy>,
     pub(super) requirements: Requirements,
@@ -49,21 +50,21 @@ pub(super) struct Ready {
     pub(super) prior: Prior,
     pub(super) forecast: Option<Forecast>,
     pub(super) account: LossMeter,
-    pub(super) guest: Guest,
+    pub(super) guest: GuestIdentity,
     pub(super) uri: String,
 }
 
 /// A migration that can be started; nothing has been changed for it yet.
 pub(super) struct Checked {
     order: Order,
-    source: Machine,
-    events: Events,
-    destination: Option<(Machine, Events)>,
+    source: QemuMonitor,
+    events: QmpEvents,
+    destination: Option<(QemuMonitor, QmpEvents)>,
     vcpus: Vcpus,
     levers: Levers,
-    found: Settings,
+    found: MigrationParameters,
     account: LossMeter,
-    guest: Guest,
+    guest: GuestIdentity,
 }
 
 /// Looks at everything, and changes nothing.
@@ -77,17 +78,17 @@ pub(super) async fn check(mut order: Order) -> Result<Checked, Refusal> {
         )
         .into());
     }
-    let (mut source, events) = Machine::connect(&order.source).await?;
+    let (mut source, events) = QemuMonitor::connect(&order.source).await?;
     check_source(&mut source).await?;
-    let mut tids = source.vcpu_threads().await?;
+    let mut tids = source.query_vcpu_threads().await?;
     // Several vCPUs on one thread (single-threaded TCG) are held, and counted, as one.
     let mut seen = BTreeSet::new();
     tids.retain(|tid| seen.insert(*tid));
     check_host(&order.source)?;
-    let process = vcpus::process_of(&tids)?;
+    let process = vcpus::find_qemu_process(&tids)?;
     check_peer(&source, process)?;
-    let lock = Lock::take(process)?;
-    let (lever, quota) = match cgroup::survey(process.pid, &tids) {
+    let lock = GuestLock::acquire(process)?;
+    let (lever, quota) = match cgroup::find_cpu_lever(process.pid, &tids) {
         Ok(lever) => (Some(lever), true),
         Err(error) if needs.quota => {
             return Err(format!("policy {} holds vCPUs: {error}", order.policy.name()).into());
@@ -99,16 +100,16 @@ pub(super) async fn check(mut order: Order) -> Result<Checked, Refusal> {
         quota,
         stop: destination.is_some(),
         post_copy: needs.post_copy,
-        tick: cgroup::least_honest_quota(),
+        tick: cgroup::scheduler_tick(),
     };
     look_ahead(&mut order, levers, tids.len()).map_err(Refusal)?;
-    let found = source.settings().await?;
+    let found = source.query_migration_parameters().await?;
     let vcpus = Vcpus { process, tids, lever, lock };
     let account = watch_appetite(&vcpus).await;
-    let guest = Guest {
+    let guest = GuestIdentity {
         pid: process.pid,
-        name: source.name().await?,
-        source: control::whole(&order.source),
+        name: source.query_guest_name().await?,
+        source: control::absolute_address(&order.source),
     };
     Ok(Checked { order, source, events, destination, vcpus, levers, found, account, guest })
 }
@@ -123,8 +124,8 @@ fn look_ahead(order: &mut Order, levers: Levers, vcpus: usize) -> Result<(), Str
 
 /// Two QEMUs, one of which made the socket while the other has the threads it names, are not one:
 /// the ids come from another PID namespace and name the wrong guest's threads.
-fn check_peer(source: &Machine, process: Process) -> Result<(), Refusal> {
-    match source.peer().map(|pid| vcpus::process_of(&[pid])) {
+fn check_peer(source: &QemuMonitor, process: Process) -> Result<(), Refusal> {
+    match source.peer_pid().map(|pid| vcpus::find_qemu_process(&[pid])) {
         Some(Ok(peer)) if peer != process => Err(Refusal(format!(
             "the monitor {} belongs to QEMU process {}, but the thread ids it gives are those of QEMU \
              process {}: QEMU runs in another PID namespace; run landfall in that one",
@@ -137,10 +138,10 @@ fn check_peer(source: &Machine, process: Process) -> Result<(), Refusal> {
 }
 
 /// Thread ids that a monitor on another host names are those of other threads here.
-fn check_host(source: &Address) -> Result<(), Refusal> {
+fn check_host(source: &QmpAddress) -> Result<(), Refusal> {
     match source {
-        Address::Unix(_) => Ok(()),
-        Address::Tcp(host_port) => {
+        QmpAddress::Unix(_) => Ok(()),
+        QmpAddress::Tcp(host_port) => {
             let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
             let here = host == "localhost" || host.starts_with("127.") || host == "[::1]";
             here.then_some(()).ok_or_else(|| {
@@ -153,10 +154,10 @@ fn check_host(source: &Address) -> Result<(), Refusal> {
     }
 }
 
-async fn check_source(source: &mut Machine) -> Result<(), Refusal> {
-    match source.run_state().await? {
+async fn check_source(source: &mut QemuMonitor) -> Result<(), Refusal> {
+    match source.query_run_state().await? {
         RunState::Running => {}
-        RunState::AwaitsMigration => {
+        RunState::InMigrate => {
             return Err(format!(
                 "the QEMU at {} waits for an incoming migration, so it has no guest to give: are \
                  SOURCE and DESTINATION the wrong way round?",
@@ -172,7 +173,7 @@ async fn check_source(source: &mut Machine) -> Result<(), Refusal> {
             .into());
         }
     }
-    let (migration, blockers) = source.migration_and_blockers().await?;
+    let (migration, blockers) = source.query_migrate_and_blockers().await?;
     if !migration.status.is_over() {
         return Err(format!(
             "the guest is being migrated already (by somebody else; QEMU says {:?}): wait for that \
@@ -191,11 +192,11 @@ async fn check_source(source: &mut Machine) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn connect_destination(order: &Order) -> Result<Option<(Machine, Events)>, Refusal> {
+async fn connect_destination(order: &Order) -> Result<Option<(QemuMonitor, QmpEvents)>, Refusal> {
     let Some(address) = &order.destination_qmp else { return Ok(None) };
-    let (mut machine, events) = Machine::connect(address).await?;
-    match machine.run_state().await? {
-        RunState::AwaitsMigration => Ok(Some((machine, events))),
+    let (mut machine, events) = QemuMonitor::connect(address).await?;
+    match machine.query_run_state().await? {
+        RunState::InMigrate => Ok(Some((machine, events))),
         state => Err(format!(
             "the QEMU at {address} does not wait for a migration (it is {state}): start it with \
              -incoming {}",
@@ -207,17 +208,17 @@ async fn connect_destination(order: &Order) -> Result<Option<(Machine, Events)>,
 
 /// The settings to migrate with. What the policy does not ask for is switched off, so that, for
 /// example, an auto-converge left on by somebody does not throttle behind its back.
-fn our_settings(order: &Order, needs: Needs, found: &Settings) -> Settings {
-    let mut ours = Settings::default();
-    ours.capability(found, "auto-converge", needs.auto_converge);
-    ours.capability(found, "dirty-limit", false);
-    ours.capability(found, "postcopy-ram", needs.post_copy);
-    ours.capability(found, "pause-before-switchover", false);
+fn our_settings(order: &Order, needs: Needs, found: &MigrationParameters) -> MigrationParameters {
+    let mut ours = MigrationParameters::default();
+    ours.set_capability(found, "auto-converge", needs.auto_converge);
+    ours.set_capability(found, "dirty-limit", false);
+    ours.set_capability(found, "postcopy-ram", needs.post_copy);
+    ours.set_capability(found, "pause-before-switchover", false);
     // The source then reports success only once the destination has said that it has everything.
-    ours.capability(found, "return-path", monitor::is_socket(&order.destination));
-    ours.downtime_limit(found, switch_over::limit(order.requirements.max_stall, None));
+    ours.set_capability(found, "return-path", monitor::supports_return_path(&order.destination));
+    ours.set_downtime_limit(found, switch_over::limit(order.requirements.max_stall, None));
     if let Some(rate) = order.requirements.max_bandwidth {
-        ours.max_bandwidth(found, rate.per_second());
+        ours.set_max_bandwidth(found, rate.per_second());
     }
     ours
 }
@@ -239,23 +240,23 @@ impl Checked {
         let Checked { levers, found, account, guest, .. } = self;
         let needs = order.policy.needs();
         let ours = our_settings(&order, needs, &found);
-        let way_back = WayBack {
-            cgroup: vcpus.lever.as_ref().map(|lever| lever.undo()).unwrap_or_default(),
+        let way_back = Rollback {
+            cgroup_steps: vcpus.lever.as_ref().map(|lever| lever.undo_steps()).unwrap_or_default(),
             process: vcpus.process,
             source: order.source.clone(),
-            settings: ours.way_back(&found),
+            parameters: ours.original_values(&found),
             destination: order.destination_qmp.clone(),
-            begun: false,
-            stopped: false,
+            migration_started: false,
+            guest_stopped: false,
         };
         let mut hands = Hands::new(vcpus, levers, found, way_back, &order.guardian)?;
         if needs.post_copy
             && let Some((destination, _)) = &mut destination
         {
-            let known = destination.settings().await?;
-            let mut theirs = Settings::default();
-            theirs.capability(&known, "postcopy-ram", true);
-            destination.apply_settings(&theirs).await?;
+            let known = destination.query_migration_parameters().await?;
+            let mut theirs = MigrationParameters::default();
+            theirs.set_capability(&known, "postcopy-ram", true);
+            destination.set_migration_parameters(&theirs).await?;
         }
         match begin(&mut source, &mut hands, &ours, &order.destination).await {
             Ok(began) => Ok(Ready {
@@ -279,28 +280,28 @@ impl Checked {
 }
 
 async fn begin(
-    source: &mut Machine,
+    source: &mut QemuMonitor,
     hands: &mut Hands,
-    ours: &Settings,
+    ours: &MigrationParameters,
     uri: &str,
 ) -> Result<Instant, Refusal> {
     // Somebody else may have begun since it was checked.
-    let (migration, _) = source.migration_and_blockers().await?;
+    let (migration, _) = source.query_migrate_and_blockers().await?;
     if !migration.status.is_over() {
         return Err("somebody else has begun to migrate the guest just now".into());
     }
-    source.apply_settings(ours).await?;
+    source.set_migration_parameters(ours).await?;
     hands.begun(true)?;
     let began = Instant::now();
-    source.begin(uri).await?;
+    source.migrate(uri).await?;
     Ok(began)
 }
 
 /// Puts back what was set when the start was refused.
-async fn take_back(source: &mut Machine, hands: &mut Hands, refusal: Refusal) -> Refusal {
-    let settings = hands.way_back.settings.clone();
+async fn take_back(source: &mut QemuMonitor, hands: &mut Hands, refusal: Refusal) -> Refusal {
+    let settings = hands.way_back.parameters.clone();
     let not_ours = hands.begun(false);
-    match (source.apply_settings(&settings).await, not_ours) {
+    match (source.set_migration_parameters(&settings).await, not_ours) {
         (Ok(()), Ok(())) => {
             hands.dismiss();
             refusal

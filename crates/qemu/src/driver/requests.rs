@@ -1,6 +1,5 @@
 //! What is demanded otherwise while the migration goes on: taken up at the next look, at once.
 
-use std::io;
 use std::mem;
 
 use landfall_core::report::Outcome;
@@ -13,17 +12,17 @@ use tokio::sync::oneshot;
 
 use super::actuator::Hands;
 use super::{Decided, Steering};
-use crate::control::server::{Ask, Control};
-use crate::control::{Answer, Steered};
-use crate::say::say;
+use crate::control::server::{ControlServer, ControlServerError, SteeringRequest};
+use crate::control::{ControlAnswer, SteeredMigration};
+use crate::stdio::eprint_line;
 
 /// Demands that wait for the next look.
-pub(super) type Waiting = (Vec<Demand>, oneshot::Sender<Answer>);
+pub(super) type Waiting = (Vec<Demand>, oneshot::Sender<ControlAnswer>);
 
 /// The next thing that somebody asks; never, where nobody can.
-pub(super) async fn next_ask(control: &mut Option<Control>) -> Ask {
+pub(super) async fn next_ask(control: &mut Option<ControlServer>) -> SteeringRequest {
     if let Some(open) = control
-        && let Some(ask) = open.next().await
+        && let Some(ask) = open.next_request().await
     {
         return ask;
     }
@@ -32,10 +31,10 @@ pub(super) async fn next_ask(control: &mut Option<Control>) -> Ask {
 
 /// Listens to whoever wants to see or change how the guest is steered. A migration goes on without,
 /// where that cannot be had.
-pub(super) fn open(hands: &Hands, steered: Steered) -> Option<Control> {
-    let open = Control::open(hands.process, steered);
-    let problem = |error: &io::Error| {
-        say(&format!("landfall: landfall set will not find this migration: {error}"));
+pub(super) fn open(hands: &Hands, steered: SteeredMigration) -> Option<ControlServer> {
+    let open = ControlServer::listen(hands.process, steered);
+    let problem = |error: &ControlServerError| {
+        eprint_line(&format!("landfall: landfall set will not find this migration: {error}"));
     };
     open.inspect_err(problem).ok()
 }
@@ -43,18 +42,18 @@ pub(super) fn open(hands: &Hands, steered: Steered) -> Option<Control> {
 impl Steering {
     /// Takes in what somebody asks. Demands wait for the next look, which comes within 100 ms: whoever
     /// asks without end makes the loop look no oftener.
-    pub(super) async fn hear(&mut self, ask: Ask) {
+    pub(super) async fn hear(&mut self, ask: SteeringRequest) {
         match ask {
-            Ask::Set { demands, answer } => {
+            SteeringRequest::Set { demands, answer } => {
                 // Where QEMU does not answer there is no next look, and who asked is gone at last.
                 self.waiting.retain(|(_, answer)| !answer.is_closed());
                 self.waiting.push((demands, answer));
             }
-            Ask::Cancel { answer } => {
+            SteeringRequest::Cancel { answer } => {
                 let reason = "cancelled from outside (landfall set --cancel)";
                 self.give_up(Outcome::Cancelled, reason.to_owned()).await;
                 // Whoever asked may be gone; it is done all the same.
-                let _ = answer.send(Answer::Cancelling);
+                let _ = answer.send(ControlAnswer::Cancelling);
             }
         }
     }
@@ -73,8 +72,8 @@ impl Steering {
             let outcome = self.put_in_force(&was, &now, status).await;
             changed |= outcome.is_ok() && was != now;
             let _ = answer.send(match outcome {
-                Ok(()) => Answer::Set { was, now },
-                Err(reason) => Answer::Refused { reason },
+                Ok(()) => ControlAnswer::Set { was, now },
+                Err(reason) => ControlAnswer::Refused { reason },
             });
         }
         changed.then(|| self.observer.settings().clone())
@@ -115,7 +114,7 @@ impl Steering {
     /// Says how it stands to whoever asks.
     pub(super) fn tell(&self, decided: &Decided) {
         if let Some(control) = &self.control {
-            control.show(self.observer.settings(), decided.glance());
+            control.publish_progress(self.observer.settings(), decided.glance());
         }
     }
 }

@@ -1,69 +1,72 @@
-//! From what QEMU says of its samples to a point of the dirty curve, with its error.
+//! Turns QEMU's dirty rate by page sampling into a point of the dirty curve, with its error.
 
 use std::time::Duration;
 
 use landfall_core::model::{CpuTime, CurvePoint};
 use landfall_core::units::{Bytes, Share};
 
-use super::Span;
+use super::CpuSpan;
 
-/// Blocks below this are left out (QEMU, `MIN_RAMBLOCK_SIZE` in `migration/dirtyrate.h`).
-const LEAST_BLOCK: Bytes = Bytes::mib(128);
+/// QEMU leaves out smaller blocks (`MIN_RAMBLOCK_SIZE` in `migration/dirtyrate.h`).
+const MIN_RAMBLOCK_SIZE: Bytes = Bytes::mib(128);
 
-/// Pages of each GiB that QEMU takes samples of, at least and at most (`MIN_SAMPLE_PAGE_COUNT`,
-/// `MAX_SAMPLE_PAGE_COUNT` there).
-const PAGES_PER_GIB: (u64, u64) = (128, 16384);
+/// The smallest number of sampled pages per GiB that QEMU accepts (`migration/dirtyrate.h`).
+const MIN_SAMPLE_PAGE_COUNT: u64 = 128;
 
-/// Samples wanted in all. The error of a part p of the memory is the square root of p(1-p)/samples,
-/// 0.4 % of the memory at worst. A checksum takes a few microseconds, so they all take some 50 ms at
-/// either end of a span.
-const SAMPLES: u64 = 16384;
+/// The largest number of sampled pages per GiB that QEMU accepts (`migration/dirtyrate.h`).
+const MAX_SAMPLE_PAGE_COUNT: u64 = 16384;
+
+/// The number of samples to ask for in all. The standard error of a part p of the memory is the square root
+/// of p(1-p)/samples: at most 0.4 % of the memory. A checksum takes a few microseconds, so all of them take
+/// some 50 ms at either end of a span.
+const WANTED_SAMPLES: u64 = 16384;
 
 const GIB: u64 = 1 << 30;
 
-/// What of a guest's memory QEMU samples.
+/// The part of a guest's memory that QEMU samples.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sampling {
+pub(super) struct PageSampling {
     covered: Bytes,
     total: Bytes,
 }
 
-impl Sampling {
-    /// Of a guest with memory backends of these sizes.
-    pub(super) fn of(backends: &[Bytes]) -> Sampling {
-        let large = backends.iter().filter(|size| **size >= LEAST_BLOCK);
-        Sampling { covered: large.copied().sum(), total: backends.iter().copied().sum() }
+impl PageSampling {
+    /// Returns it for a guest with memory backends of these sizes.
+    pub(super) fn for_backends(backends: &[Bytes]) -> PageSampling {
+        let large = backends.iter().filter(|size| **size >= MIN_RAMBLOCK_SIZE);
+        PageSampling { covered: large.copied().sum(), total: backends.iter().copied().sum() }
     }
 
-    /// How much of the guest's memory it can see; `None` where QEMU names none.
+    /// Returns the share of the guest's memory that is sampled; `None` if QEMU names no memory.
     pub(super) fn covered_share(self) -> Option<Share> {
         let share = || Share::clamped(self.covered.as_f64() / self.total.as_f64());
         (self.total > Bytes(0)).then(share)
     }
 
-    /// How many pages of each GiB to ask for; `None` where there is nothing to sample.
+    /// Returns the number of pages per GiB to ask for; `None` if there is nothing to sample.
     pub(super) fn pages_per_gib(self) -> Option<u64> {
-        let wanted = (SAMPLES as f64 * GIB as f64 / self.covered.as_f64()) as u64;
-        (self.covered > Bytes(0)).then(|| wanted.clamp(PAGES_PER_GIB.0, PAGES_PER_GIB.1))
+        let wanted = (WANTED_SAMPLES as f64 * GIB as f64 / self.covered.as_f64()) as u64;
+        (self.covered > Bytes(0))
+            .then(|| wanted.clamp(MIN_SAMPLE_PAGE_COUNT, MAX_SAMPLE_PAGE_COUNT))
     }
 
-    /// Samples that are taken.
-    fn samples(self) -> f64 {
+    /// Returns the number of samples that QEMU takes.
+    fn sample_count(self) -> f64 {
         self.covered.as_f64() / GIB as f64 * self.pages_per_gib().unwrap_or_default() as f64
     }
 
-    /// The point that a rate of `mib_per_second` over a time `took` makes.
+    /// Returns the point for a rate of `mib_per_second` that QEMU measured over `took`.
     ///
-    /// `span` holds the measurement and what went before and after it in QEMU; its CPU time is taken
-    /// in proportion. Each page is looked at twice in the same order, so the time between its two
-    /// looks is the one QEMU tells, however long the looking takes. QEMU rounds down to whole MiB
-    /// per second: the middle is taken, and half a MiB per second to either side is an error.
-    pub(super) fn point(self, mib_per_second: u64, took: Duration, span: Span) -> CurvePoint {
+    /// `span` contains the measurement and what QEMU did before and after it; its CPU time is taken in
+    /// proportion. QEMU reads each page twice, in the same order, so the time between the two readings is
+    /// the one that QEMU reports, however long the reading takes. QEMU rounds down to whole MiB per second:
+    /// the point is half a MiB per second higher, and the rounding is part of its error.
+    pub(super) fn point(self, mib_per_second: u64, took: Duration, span: CpuSpan) -> CurvePoint {
         let mib = |n: f64| n * Bytes::mib(1).as_f64();
         let covered = self.covered.as_f64();
         let dirtied = mib((mib_per_second as f64 + 0.5) * took.as_secs_f64()).min(covered);
-        let samples = self.samples().max(1.0);
-        // That no sample, or every one, was dirty does not make it certain.
+        let samples = self.sample_count().max(1.0);
+        // A sample without a dirty page, or without a clean one, is no certainty.
         let part = (dirtied / covered).clamp(1.0 / samples, 1.0 - 1.0 / samples.max(2.0));
         let drawn = covered * (part * (1.0 - part) / samples).sqrt();
         let rounded = mib(took.as_secs_f64()) / 12f64.sqrt();
@@ -72,20 +75,22 @@ impl Sampling {
     }
 }
 
-/// Two measurements over the same span as one, with what they differ by in its error.
+/// Returns two measurements over the same span as one point, whose error includes their difference.
 ///
-/// The error of a draw is all that a single one knows of. A guest in a quiet phase would make a
-/// point that claims to be sure that little is dirtied.
-pub(super) fn pooled(one: CurvePoint, other: CurvePoint) -> CurvePoint {
+/// A single measurement knows its sampling error only. A guest in a quiet phase would otherwise give a point
+/// that claims certainty about a low dirty rate.
+pub(super) fn pool_points(one: CurvePoint, other: CurvePoint) -> CurvePoint {
     let mean = |of: fn(&CurvePoint) -> f64| (of(&one) + of(&other)) / 2.0;
-    let apart = |a: f64, b: f64| match (a + b) > 0.0 {
+    let relative_difference = |a: f64, b: f64| match (a + b) > 0.0 {
         true => (a - b).abs() / (a + b),
         false => 0.0,
     };
     let dirtied = |point: &CurvePoint| point.dirtied.as_f64();
     let rate = |point: &CurvePoint| dirtied(point) / point.cpu.0.max(f64::MIN_POSITIVE);
-    // What different CPU times explain is no scatter: either the memory is the same, or the rate.
-    let scatter = apart(dirtied(&one), dirtied(&other)).min(apart(rate(&one), rate(&other)));
+    // A difference that the CPU times explain is no scatter: then the dirtied memory is the same, or the
+    // rate is.
+    let scatter = relative_difference(dirtied(&one), dirtied(&other))
+        .min(relative_difference(rate(&one), rate(&other)));
     CurvePoint {
         cpu: CpuTime(mean(|point| point.cpu.0)),
         dirtied: Bytes(mean(|point| point.dirtied.as_f64()) as u64),
@@ -98,13 +103,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn busy(wall: Duration) -> Span {
-        Span { wall, cpu: wall, error: Duration::from_millis(2) }
+    fn busy(wall: Duration) -> CpuSpan {
+        CpuSpan { wall, cpu: wall, error: Duration::from_millis(2) }
     }
 
     #[test]
     fn the_error_is_that_of_the_draw_and_of_the_rounding() {
-        let sampling = Sampling::of(&[Bytes::mib(256)]);
+        let sampling = PageSampling::for_backends(&[Bytes::mib(256)]);
         assert_eq!(sampling.pages_per_gib(), Some(16384));
         // A quarter of the memory in 0.1 s: of 4096 samples, 27.7 more or less.
         let point =
@@ -118,30 +123,30 @@ mod tests {
     }
 
     #[test]
-    fn two_measurements_that_agree_are_surer_than_one_and_two_that_differ_are_not() {
+    fn two_measurements_that_agree_have_a_smaller_error_and_two_that_differ_a_larger_one() {
         let point =
             |cpu, mib| CurvePoint { cpu: CpuTime(cpu), dirtied: Bytes::mib(mib), error: 0.1 };
-        let agreed = pooled(point(0.1, 20), point(0.1, 20));
+        let agreed = pool_points(point(0.1, 20), point(0.1, 20));
         assert!(agreed.error < 0.08 && agreed.dirtied == Bytes::mib(20), "{agreed:?}");
         assert!(
-            pooled(point(0.1, 20), point(0.05, 10)).error < 0.08,
+            pool_points(point(0.1, 20), point(0.05, 10)).error < 0.08,
             "half of it in half the time"
         );
-        assert!(pooled(point(0.1, 20), point(0.05, 20)).error < 0.08, "the whole working set");
-        assert!(pooled(point(0.1, 20), point(0.1, 1)).error > 0.8, "a quiet phase");
+        assert!(pool_points(point(0.1, 20), point(0.05, 20)).error < 0.08, "the whole working set");
+        assert!(pool_points(point(0.1, 20), point(0.1, 1)).error > 0.8, "a quiet phase");
     }
 
     #[test]
     fn memory_in_small_blocks_is_not_seen() {
-        let half = Sampling::of(&[Bytes::mib(128), Bytes::mib(64), Bytes::mib(64)]);
+        let half = PageSampling::for_backends(&[Bytes::mib(128), Bytes::mib(64), Bytes::mib(64)]);
         assert_eq!(half.covered_share(), Some(Share::clamped(0.5)));
-        assert_eq!(Sampling::of(&[Bytes::mib(64)]).pages_per_gib(), None);
-        assert_eq!(Sampling::of(&[]).covered_share(), None);
+        assert_eq!(PageSampling::for_backends(&[Bytes::mib(64)]).pages_per_gib(), None);
+        assert_eq!(PageSampling::for_backends(&[]).covered_share(), None);
     }
 
     #[test]
     fn a_large_guest_is_not_sampled_more_than_a_small_one() {
-        let large = Sampling::of(&[Bytes::mib(64 << 10)]);
+        let large = PageSampling::for_backends(&[Bytes::mib(64 << 10)]);
         assert_eq!(large.pages_per_gib(), Some(256));
     }
 
@@ -151,8 +156,8 @@ mod tests {
             rate: u64, took in 0u64..100_000, mib in 0u64..1 << 22, wall in 0u64..100_000, cpu: u32,
         ) {
             let wall = Duration::from_millis(wall);
-            let span = Span { cpu: Duration::from_micros(cpu.into()), ..busy(wall) };
-            let point = Sampling::of(&[Bytes::mib(mib)]).point(rate, Duration::from_millis(took), span);
+            let span = CpuSpan { cpu: Duration::from_micros(cpu.into()), ..busy(wall) };
+            let point = PageSampling::for_backends(&[Bytes::mib(mib)]).point(rate, Duration::from_millis(took), span);
             prop_assert!(point.cpu.0.is_finite() && !point.error.is_nan());
             prop_assert!(point.dirtied <= Bytes::mib(mib));
         }

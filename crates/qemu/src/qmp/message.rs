@@ -1,127 +1,131 @@
-//! The lines a monitor sends: a greeting, answers, events.
+//! The lines that a QMP monitor sends: a greeting, responses, events.
 
 use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// One line of a monitor.
+/// One line from a monitor.
 #[derive(Debug, Clone)]
-pub enum Message {
-    /// The first one.
-    Greeting(Greeting),
-    /// To a command of ours.
-    Answer {
-        /// The number we gave it.
+pub enum QmpMessage {
+    /// The first line.
+    Greeting(QmpGreeting),
+    /// The response to one of landfall's commands.
+    Response {
+        /// The id that the command was sent with.
         id: u64,
-        /// What came of it.
-        answer: Result<Value, Refusal>,
+        /// What QEMU returned, or its error.
+        result: Result<Value, ErrorResponse>,
     },
-    /// Something happened.
-    Event(Event),
-    /// Valid, and of no interest: an answer that carries no number of ours.
+    /// An event.
+    Event(QmpEvent),
+    /// Valid and of no interest, for example a response without an id.
     Other,
 }
 
-/// What QEMU says of itself.
+/// The first line of a monitor: what QEMU says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Greeting {
-    /// Its version.
+pub struct QmpGreeting {
+    /// QEMU's version: major, minor, micro.
     pub version: (u32, u32, u32),
-    /// The capabilities it offers.
+    /// The QMP capabilities that it offers, for example `oob`.
     pub capabilities: Vec<String>,
 }
 
-impl Greeting {
-    /// Whether it offers a capability.
-    pub fn offers(&self, capability: &str) -> bool {
+impl QmpGreeting {
+    /// Returns whether the monitor offers a QMP capability.
+    pub fn offers_capability(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|offered| offered == capability)
     }
 }
 
-/// An event, stamped with the time of its arrival.
+/// An event from QEMU.
 #[derive(Debug, Clone)]
-pub struct Event {
-    /// When it arrived.
-    pub at: Instant,
+pub struct QmpEvent {
+    /// When landfall received it.
+    pub received_at: Instant,
     /// Its name, for example `STOP`.
     pub name: String,
-    /// What came with it.
+    /// The data that belongs to it.
     pub data: Value,
 }
 
-/// The error QEMU answered with.
+/// The error that QEMU responded with.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Refusal {
-    /// Its class.
+pub struct ErrorResponse {
+    /// Its class, for example `CommandNotFound`.
     pub class: String,
-    /// Its words.
+    /// Its description, for people.
     pub desc: String,
 }
 
-/// A line that is not QMP.
+/// A line that is not QMP: it is not JSON, or a known field has a wrong type.
 #[derive(Debug, thiserror::Error)]
 #[error("not a QMP message: {0}")]
-pub struct MessageError(#[from] serde_json::Error);
+pub struct QmpMessageError(#[from] serde_json::Error);
 
-/// The union of all lines; which one it is shows in which fields are there.
+/// The fields of all kinds of lines; which of them are there tells the kind.
 #[derive(Deserialize)]
-struct Line {
+struct RawLine {
     #[serde(rename = "QMP")]
-    qmp: Option<Qmp>,
+    qmp: Option<RawGreeting>,
     event: Option<String>,
     #[serde(default)]
     data: Value,
     #[serde(rename = "return")]
     result: Option<Value>,
-    error: Option<Refusal>,
+    error: Option<ErrorResponse>,
     id: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct Qmp {
-    version: Version,
+struct RawGreeting {
+    version: RawVersion,
     #[serde(default)]
     capabilities: Vec<Value>,
 }
 
 #[derive(Deserialize)]
-struct Version {
-    qemu: Numbers,
+struct RawVersion {
+    qemu: RawNumbers,
 }
 
 #[derive(Deserialize)]
-struct Numbers {
+struct RawNumbers {
     major: u32,
     minor: u32,
     micro: u32,
 }
 
-impl Message {
-    /// Reads a line, stamping an event with the present.
+impl QmpMessage {
+    /// Reads a line. An event gets the present time as that of its arrival.
     ///
     /// # Errors
-    /// [`MessageError`] for what is not JSON or has a known field of an impossible kind.
-    pub fn parse(line: &[u8]) -> Result<Message, MessageError> {
-        let line: Line = serde_json::from_slice(line)?;
-        if let Some(Qmp { version: Version { qemu }, capabilities }) = line.qmp {
+    /// [`QmpMessageError`].
+    pub fn parse(line: &[u8]) -> Result<QmpMessage, QmpMessageError> {
+        let line: RawLine = serde_json::from_slice(line)?;
+        if let Some(RawGreeting { version: RawVersion { qemu }, capabilities }) = line.qmp {
             let names = capabilities.iter().filter_map(Value::as_str).map(str::to_owned);
-            return Ok(Message::Greeting(Greeting {
+            return Ok(QmpMessage::Greeting(QmpGreeting {
                 version: (qemu.major, qemu.minor, qemu.micro),
                 capabilities: names.collect(),
             }));
         }
         if let Some(name) = line.event {
-            return Ok(Message::Event(Event { at: Instant::now(), name, data: line.data }));
+            return Ok(QmpMessage::Event(QmpEvent {
+                received_at: Instant::now(),
+                name,
+                data: line.data,
+            }));
         }
-        let answer = match (line.error, line.result) {
-            (Some(refusal), _) => Err(refusal),
+        let result = match (line.error, line.result) {
+            (Some(error), _) => Err(error),
             (None, Some(value)) => Ok(value),
-            (None, None) => return Ok(Message::Other),
+            (None, None) => return Ok(QmpMessage::Other),
         };
         Ok(match line.id.and_then(|id| id.as_u64()) {
-            Some(id) => Message::Answer { id, answer },
-            None => Message::Other,
+            Some(id) => QmpMessage::Response { id, result },
+            None => QmpMessage::Other,
         })
     }
 }
@@ -135,39 +139,39 @@ mod tests {
     fn a_greeting_tells_version_and_capabilities() {
         let line = br#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10},
             "package": "Debian"}, "capabilities": ["oob", "news"]}}"#;
-        let Ok(Message::Greeting(greeting)) = Message::parse(line) else { panic!() };
+        let Ok(QmpMessage::Greeting(greeting)) = QmpMessage::parse(line) else { panic!() };
         assert_eq!(greeting.version, (10, 0, 2));
-        assert!(greeting.offers("oob") && !greeting.offers("other"));
+        assert!(greeting.offers_capability("oob") && !greeting.offers_capability("other"));
     }
 
     #[test]
-    fn fields_and_events_never_heard_of_are_let_through() {
+    fn unknown_fields_and_events_are_accepted() {
         let line = br#"{"event": "BRAND_NEW", "data": {"x": [1]}, "timestamp": {}, "more": 1}"#;
-        let Ok(Message::Event(event)) = Message::parse(line) else { panic!() };
+        let Ok(QmpMessage::Event(event)) = QmpMessage::parse(line) else { panic!() };
         assert_eq!(event.name, "BRAND_NEW");
-        assert!(matches!(Message::parse(b"{}"), Ok(Message::Other)));
+        assert!(matches!(QmpMessage::parse(b"{}"), Ok(QmpMessage::Other)));
     }
 
     #[test]
-    fn an_error_is_an_answer() {
+    fn an_error_is_a_response() {
         let line = br#"{"id": 7, "error": {"class": "GenericError", "desc": "no"}}"#;
-        let Ok(Message::Answer { id: 7, answer: Err(refusal) }) = Message::parse(line) else {
+        let Ok(QmpMessage::Response { id: 7, result: Err(error) }) = QmpMessage::parse(line) else {
             panic!()
         };
-        assert_eq!(refusal.desc, "no");
+        assert_eq!(error.desc, "no");
     }
 
     proptest! {
         #[test]
         fn no_line_makes_it_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Message::parse(&line);
+            let _ = QmpMessage::parse(&line);
         }
 
         #[test]
         fn no_json_object_makes_it_panic(
             key in "QMP|event|return|error|id|data", value in "null|1|\"x\"|\\[\\]|\\{\\}"
         ) {
-            let _ = Message::parse(format!("{{{key:?}: {value}}}").as_bytes());
+            let _ = QmpMessage::parse(format!("{{{key:?}: {value}}}").as_bytes());
         }
     }
 }

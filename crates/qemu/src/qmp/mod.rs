@@ -1,8 +1,8 @@
-//! A thin client of QMP, QEMU's monitor protocol: lines of JSON over a socket.
+//! A client of QMP, QEMU's monitor protocol: lines of JSON over a socket.
 //!
-//! Every wait has a limit. Fields and events it does not know are let through. One task reads the
-//! socket and stamps each event with the time of its arrival, so that how long a caller takes to
-//! look does not matter to a measurement.
+//! Every wait has a limit. Unknown fields and events are accepted. One task reads the socket and
+//! stamps each event with the time of its arrival, so that a measurement does not depend on when the
+//! caller looks at the event.
 
 mod address;
 mod error;
@@ -18,100 +18,111 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::mutex::lock;
+use crate::mutex::lock_unpoisoned;
 
-pub use address::{Address, BadAddress};
+pub use address::{QmpAddress, QmpAddressError};
 pub use error::QmpError;
-pub use message::{Event, Greeting, Message, MessageError};
+pub use message::{ErrorResponse, QmpEvent, QmpGreeting, QmpMessage, QmpMessageError};
 
-/// Limit for connecting, and for the greeting after it.
-const CONNECT: Duration = Duration::from_secs(5);
+/// The longest wait for a connection, and for the greeting after it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Limit for an answer. A monitor is answered by QEMU's main loop, which a busy host or a held vCPU
-/// that owns the big lock can keep waiting for a second or two (`docs/measurements/`).
-pub const ANSWER: Duration = Duration::from_secs(5);
+/// The longest wait for a response. QEMU's main loop serves the monitor. A busy host, or a held vCPU
+/// that owns the big QEMU lock, can delay it for a second or two (`docs/measurements/`).
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest line taken: `query-qmp-schema`, the longest answer known, is a few hundred kB.
-const LONGEST_LINE: u64 = 16 << 20;
+/// The longest line that is read, in bytes. The longest response known, to `query-qmp-schema`, has a
+/// few hundred kB.
+const MAX_LINE_BYTES: u64 = 16 << 20;
 
-/// An answer that is awaited, or the error QEMU gave.
-type Answer = Result<Value, message::Refusal>;
+/// What QEMU returned for a command, or its error.
+type CommandResult = Result<Value, ErrorResponse>;
 
-/// Commands sent and not yet answered; `None` once the connection is closed.
-type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>;
+/// Commands that were sent and have no response yet, by their id; `None` once the connection is
+/// closed.
+type PendingCommands = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<CommandResult>>>>>;
 
 /// A connection to one monitor, with its capabilities negotiated.
 #[derive(Debug)]
-pub struct Qmp {
-    address: Address,
-    peer: Option<i32>,
+pub struct QmpClient {
+    address: QmpAddress,
+    peer_pid: Option<i32>,
     out_of_band: bool,
     lines: mpsc::UnboundedSender<Vec<u8>>,
-    waiting: Waiting,
+    pending: PendingCommands,
     next_id: u64,
     tasks: [tokio::task::AbortHandle; 2],
 }
 
-/// Events as they come in. Closed when the connection is.
-pub type Events = mpsc::UnboundedReceiver<Event>;
+/// The events of a connection in the order of their arrival. The channel is closed when the connection
+/// is.
+pub type QmpEvents = mpsc::UnboundedReceiver<QmpEvent>;
 
-impl Qmp {
-    /// Connects, reads the greeting and negotiates, out-of-band commands included where offered.
+impl QmpClient {
+    /// Connects to a monitor, reads its greeting and negotiates capabilities, with out-of-band commands
+    /// if they are offered. Also returns the events that QEMU sends from then on.
     ///
     /// # Errors
-    /// Nobody listens, nobody greets (another client may hold the monitor), or it is not QMP.
-    pub async fn connect(address: &Address) -> Result<(Qmp, Events), QmpError> {
+    /// [`QmpError::Connect`], [`QmpError::NoGreeting`] (another client may hold the monitor),
+    /// [`QmpError::NotQmp`].
+    pub async fn connect(address: &QmpAddress) -> Result<(QmpClient, QmpEvents), QmpError> {
         let failed = |source| QmpError::Connect { address: address.clone(), source };
         let late = |_| failed(std::io::ErrorKind::TimedOut.into());
         match address {
-            Address::Unix(path) => {
-                let stream = timeout(CONNECT, UnixStream::connect(path)).await.map_err(late)?;
+            QmpAddress::Unix(path) => {
+                let stream =
+                    timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await.map_err(late)?;
                 let stream = stream.map_err(failed)?;
-                let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+                let peer_pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
                 let (read, write) = stream.into_split();
                 let (mut qmp, events) = Self::negotiate(address, read, write).await?;
-                qmp.peer = peer;
+                qmp.peer_pid = peer_pid;
                 Ok((qmp, events))
             }
-            Address::Tcp(host_port) => {
-                let stream = timeout(CONNECT, TcpStream::connect(host_port.as_str()));
+            QmpAddress::Tcp(host_port) => {
+                let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(host_port.as_str()));
                 let (read, write) = stream.await.map_err(late)?.map_err(failed)?.into_split();
                 Self::negotiate(address, read, write).await
             }
         }
     }
 
-    /// Where the monitor is.
-    pub fn address(&self) -> &Address {
+    /// Returns the address of the monitor.
+    pub fn address(&self) -> &QmpAddress {
         &self.address
     }
 
-    /// The process that made the socket, where the kernel tells: QEMU, or who started it.
-    pub fn peer(&self) -> Option<i32> {
-        self.peer
+    /// Returns the id of the process that made the monitor's socket: QEMU, or the process that started
+    /// it. `None` for a TCP connection.
+    pub fn peer_pid(&self) -> Option<i32> {
+        self.peer_pid
     }
 
-    /// Runs a command and waits for its answer for [`ANSWER`].
+    /// Runs a command and returns QEMU's result. Waits for it for at most [`RESPONSE_TIMEOUT`].
     ///
     /// # Errors
-    /// [`QmpError::Refused`] with QEMU's words, [`QmpError::Silent`], [`QmpError::Closed`].
+    /// [`QmpError::Rejected`], [`QmpError::Timeout`], [`QmpError::Closed`].
     pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        self.start(command, arguments)?.within(ANSWER).await
+        self.send_command(command, arguments)?.wait(RESPONSE_TIMEOUT).await
     }
 
-    /// Sends a command; its answer can be awaited later.
+    /// Sends a command and does not wait for the response.
     ///
     /// # Errors
     /// [`QmpError::Closed`].
-    pub fn start(&mut self, command: &str, arguments: Value) -> Result<Pending, QmpError> {
-        self.send("execute", command, arguments)
+    pub fn send_command(
+        &mut self,
+        command: &str,
+        arguments: Value,
+    ) -> Result<PendingResponse, QmpError> {
+        self.send_request("execute", command, arguments)
     }
 
-    /// Runs a command that QEMU answers even while its main loop is blocked, as it is for the whole
-    /// final copy of a migration.
+    /// Runs a command out of band: QEMU then answers even while its main loop is blocked, as during the
+    /// whole final copy of a migration.
     ///
     /// # Errors
-    /// As for [`Qmp::execute`]; [`QmpError::NoOutOfBand`] where QEMU does not offer it.
+    /// Those of [`QmpClient::execute`], and [`QmpError::NoOutOfBand`].
     pub async fn execute_out_of_band(
         &mut self,
         command: &str,
@@ -120,57 +131,69 @@ impl Qmp {
         if !self.out_of_band {
             return Err(QmpError::NoOutOfBand { address: self.address.clone() });
         }
-        self.send("exec-oob", command, arguments)?.within(ANSWER).await
+        self.send_request("exec-oob", command, arguments)?.wait(RESPONSE_TIMEOUT).await
     }
 
-    fn send(&mut self, how: &str, command: &str, arguments: Value) -> Result<Pending, QmpError> {
+    /// `kind` is the member that names the command: `execute` or `exec-oob`.
+    fn send_request(
+        &mut self,
+        kind: &str,
+        command: &str,
+        arguments: Value,
+    ) -> Result<PendingResponse, QmpError> {
         self.next_id += 1;
-        let mut request = json!({ how: command, "id": self.next_id });
+        let mut request = json!({ kind: command, "id": self.next_id });
         if !arguments.is_null() {
             request["arguments"] = arguments;
         }
         let mut line = request.to_string().into_bytes();
         line.push(b'\n');
-        let (answer, answered) = oneshot::channel();
+        let (sender, response) = oneshot::channel();
         let closed =
             || QmpError::Closed { address: self.address.clone(), command: command.to_owned() };
-        lock(&self.waiting).as_mut().ok_or_else(closed)?.insert(self.next_id, answer);
+        let mut pending = lock_unpoisoned(&self.pending);
+        pending.as_mut().ok_or_else(closed)?.insert(self.next_id, sender);
         self.lines.send(line).map_err(|_| closed())?;
-        Ok(Pending {
+        Ok(PendingResponse {
             address: self.address.clone(),
             command: command.to_owned(),
-            since: Instant::now(),
-            answered,
+            sent_at: Instant::now(),
+            response,
         })
     }
 
     async fn negotiate(
-        address: &Address,
+        address: &QmpAddress,
         read: impl AsyncRead + Send + Unpin + 'static,
         write: impl AsyncWrite + Send + Unpin + 'static,
-    ) -> Result<(Qmp, Events), QmpError> {
+    ) -> Result<(QmpClient, QmpEvents), QmpError> {
         let mut read = BufReader::new(read);
-        let silent = |_| QmpError::NoGreeting { address: address.clone(), waited: CONNECT };
+        let no_greeting =
+            |_| QmpError::NoGreeting { address: address.clone(), waited: CONNECT_TIMEOUT };
         let not_qmp = |got: String| QmpError::NotQmp { address: address.clone(), got };
-        let line = timeout(CONNECT, read_line(&mut read)).await.map_err(silent)?;
-        let line = line.map_err(|error| not_qmp(error.to_string()))?;
+        let line = timeout(CONNECT_TIMEOUT, read_line(&mut read)).await.map_err(no_greeting)?;
+        let line = line.map_err(|source| match source.kind() {
+            std::io::ErrorKind::InvalidData => not_qmp("a line of more than 16 MiB".to_owned()),
+            _ => QmpError::Connect { address: address.clone(), source },
+        })?;
         let line = line.ok_or_else(|| not_qmp("end of stream".to_owned()))?;
-        let greeting = match Message::parse(&line) {
-            Ok(Message::Greeting(greeting)) => greeting,
+        let greeting = match QmpMessage::parse(&line) {
+            Ok(QmpMessage::Greeting(greeting)) => greeting,
             _ => return Err(not_qmp(excerpt(&line))),
         };
-        let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
-        let (event, events) = mpsc::unbounded_channel();
+        let pending: PendingCommands = Arc::new(Mutex::new(Some(HashMap::new())));
+        let (event_sender, events) = mpsc::unbounded_channel();
         let (lines, to_write) = mpsc::unbounded_channel();
-        let reader = tokio::spawn(read_all(read, Arc::clone(&waiting), event)).abort_handle();
-        let writer = tokio::spawn(write_all(write, to_write)).abort_handle();
-        let out_of_band = greeting.offers("oob");
-        let mut qmp = Qmp {
+        let reader =
+            tokio::spawn(read_messages(read, Arc::clone(&pending), event_sender)).abort_handle();
+        let writer = tokio::spawn(write_lines(write, to_write)).abort_handle();
+        let out_of_band = greeting.offers_capability("oob");
+        let mut qmp = QmpClient {
             address: address.clone(),
-            peer: None,
+            peer_pid: None,
             out_of_band,
             lines,
-            waiting,
+            pending,
             next_id: 0,
             tasks: [reader, writer],
         };
@@ -180,74 +203,76 @@ impl Qmp {
     }
 }
 
-impl Drop for Qmp {
+impl Drop for QmpClient {
     fn drop(&mut self) {
         self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
     }
 }
 
-/// A command that was sent.
+/// The response to a command that was sent, once it comes.
 #[derive(Debug)]
-pub struct Pending {
-    address: Address,
+pub struct PendingResponse {
+    address: QmpAddress,
     command: String,
-    since: Instant,
-    answered: oneshot::Receiver<Answer>,
+    sent_at: Instant,
+    response: oneshot::Receiver<CommandResult>,
 }
 
-impl Pending {
-    /// How long ago it was sent.
+impl PendingResponse {
+    /// Returns the time since the command was sent.
     pub fn age(&self) -> Duration {
-        self.since.elapsed()
+        self.sent_at.elapsed()
     }
 
-    /// Waits for the answer; may be called again after [`QmpError::Silent`], for the answer may
-    /// still come.
+    /// Waits for the response for at most `limit`. May be called again after [`QmpError::Timeout`]: the
+    /// response may still come.
     ///
     /// # Errors
-    /// As for [`Qmp::execute`].
-    pub async fn within(&mut self, limit: Duration) -> Result<Value, QmpError> {
+    /// Those of [`QmpClient::execute`].
+    pub async fn wait(&mut self, limit: Duration) -> Result<Value, QmpError> {
         let (address, command) = (self.address.clone(), self.command.clone());
-        match timeout(limit, &mut self.answered).await {
+        match timeout(limit, &mut self.response).await {
             Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(message::Refusal { class, desc }))) => {
-                Err(QmpError::Refused { command, class, desc })
+            Ok(Ok(Err(ErrorResponse { class, desc }))) => {
+                Err(QmpError::Rejected { command, class, desc })
             }
             Ok(Err(_)) => Err(QmpError::Closed { address, command }),
-            Err(_) => Err(QmpError::Silent { address, command, waited: self.age() }),
+            Err(_) => Err(QmpError::Timeout { address, command, waited: self.age() }),
         }
     }
 }
 
-/// Hands answers to those who wait for them and events to the channel, until the connection ends.
-async fn read_all(
+/// Sends each response to the caller that waits for it, and each event to the channel, until the
+/// connection ends.
+async fn read_messages(
     mut read: BufReader<impl AsyncRead + Unpin>,
-    waiting: Waiting,
-    events: mpsc::UnboundedSender<Event>,
+    pending: PendingCommands,
+    events: mpsc::UnboundedSender<QmpEvent>,
 ) {
-    // A line that is not QMP leaves nothing to rely on in what follows: the connection is over.
+    // After a line that is not QMP no later line can be trusted: the connection is over.
     while let Ok(Some(line)) = read_line(&mut read).await {
-        match Message::parse(&line) {
-            Ok(Message::Event(event)) => {
-                // Nobody has to listen to events.
+        match QmpMessage::parse(&line) {
+            Ok(QmpMessage::Event(event)) => {
+                // The caller may have dropped the receiver: it need not read events.
                 let _ = events.send(event);
             }
-            Ok(Message::Answer { id, answer }) => {
-                let waiter = lock(&waiting).as_mut().and_then(|waiting| waiting.remove(&id));
-                if let Some(waiter) = waiter {
-                    // Who gave up waiting does not want a late answer.
-                    let _ = waiter.send(answer);
+            Ok(QmpMessage::Response { id, result }) => {
+                let caller =
+                    lock_unpoisoned(&pending).as_mut().and_then(|pending| pending.remove(&id));
+                if let Some(caller) = caller {
+                    // The caller may have stopped waiting.
+                    let _ = caller.send(result);
                 }
             }
-            Ok(Message::Greeting(_) | Message::Other) => {}
+            Ok(QmpMessage::Greeting(_) | QmpMessage::Other) => {}
             Err(_) => break,
         }
     }
-    // Dropping the senders tells all who wait.
-    lock(&waiting).take();
+    // All callers that still wait get [`QmpError::Closed`].
+    lock_unpoisoned(&pending).take();
 }
 
-async fn write_all(
+async fn write_lines(
     mut write: impl AsyncWrite + Unpin,
     mut lines: mpsc::UnboundedReceiver<Vec<u8>>,
 ) {
@@ -260,16 +285,17 @@ async fn write_all(
 
 async fn read_line(read: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    read.take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
+    read.take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await?;
     match line.last() {
         Some(b'\n') => Ok(Some(line)),
-        Some(_) if line.len() as u64 == LONGEST_LINE => {
-            Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "a line without an end"))
+        Some(_) if line.len() as u64 == MAX_LINE_BYTES => {
+            Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "a line of more than 16 MiB"))
         }
         _ => Ok(None),
     }
 }
 
+/// Returns the beginning of a line, for a message.
 fn excerpt(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     text.trim_end().chars().take(80).collect()

@@ -11,12 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use landfall_qemu::cgroup::UndoStep;
-use landfall_qemu::cgroup::text;
+use landfall_qemu::cgroup::parse;
+use landfall_qemu::procfs::parse::{cgroup_mounts, schedstat};
 
 /// Names the role that a copy of the test binary plays.
 const ROLE: &str = "LANDFALL_CGROUP_TEST_ROLE";
 
-/// What the copy answers begins with this; the test harness writes lines of its own.
+/// The start of the line that the copy answers with; the test harness writes lines of its own.
 const ANSWER: &str = "answer: ";
 
 /// One test at a time, over processes too: they measure CPU time.
@@ -39,7 +40,7 @@ pub fn turn() -> Option<Turn> {
 
 /// Where the cpu controller is mounted, and whether that is cgroup v2.
 pub fn top() -> Option<(PathBuf, bool)> {
-    let mounts = text::cgroup_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap());
+    let mounts = cgroup_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap());
     let named = |names: &Vec<String>| names.iter().any(|name| name == "cpu");
     let v1 = mounts.iter().find(|mount| mount.v1_controllers.as_ref().is_some_and(named));
     if let Some(mount) = v1 {
@@ -88,7 +89,7 @@ impl TestGroup {
 
     /// The threads of a group.
     pub fn threads(&self, group: &Path) -> Vec<i32> {
-        text::thread_ids(&fs::read_to_string(self.threads_file(group)).unwrap())
+        parse::thread_ids(&fs::read_to_string(self.threads_file(group)).unwrap())
     }
 
     /// Limits a group, in microseconds.
@@ -104,7 +105,7 @@ impl TestGroup {
     /// Quota and period of a group as its files have them; -1 for no limit.
     pub fn limit_of(&self, group: &Path) -> (i64, i64) {
         if self.v2 {
-            let (quota, period) = text::cpu_max(&get(&group.join("cpu.max"))).unwrap();
+            let (quota, period) = parse::cpu_max(&get(&group.join("cpu.max"))).unwrap();
             (quota.map_or(-1, |quota| quota as i64), period as i64)
         } else {
             let number = |name: &str| get(&group.join(name)).trim().parse().unwrap();
@@ -117,7 +118,7 @@ impl TestGroup {
         group.join(if self.v2 { "cpu.max.burst" } else { "cpu.cfs_burst_us" })
     }
 
-    /// Every file that a hold could have changed, in this group and below.
+    /// Returns every file that a hold could have changed, in this group and below.
     pub fn snapshot(&self) -> BTreeMap<PathBuf, String> {
         const WRITTEN: [&str; 9] = [
             "cpu.cfs_quota_us",
@@ -212,7 +213,7 @@ impl Drop for Victim {
 pub fn shares(victim: &Victim, over: Duration) -> Vec<f64> {
     let ran = |tid: &i32| {
         let file = format!("/proc/{}/task/{tid}/schedstat", victim.pid);
-        text::schedstat(&get(Path::new(&file))).unwrap().0
+        schedstat(&get(Path::new(&file))).unwrap().cpu_time
     };
     let (start, before): (_, Vec<_>) = (Instant::now(), victim.tids.iter().map(ran).collect());
     thread::sleep(over);
@@ -221,20 +222,20 @@ pub fn shares(victim: &Victim, over: Duration) -> Vec<f64> {
     after.zip(before).map(|(after, before)| (after - before).div_duration_f64(wall)).collect()
 }
 
-/// Takes undo steps in another process, from their record alone.
+/// Applies undo steps in another process, from their record alone.
 pub fn undo_elsewhere(steps: &[UndoStep]) -> String {
     let record = serde_json::to_string(steps).unwrap();
     let mut child = role(&format!("undo {record}")).spawn().unwrap();
     finish(&mut child)
 }
 
-/// Surveys from a process of user `nobody` and gives back what it was told.
-pub fn survey_as_nobody(pid: i32, tid: i32) -> String {
+/// Calls `find_cpu_lever` in a process of user `nobody` and returns the text of its error.
+pub fn find_cpu_lever_as_nobody(pid: i32, tid: i32) -> String {
     const NOBODY: u32 = 65534;
     // The build's directory may be closed to others, a copy in the temporary one is not.
     let copy = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    let mut command = role_of(&copy, &format!("survey {pid} {tid}"));
+    let mut command = role_of(&copy, &format!("find-lever {pid} {tid}"));
     let mut child = command.uid(NOBODY).gid(NOBODY).current_dir("/").spawn().unwrap();
     finish(&mut child)
 }
@@ -272,12 +273,12 @@ pub fn play_role() {
         "spin" => spin(rest.parse().unwrap()),
         "undo" => {
             let steps: Vec<UndoStep> = serde_json::from_str(rest).unwrap();
-            let failures: Vec<_> = steps.iter().filter_map(|step| step.run().err()).collect();
+            let failures: Vec<_> = steps.iter().filter_map(|step| step.apply().err()).collect();
             println!("{ANSWER}{failures:?}");
         }
-        "survey" => {
+        "find-lever" => {
             let ids: Vec<i32> = rest.split(' ').map(|id| id.parse().unwrap()).collect();
-            match landfall_qemu::cgroup::survey(ids[0], &ids[1..]) {
+            match landfall_qemu::cgroup::find_cpu_lever(ids[0], &ids[1..]) {
                 Ok(_) => println!("{ANSWER}granted"),
                 Err(error) => println!("{ANSWER}{error}"),
             }

@@ -8,7 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use landfall_qemu::cgroup::{CgroupError, Place, Quota, Version, least_honest_quota, survey};
+use landfall_qemu::cgroup::{
+    CgroupError, CgroupVersion, Placement, Quota, find_cpu_lever, scheduler_tick,
+};
 use landfall_testguest::{agrees_once_in_three, claim};
 use machine::{TestGroup, Victim, children, get, put, shares, turn};
 
@@ -33,37 +35,40 @@ fn a_held_thread_gets_its_share_and_the_others_of_its_process_are_left_alone() {
         let victim = Victim::start(2, &group);
         let before = shares(&victim, WHILE);
 
-        let mut lever = survey(victim.pid, &victim.tids[..1]).unwrap();
-        assert_eq!(lever.threads()[0].place, Place::Made);
-        assert_eq!(lever.version() == Version::V2, group.v2);
-        let effective = lever.hold(0, Some(ms(20, 100))).unwrap();
+        let mut lever = find_cpu_lever(victim.pid, &victim.tids[..1]).unwrap();
+        assert_eq!(lever.threads()[0].placement, Placement::Created);
+        assert_eq!(lever.cgroup_version() == CgroupVersion::V2, group.v2);
+        let effective = lever.hold_vcpu(0, Some(ms(20, 100))).unwrap();
         assert_eq!(effective.quota, Some(ms(20, 100)));
         let held = shares(&victim, WHILE);
         // No load on the machine makes a share larger.
         assert!(held[0] < 0.3, "{held:?}");
-        assert_eq!(group.threads(lever.threads()[0].group()), victim.tids[..1]);
-        let stats = lever.stats(0).unwrap();
-        assert!(stats.periods >= stats.throttled_periods, "{stats:?}");
-        lever.hold(0, None).unwrap();
+        assert_eq!(group.threads(lever.threads()[0].group_path()), victim.tids[..1]);
+        let stats = lever.vcpu_stats(0).unwrap();
+        assert!(stats.nr_periods >= stats.nr_throttled, "{stats:?}");
+        lever.hold_vcpu(0, None).unwrap();
         let free = shares(&victim, WHILE);
 
-        assert!(lever.release().is_empty());
-        let later = lever.stats(0).unwrap();
-        assert!(later.throttled >= stats.throttled && later.periods >= stats.periods, "{later:?}");
+        assert!(lever.release_all().is_empty());
+        let later = lever.vcpu_stats(0).unwrap();
+        assert!(
+            later.throttled_time >= stats.throttled_time && later.nr_periods >= stats.nr_periods,
+            "{later:?}"
+        );
         let figures = format!(
             "unheld {before:.3?}, first held to 0.2 {held:.3?}, freed {free:.3?}; {stats:?}"
         );
         println!("{figures}");
         let measured = |holds, what| claim(holds, format!("{what}: {figures}"));
-        // The quota lasts the longer, the less of a CPU other load on the machine leaves the thread.
+        // The less CPU other load on the host leaves the thread, the longer its quota lasts.
         let had = before[0].min(free[0]);
         let gap = WHILE.mul_f64((1.0 - 0.2 / had).max(0.0));
         Some(
             measured(held[0] > 0.1, "less than its share")
                 .and(measured(held[1] > before[1] * 0.6, "the sibling was held"))
                 .and(measured(free[0] > before[0] * 0.6, "it stayed held"))
-                .and(measured(stats.throttled_periods >= 5, "the kernel counts no periods"))
-                .and(measured(stats.throttled > gap / 2, "the kernel counts no time")),
+                .and(measured(stats.nr_throttled >= 5, "the kernel counts no periods"))
+                .and(measured(stats.throttled_time > gap / 2, "the kernel counts no time")),
         )
     });
 }
@@ -75,24 +80,24 @@ fn release_puts_everything_back() {
     let victim = Victim::start(3, &group);
     let before = group.snapshot();
 
-    let mut lever = survey(victim.pid, &victim.tids[..2]).unwrap();
-    assert!(lever.release().is_empty());
-    assert_eq!(group.snapshot(), before, "survey and an idle release change nothing");
-    lever.hold(0, None).unwrap();
+    let mut lever = find_cpu_lever(victim.pid, &victim.tids[..2]).unwrap();
+    assert!(lever.release_all().is_empty());
+    assert_eq!(group.snapshot(), before, "finding the lever and an idle release change nothing");
+    lever.hold_vcpu(0, None).unwrap();
     assert_eq!(group.snapshot(), before, "no hold was asked for");
 
     for _ in 0..2 {
-        lever.hold(0, Some(ms(10, 20))).unwrap();
-        lever.hold(1, Some(ms(5, 50))).unwrap();
+        lever.hold_vcpu(0, Some(ms(10, 20))).unwrap();
+        lever.hold_vcpu(1, Some(ms(5, 50))).unwrap();
         assert_ne!(group.snapshot(), before);
-        assert!(lever.release().is_empty());
+        assert!(lever.release_all().is_empty());
         assert_eq!(group.snapshot(), before);
-        assert!(lever.release().is_empty(), "twice is no error");
+        assert!(lever.release_all().is_empty(), "twice is no error");
     }
 
     // A thread that a held thread starts is born into its group.
-    lever.hold(1, Some(ms(10, 20))).unwrap();
-    let held = lever.threads()[1].group();
+    lever.hold_vcpu(1, Some(ms(10, 20))).unwrap();
+    let held = lever.threads()[1].group_path();
     put(&group.threads_file(held), &victim.tids[2].to_string());
     drop(lever);
     assert_eq!(group.snapshot(), before, "a lever that is dropped lets go, of everything");
@@ -114,29 +119,29 @@ fn a_group_used_in_place_is_never_loosened_and_gets_its_limit_back() {
     let before = group.snapshot();
 
     // The second thread is in the parent, so both ways of holding mix.
-    let mut lever = survey(victim.pid, &victim.tids).unwrap();
-    assert_eq!(lever.threads()[0].place, Place::InPlace);
-    assert_eq!(lever.threads()[0].group(), vcpu);
-    assert_eq!(lever.threads()[1].place, Place::Made);
+    let mut lever = find_cpu_lever(victim.pid, &victim.tids).unwrap();
+    assert_eq!(lever.threads()[0].placement, Placement::InPlace);
+    assert_eq!(lever.threads()[0].group_path(), vcpu);
+    assert_eq!(lever.threads()[1].placement, Placement::Created);
 
-    let loose = lever.hold(0, Some(ms(90, 100))).unwrap();
+    let loose = lever.hold_vcpu(0, Some(ms(90, 100))).unwrap();
     assert_eq!((loose.quota, loose.found_is_tighter), (Some(ms(30, 60)), true));
     assert_eq!(group.limit_of(&vcpu), (30_000, 60_000));
 
-    let tight = lever.hold(0, Some(ms(10, 100))).unwrap();
+    let tight = lever.hold_vcpu(0, Some(ms(10, 100))).unwrap();
     assert_eq!((tight.quota, tight.found_is_tighter), (Some(ms(10, 100)), false));
     assert_eq!(group.limit_of(&vcpu), (10_000, 100_000));
     if has_bursts {
         assert_eq!(get(&burst), "0\n", "what was saved up would loosen the hold");
     }
-    lever.hold(0, Some(ms(2, 20))).unwrap();
+    lever.hold_vcpu(0, Some(ms(2, 20))).unwrap();
     assert_eq!(group.limit_of(&vcpu), (2_000, 20_000));
 
-    lever.hold(0, None).unwrap();
+    lever.hold_vcpu(0, None).unwrap();
     assert_eq!(group.limit_of(&vcpu), (30_000, 60_000));
-    lever.hold(0, Some(ms(10, 20))).unwrap();
-    lever.hold(1, Some(ms(10, 20))).unwrap();
-    assert!(lever.release().is_empty());
+    lever.hold_vcpu(0, Some(ms(10, 20))).unwrap();
+    lever.hold_vcpu(1, Some(ms(10, 20))).unwrap();
+    assert!(lever.release_all().is_empty());
     assert_eq!(group.snapshot(), before);
 }
 
@@ -147,9 +152,9 @@ fn a_refused_limit_is_reported_and_the_old_one_stays() {
     let victim = Victim::start(1, &group);
     group.limit(&group.path, 50_000, 100_000);
     let before = group.snapshot();
-    let mut lever = survey(victim.pid, &[victim.pid]).unwrap();
-    lever.hold(0, Some(ms(20, 50))).unwrap();
-    let held = lever.threads()[0].group().to_owned();
+    let mut lever = find_cpu_lever(victim.pid, &[victim.pid]).unwrap();
+    lever.hold_vcpu(0, Some(ms(20, 50))).unwrap();
+    let held = lever.threads()[0].group_path().to_owned();
 
     for wrong in [
         Quota::new(Duration::from_micros(999), Duration::from_millis(10)),
@@ -157,24 +162,24 @@ fn a_refused_limit_is_reported_and_the_old_one_stays() {
         ms(500, 1001),
         ms(u64::MAX / 1000, 100),
     ] {
-        let error = lever.hold(0, Some(wrong)).unwrap_err();
+        let error = lever.hold_vcpu(0, Some(wrong)).unwrap_err();
         assert!(matches!(error, CgroupError::OutOfRange { .. }), "{error}");
         assert_eq!(group.limit_of(&held), (20_000, 50_000));
     }
-    // Longer and shorter periods than the one in force take different ways.
+    // A longer and a shorter period than the one in force are written in different orders.
     for above in [ms(80, 100), ms(16, 20)] {
-        match lever.hold(0, Some(above)) {
+        match lever.hold_vcpu(0, Some(above)) {
             Err(error @ CgroupError::AboveParent { .. }) => {
                 assert!(error.to_string().contains("50ms per 100ms"), "{error}");
                 assert_eq!(group.limit_of(&held), (20_000, 50_000));
             }
-            // v2 takes it, and the parent's limit holds all the same.
+            // v2 accepts it, and the parent's limit applies all the same.
             Ok(effective) => assert!(group.v2 && effective.quota == Some(above)),
             Err(error) => panic!("{error}"),
         }
     }
-    assert!(matches!(lever.hold(1, None), Err(CgroupError::NoSuchVcpu { vcpu: 1, count: 1 })));
-    assert!(lever.release().is_empty());
+    assert!(matches!(lever.hold_vcpu(1, None), Err(CgroupError::NoSuchVcpu { vcpu: 1, count: 1 })));
+    assert!(lever.release_all().is_empty());
     assert_eq!(group.snapshot(), before);
 }
 
@@ -183,14 +188,14 @@ fn a_dead_process_is_released_without_error() {
     let Some(_turn) = turn() else { return };
     let group = TestGroup::new();
     let mut victim = Victim::start(2, &group);
-    let mut lever = survey(victim.pid, &victim.tids).unwrap();
-    lever.hold(0, Some(ms(1, 20))).unwrap();
+    let mut lever = find_cpu_lever(victim.pid, &victim.tids).unwrap();
+    lever.hold_vcpu(0, Some(ms(1, 20))).unwrap();
     victim.kill();
 
-    assert!(matches!(lever.stats(0), Err(CgroupError::NoSuchThread { .. })));
-    let error = lever.hold(1, Some(ms(1, 20))).unwrap_err();
+    assert!(matches!(lever.vcpu_stats(0), Err(CgroupError::NoSuchThread { .. })));
+    let error = lever.hold_vcpu(1, Some(ms(1, 20))).unwrap_err();
     assert!(matches!(error, CgroupError::NoSuchThread { .. }), "{error}");
-    let failures = lever.release();
+    let failures = lever.release_all();
     assert!(failures.is_empty(), "{failures:?}");
     assert!(children(&group.path).is_empty());
 }
@@ -201,16 +206,16 @@ fn vcpus_that_share_a_thread_share_the_hold() {
     let group = TestGroup::new();
     let victim = Victim::start(2, &group);
     let (one, two) = (victim.tids[0], victim.tids[1]);
-    let mut lever = survey(victim.pid, &[one, two, one, one]).unwrap();
-    assert_eq!(lever.vcpus(), 4);
+    let mut lever = find_cpu_lever(victim.pid, &[one, two, one, one]).unwrap();
+    assert_eq!(lever.vcpu_count(), 4);
     assert_eq!(lever.threads().len(), 2);
     assert_eq!(lever.threads()[0].vcpus, [0, 2, 3]);
 
-    lever.hold(3, Some(ms(10, 20))).unwrap();
-    lever.hold(0, Some(ms(5, 20))).unwrap();
-    assert_eq!(children(&group.path), [lever.threads()[0].group()]);
-    assert_eq!(group.limit_of(lever.threads()[0].group()), (5_000, 20_000));
-    assert!(lever.release().is_empty());
+    lever.hold_vcpu(3, Some(ms(10, 20))).unwrap();
+    lever.hold_vcpu(0, Some(ms(5, 20))).unwrap();
+    assert_eq!(children(&group.path), [lever.threads()[0].group_path()]);
+    assert_eq!(group.limit_of(lever.threads()[0].group_path()), (5_000, 20_000));
+    assert!(lever.release_all().is_empty());
 }
 
 #[test]
@@ -223,13 +228,13 @@ fn another_process_can_undo_from_the_record_alone() {
     group.limit(&vcpu, 30_000, 60_000);
     let before = group.snapshot();
 
-    let mut lever = survey(victim.pid, &victim.tids[..2]).unwrap();
-    let record = lever.undo();
+    let mut lever = find_cpu_lever(victim.pid, &victim.tids[..2]).unwrap();
+    let record = lever.undo_steps();
     assert_eq!(machine::undo_elsewhere(&record), "[]", "nothing was done yet, nothing to undo");
     assert_eq!(group.snapshot(), before);
 
-    lever.hold(0, Some(ms(1, 100))).unwrap();
-    lever.hold(1, Some(ms(1, 100))).unwrap();
+    lever.hold_vcpu(0, Some(ms(1, 100))).unwrap();
+    lever.hold_vcpu(1, Some(ms(1, 100))).unwrap();
     std::mem::forget(lever); // as a kill -9 would
     assert_eq!(machine::undo_elsewhere(&record), "[]");
     assert_eq!(group.snapshot(), before);
@@ -241,19 +246,19 @@ fn a_group_left_behind_is_seen_and_cleared_away() {
     let group = TestGroup::new();
     let victim = Victim::start(2, &group);
     let before = group.snapshot();
-    let mut ghost = survey(victim.pid, &victim.tids).unwrap();
-    ghost.hold(1, Some(ms(1, 100))).unwrap();
+    let mut ghost = find_cpu_lever(victim.pid, &victim.tids).unwrap();
+    ghost.hold_vcpu(1, Some(ms(1, 100))).unwrap();
     std::mem::forget(ghost);
 
     // As vCPU 0 this time, so that the group has another name.
     for tids in [vec![victim.tids[1]], victim.tids.clone()] {
-        let mut lever = survey(victim.pid, &tids).unwrap();
+        let mut lever = find_cpu_lever(victim.pid, &tids).unwrap();
         let thread = lever.threads().last().unwrap();
         assert!(thread.left_behind);
-        assert_eq!(thread.group().parent(), Some(group.path.as_path()));
-        lever.hold(0, Some(ms(10, 20))).unwrap();
+        assert_eq!(thread.group_path().parent(), Some(group.path.as_path()));
+        lever.hold_vcpu(0, Some(ms(10, 20))).unwrap();
         if tids.len() == 2 {
-            assert!(lever.release().is_empty());
+            assert!(lever.release_all().is_empty());
         } else {
             std::mem::forget(lever);
         }
@@ -262,7 +267,7 @@ fn a_group_left_behind_is_seen_and_cleared_away() {
     assert_eq!(left.len(), usize::from(!left.is_empty()), "at most the first, empty one: {left:?}");
     left.iter().for_each(|empty| fs::remove_dir(empty).unwrap());
     if group.v2 {
-        put(&group.path.join("cgroup.subtree_control"), "-cpu"); // the ghost's, which nobody knows of
+        put(&group.path.join("cgroup.subtree_control"), "-cpu"); // the ghost's, whose undo steps are lost
     }
     assert_eq!(group.snapshot(), before);
 }
@@ -272,16 +277,16 @@ fn a_process_that_got_a_dead_ones_ids_is_left_where_it_is() {
     let Some(_turn) = turn() else { return };
     let last_pid = Path::new("/proc/sys/kernel/ns_last_pid");
     if !last_pid.exists() {
-        println!("skipped: this kernel lets nobody choose the next process id");
+        println!("skipped: this kernel does not let a process choose the next process id");
         return;
     }
     let (group, elsewhere) = (TestGroup::new(), TestGroup::new());
     for _ in 0..20 {
         let mut first = Victim::start(1, &group);
         let ids = [first.pid];
-        let mut lever = survey(first.pid, &ids).unwrap();
-        lever.hold(0, Some(ms(10, 20))).unwrap();
-        let mut late = survey(first.pid, &ids).unwrap();
+        let mut lever = find_cpu_lever(first.pid, &ids).unwrap();
+        lever.hold_vcpu(0, Some(ms(10, 20))).unwrap();
+        let mut late = find_cpu_lever(first.pid, &ids).unwrap();
         first.kill();
         std::thread::sleep(Duration::from_millis(20)); // start times are counted in 10 ms
         put(last_pid, &(ids[0] - 1).to_string());
@@ -290,9 +295,12 @@ fn a_process_that_got_a_dead_ones_ids_is_left_where_it_is() {
             continue;
         }
         let before = elsewhere.snapshot();
-        assert!(matches!(late.hold(0, Some(ms(1, 20))), Err(CgroupError::NoSuchThread { .. })));
-        assert!(lever.undo().iter().all(|step| step.run().is_ok()));
-        assert!(late.release().is_empty() && lever.release().is_empty());
+        assert!(matches!(
+            late.hold_vcpu(0, Some(ms(1, 20))),
+            Err(CgroupError::NoSuchThread { .. })
+        ));
+        assert!(lever.undo_steps().iter().all(|step| step.apply().is_ok()));
+        assert!(late.release_all().is_empty() && lever.release_all().is_empty());
         assert_eq!(elsewhere.snapshot(), before);
         assert!(children(&group.path).is_empty());
         return;
@@ -306,7 +314,7 @@ fn no_right_to_write_is_known_before_anything_is_changed() {
     let group = TestGroup::new();
     let victim = Victim::start(1, &group);
     let before = group.snapshot();
-    let told = machine::survey_as_nobody(victim.pid, victim.tids[0]);
+    let told = machine::find_cpu_lever_as_nobody(victim.pid, victim.tids[0]);
     assert!(told.contains(group.path.to_str().unwrap()), "{told}");
     assert!(told.contains("run landfall as root"), "{told}");
     assert_eq!(group.snapshot(), before);
@@ -317,16 +325,16 @@ fn what_is_no_thread_of_the_process_is_refused() {
     let Some(_turn) = turn() else { return };
     let group = TestGroup::new();
     let victim = Victim::start(1, &group);
-    assert!(matches!(survey(victim.pid, &[]), Err(CgroupError::NoThreads { .. })));
-    let other = survey(victim.pid, &[std::process::id() as i32]).unwrap_err();
+    assert!(matches!(find_cpu_lever(victim.pid, &[]), Err(CgroupError::NoThreads { .. })));
+    let other = find_cpu_lever(victim.pid, &[std::process::id() as i32]).unwrap_err();
     assert!(matches!(other, CgroupError::NoSuchThread { .. }), "{other}");
-    assert!(survey(-1, &[-1]).is_err());
+    assert!(find_cpu_lever(-1, &[-1]).is_err());
 }
 
 #[test]
-fn the_least_honest_quota_is_a_tick_that_some_kernel_has() {
+fn the_scheduler_tick_is_one_that_some_kernel_has() {
     let ticks = [1000, 300, 250, 100].map(|hz| Duration::from_secs(1) / hz);
-    assert!(ticks.iter().any(|tick| tick.abs_diff(least_honest_quota()).as_micros() < 50));
+    assert!(ticks.iter().any(|tick| tick.abs_diff(scheduler_tick()).as_micros() < 50));
 }
 
 #[test]
@@ -334,16 +342,16 @@ fn holding_again_what_is_held_is_no_gift() {
     let Some(_turn) = turn() else { return };
     let group = TestGroup::new();
     let victim = Victim::start(1, &group);
-    let mut lever = survey(victim.pid, &victim.tids).unwrap();
-    lever.hold(0, Some(ms(5, 100))).unwrap();
-    let (start, before) = (Instant::now(), lever.stats(0).unwrap().ran);
+    let mut lever = find_cpu_lever(victim.pid, &victim.tids).unwrap();
+    lever.hold_vcpu(0, Some(ms(5, 100))).unwrap();
+    let (start, before) = (Instant::now(), lever.vcpu_stats(0).unwrap().cpu_time);
     while start.elapsed() < WHILE {
         std::thread::sleep(Duration::from_millis(5));
-        lever.hold(0, Some(ms(5, 100))).unwrap();
+        lever.hold_vcpu(0, Some(ms(5, 100))).unwrap();
     }
-    let share = (lever.stats(0).unwrap().ran - before).div_duration_f64(start.elapsed());
+    let share = (lever.vcpu_stats(0).unwrap().cpu_time - before).div_duration_f64(start.elapsed());
     assert!(share < 0.1, "asked for 0.05, got {share:.3}");
-    assert!(lever.release().is_empty());
+    assert!(lever.release_all().is_empty());
 }
 
 #[test]
@@ -360,12 +368,12 @@ fn v2_says_why_a_group_cannot_hold_single_threads() {
     fs::create_dir(&below).unwrap();
     let mut other = Victim::start(1, &group);
     put(&below.join("cgroup.procs"), &other.pid.to_string());
-    let error = survey(victim.pid, &victim.tids).unwrap_err();
-    assert!(matches!(error, CgroupError::NotThreadable { .. }), "{error}");
+    let error = find_cpu_lever(victim.pid, &victim.tids).unwrap_err();
+    assert!(matches!(error, CgroupError::ProcessesBelow { .. }), "{error}");
     assert!(error.to_string().contains("processes below it"), "{error}");
 
-    // Nor does a group get the controller that its parent does not hand down.
-    let error = survey(other.pid, &other.tids).unwrap_err();
+    // Nor can a group use a controller that its parent does not enable for it.
+    let error = find_cpu_lever(other.pid, &other.tids).unwrap_err();
     assert!(matches!(error, CgroupError::NoController { .. }), "{error}");
     let command = format!("echo +cpu > {}/cgroup.subtree_control", group.path.display());
     assert!(error.to_string().contains(&command), "{error}");
