@@ -23,6 +23,7 @@ pub mod policy;
 pub mod recording;
 pub mod report;
 pub mod requirements;
+pub mod session;
 pub mod switch_over;
 pub mod telemetry;
 pub mod units;

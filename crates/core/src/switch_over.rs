@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::requirements::Requirement;
+use crate::telemetry::view::View;
 use crate::units::{ByteRate, Bytes};
 
 /// Stopping the vCPUs, the state of the devices, the destination's start.
@@ -58,6 +60,14 @@ pub fn limit(max_stall: Duration, link: Option<ByteRate>) -> Duration {
     match link {
         Some(link) => shipment(max_stall, link),
         None => max_stall.saturating_sub(ALLOWANCE).max(max_stall / 2),
+    }
+}
+
+/// The longest shipment that the operator allows, by what a view knows of the link.
+pub fn longest_shipment(view: &View) -> Duration {
+    match view.requirements.may_break(Requirement::MaxStall) {
+        true => Duration::MAX,
+        false => limit(view.requirements.max_stall, view.link),
     }
 }
 

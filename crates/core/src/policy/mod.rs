@@ -67,6 +67,37 @@ pub trait Policy: Send {
     }
 }
 
+/// A policy that is lent is a policy.
+impl<P: Policy + ?Sized> Policy for &mut P {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn needs(&self) -> Needs {
+        (**self).needs()
+    }
+
+    fn preflight(&mut self, view: &View) -> Result<(), String> {
+        (**self).preflight(view)
+    }
+
+    fn explanation(&self) -> Option<String> {
+        (**self).explanation()
+    }
+
+    fn fallback_reason(&self) -> Option<&str> {
+        (**self).fallback_reason()
+    }
+
+    fn decide(&mut self, view: &View) -> Decision {
+        (**self).decide(view)
+    }
+
+    fn valid_until(&self, view: &View) -> Option<Moment> {
+        (**self).valid_until(view)
+    }
+}
+
 /// The reason of a report, with how the policy broke, where it did and the reason does not say so.
 pub fn with_fallback_reason(policy: &dyn Policy, reason: Option<String>) -> Option<String> {
     match (policy.fallback_reason(), reason) {

@@ -1,0 +1,75 @@
+//! Whether a policy can steer a migration, and would: asked before the start.
+
+use crate::model::prior::Prior;
+use crate::policy::{Needs, Policy};
+use crate::requirements::settings::Demands;
+use crate::telemetry::observer::Observer;
+use crate::telemetry::view::{Levers, View};
+
+/// Why a policy does not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyRefusal {
+    /// It needs post-copy, and the operator does not allow it.
+    #[error(
+        "policy {policy} needs --post-copy allow: from its start the guest is lost if the link or \
+         either host fails"
+    )]
+    PostCopyNotAllowed {
+        /// Which policy.
+        policy: String,
+    },
+    /// It holds vCPUs, and that cannot be done here.
+    #[error("policy {policy} holds vCPUs, and here they cannot be held")]
+    VcpusCannotBeHeld {
+        /// Which policy.
+        policy: String,
+    },
+    /// By what is known, it cannot keep the requirements; the text names remedies.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+/// Checks that a policy has what it needs.
+///
+/// # Errors
+/// [`PolicyRefusal`]: what is missing.
+pub fn check_needs(policy: &dyn Policy, levers: Levers) -> Result<Needs, PolicyRefusal> {
+    let needs = policy.needs();
+    if needs.post_copy && !levers.post_copy {
+        return Err(PolicyRefusal::PostCopyNotAllowed { policy: policy.name().to_owned() });
+    }
+    if needs.quota && !levers.quota {
+        return Err(PolicyRefusal::VcpusCannotBeHeld { policy: policy.name().to_owned() });
+    }
+    Ok(needs)
+}
+
+/// What a policy is shown before the start of a migration; `None` where too little is known of the
+/// guest to show anything.
+pub fn view_before_start(
+    settings: &Demands,
+    levers: Levers,
+    prior: &Prior,
+    vcpus: usize,
+) -> Option<View> {
+    let Demands { requirements, aggression } = settings.clone();
+    let observer = Observer::new(requirements, aggression, levers, prior);
+    Some(observer.view_before_start(prior.contents?, vcpus))
+}
+
+/// Asks a policy whether it would start, where anything is known by which it could tell.
+///
+/// # Errors
+/// [`PolicyRefusal::Conflict`], with remedies.
+pub fn look_ahead(
+    policy: &mut dyn Policy,
+    settings: &Demands,
+    levers: Levers,
+    prior: &Prior,
+    vcpus: usize,
+) -> Result<(), PolicyRefusal> {
+    match view_before_start(settings, levers, prior, vcpus) {
+        Some(view) => policy.preflight(&view).map_err(PolicyRefusal::Conflict),
+        None => Ok(()),
+    }
+}
