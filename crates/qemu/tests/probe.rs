@@ -114,7 +114,7 @@ async fn an_idle_guest_is_near_zero() {
 #[tokio::test]
 async fn a_measurement_of_somebody_else_is_left_alone() {
     let Some((vm, _turn)) = boot(guest(Kind::Sweep)) else { return };
-    let mut other = vm.probe().unwrap();
+    let mut other = vm.raw_qmp().unwrap();
     other.run_with("calc-dirty-rate", json!({ "calc-time": 30 })).unwrap();
     let begin = Instant::now();
     let found = probe(&mut connect(&vm).await, Duration::from_millis(500)).await;

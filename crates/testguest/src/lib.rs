@@ -30,12 +30,12 @@ mod spec;
 mod timeline;
 mod vm;
 
-pub use cpu_isolation::Processors;
+pub use cpu_isolation::IsolatedCpus;
 pub use heartbeats::{GuestError, Header, HeaderPhase, Heartbeats, Line, Place, Units, Verified};
 pub use image::IMAGE;
 pub use link::{Endpoint, Link};
 pub use pair::Pair;
-pub use raw_qmp::{Probe, ProbeError};
+pub use raw_qmp::{RawQmp, RawQmpError};
 pub use retry::{agrees_once_in_three, claim};
 pub use spec::{Content, Kind, PagesPerSecond, Phase, Spec, SpecError};
 pub use timeline::{Baseline, Beat, Sample, Timeline};

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 /// A connection to a QMP socket, past the greeting.
 #[derive(Debug)]
-pub struct Probe {
+pub struct RawQmp {
     reader: BufReader<UnixStream>,
 }
 
 /// Why QEMU did not answer as it should.
 #[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
+pub enum RawQmpError {
     /// The socket failed, or nothing came in time.
     #[error("QMP socket")]
     Socket(#[from] io::Error),
@@ -37,12 +37,12 @@ pub enum ProbeError {
     },
 }
 
-impl Probe {
+impl RawQmp {
     /// Connects and gets past the greeting. Each answer is waited for up to `timeout`.
     ///
     /// # Errors
-    /// [`ProbeError`] if nobody listens, or what answers does not speak QMP.
-    pub fn connect(socket: &Path, timeout: Duration) -> Result<Self, ProbeError> {
+    /// [`RawQmpError`] if nobody listens, or what answers does not speak QMP.
+    pub fn connect(socket: &Path, timeout: Duration) -> Result<Self, RawQmpError> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
@@ -55,16 +55,16 @@ impl Probe {
     /// Runs a command without arguments and gives what it returns.
     ///
     /// # Errors
-    /// [`ProbeError`], among them QEMU's own refusal.
-    pub fn run(&mut self, command: &str) -> Result<Value, ProbeError> {
+    /// [`RawQmpError`], among them QEMU's own refusal.
+    pub fn run(&mut self, command: &str) -> Result<Value, RawQmpError> {
         self.run_with(command, json!({}))
     }
 
     /// Runs a command and gives what it returns. Events that come in between are passed over.
     ///
     /// # Errors
-    /// As [`Probe::run`].
-    pub fn run_with(&mut self, command: &str, arguments: Value) -> Result<Value, ProbeError> {
+    /// As [`RawQmp::run`].
+    pub fn run_with(&mut self, command: &str, arguments: Value) -> Result<Value, RawQmpError> {
         let mut line = json!({"execute": command, "arguments": arguments}).to_string();
         line.push('\n');
         self.reader.get_mut().write_all(line.as_bytes())?;
@@ -75,15 +75,15 @@ impl Probe {
             }
             if let Some(error) = answer.get("error") {
                 let description = error["desc"].as_str().unwrap_or("no reason given").to_owned();
-                return Err(ProbeError::Refused { command: command.to_owned(), description });
+                return Err(RawQmpError::Refused { command: command.to_owned(), description });
             }
         }
     }
 
-    fn read(&mut self) -> Result<Value, ProbeError> {
+    fn read(&mut self) -> Result<Value, RawQmpError> {
         let mut line = String::new();
         if self.reader.read_line(&mut line)? == 0 {
-            return Err(ProbeError::Closed);
+            return Err(RawQmpError::Closed);
         }
         Ok(serde_json::from_str(&line)?)
     }

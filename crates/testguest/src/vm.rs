@@ -1,10 +1,10 @@
 //! A QEMU process that runs a [`Spec`], or waits for one to be migrated in.
 
 use crate::child::Child;
-use crate::cpu_isolation::Processors;
+use crate::cpu_isolation::IsolatedCpus;
 use crate::heartbeats::{Heartbeats, Place};
 use crate::image::IMAGE;
-use crate::raw_qmp::{Probe, ProbeError};
+use crate::raw_qmp::{RawQmp, RawQmpError};
 use crate::spec::{Spec, SpecError};
 use landfall_core::units::Bytes;
 use std::env;
@@ -87,7 +87,7 @@ pub enum VmError {
     },
     /// QEMU does not say what it is asked.
     #[error(transparent)]
-    Probe(#[from] ProbeError),
+    RawQmp(#[from] RawQmpError),
     /// The guest does not say what it should.
     #[error(transparent)]
     Guest(#[from] crate::heartbeats::GuestError),
@@ -106,7 +106,7 @@ pub struct VmBuilder {
     memory_file: Option<PathBuf>,
     arguments: Vec<String>,
     heartbeats: Heartbeats,
-    processors: Option<Processors>,
+    isolated_cpus: Option<IsolatedCpus>,
 }
 
 impl VmBuilder {
@@ -168,8 +168,8 @@ impl VmBuilder {
 
     /// Has the vCPUs run on these processors and nowhere else, here and at the destination. Default:
     /// wherever the kernel puts them.
-    pub fn processors(mut self, processors: Option<Processors>) -> Self {
-        self.processors = processors;
+    pub fn isolated_cpus(mut self, isolated_cpus: Option<IsolatedCpus>) -> Self {
+        self.isolated_cpus = isolated_cpus;
         self
     }
 
@@ -207,9 +207,11 @@ impl VmBuilder {
             Some(Incoming::Unix) => Some(format!("unix:{}", file("incoming.sock").display())),
             Some(Incoming::Uri(uri)) => Some(uri.clone()),
         };
-        if let Some(processors) = self.processors {
+        if let Some(isolated_cpus) = self.isolated_cpus {
             for thread in vcpu_threads(&mut probe)? {
-                processors.take(thread).map_err(io_error("put a vCPU on its processor"))?;
+                isolated_cpus
+                    .confine_thread(thread)
+                    .map_err(io_error("confine a vCPU to its CPU"))?;
             }
         }
         Ok(Vm { builder: self, child: Mutex::new(start.child), pid, directory, incoming, place })
@@ -311,7 +313,7 @@ impl Vm {
             memory_file: None,
             arguments: Vec::new(),
             heartbeats: Heartbeats::new(),
-            processors: None,
+            isolated_cpus: None,
         }
     }
 
@@ -343,7 +345,7 @@ impl Vm {
     }
 
     /// The monitor for the harness; QEMU serves one client at a time on each.
-    pub fn probe_socket(&self) -> PathBuf {
+    pub fn raw_qmp_socket(&self) -> PathBuf {
         self.directory.path().join("probe.sock")
     }
 
@@ -366,9 +368,9 @@ impl Vm {
     /// of [`Vm::vcpu_threads`], waits until the first is dropped.
     ///
     /// # Errors
-    /// [`VmError::Probe`] if QEMU does not answer within 10 s.
-    pub fn probe(&self) -> Result<Probe, VmError> {
-        Ok(Probe::connect(&self.probe_socket(), Duration::from_secs(10))?)
+    /// [`VmError::RawQmp`] if QEMU does not answer within 10 s.
+    pub fn raw_qmp(&self) -> Result<RawQmp, VmError> {
+        Ok(RawQmp::connect(&self.raw_qmp_socket(), Duration::from_secs(10))?)
     }
 
     /// The threads that run the vCPUs, in order; the same one for all under `thread=single`.
@@ -376,7 +378,7 @@ impl Vm {
     /// # Errors
     /// As [`Vm::probe`].
     pub fn vcpu_threads(&self) -> Result<Vec<u32>, VmError> {
-        vcpu_threads(&mut self.probe()?)
+        vcpu_threads(&mut self.raw_qmp()?)
     }
 
     /// CPU time that one of QEMU's threads has had, by the kernel's count.
@@ -427,10 +429,10 @@ impl Start {
     }
 
     /// Waits until QEMU answers on its monitor: from then on all its sockets are there.
-    fn probe(&mut self, socket: &Path) -> Result<Probe, VmError> {
+    fn probe(&mut self, socket: &Path) -> Result<RawQmp, VmError> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
-            match Probe::connect(socket, left.max(Duration::from_millis(1))) {
+            match RawQmp::connect(socket, left.max(Duration::from_millis(1))) {
                 Ok(probe) => return Ok(probe),
                 Err(_) => self.wait_a_little()?,
             }
@@ -438,7 +440,7 @@ impl Start {
     }
 
     /// The address QEMU listens on, once it does.
-    fn listening_port(&mut self, probe: &mut Probe) -> Result<String, VmError> {
+    fn listening_port(&mut self, probe: &mut RawQmp) -> Result<String, VmError> {
         loop {
             let state = probe.run("query-migrate")?;
             if let Some(port) = state["socket-address"][0]["port"].as_str() {
@@ -475,7 +477,7 @@ impl RunDirectory {
     }
 }
 
-fn vcpu_threads(probe: &mut Probe) -> Result<Vec<u32>, VmError> {
+fn vcpu_threads(probe: &mut RawQmp) -> Result<Vec<u32>, VmError> {
     let cpus = probe.run("query-cpus-fast")?;
     let thread = |cpu: &serde_json::Value| u32::try_from(cpu["thread-id"].as_u64()?).ok();
     Ok(cpus.as_array().into_iter().flatten().filter_map(thread).collect())

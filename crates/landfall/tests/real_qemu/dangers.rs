@@ -30,7 +30,7 @@ fn given_up_when_all_is_sent(monitor: bool, ask: impl FnOnce(&Run)) -> Option<(S
     }
     command.arg(scene.pair.source.qmp_socket()).arg(scene.pair.uri());
     let run = Run::start(command);
-    let mut probe = scene.pair.source.probe().unwrap();
+    let mut probe = scene.pair.source.raw_qmp().unwrap();
     wait_until("nearly all is sent", || {
         let answer = probe.run("query-migrate").unwrap();
         let remaining = answer["ram"]["remaining"].as_u64();
@@ -119,7 +119,7 @@ fn a_guest_that_somebody_else_paused_stays_paused() {
     let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(10)) else { return };
     let run = scene.landfall(&["--policy", "plain", "--max-bandwidth", "10MB/s"]);
     wait_until("the migration", || migration_status(&scene.pair.source) == "active");
-    let mut probe = scene.pair.source.probe().unwrap();
+    let mut probe = scene.pair.source.raw_qmp().unwrap();
     probe.run("stop").unwrap();
     probe.run("migrate_cancel").unwrap();
     drop(probe);

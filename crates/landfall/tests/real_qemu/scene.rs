@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_testguest::{
-    Kind, PagesPerSecond, Pair, Probe, Spec, Verified, Vm, VmBuilder, VmError,
+    Kind, PagesPerSecond, Pair, RawQmp, Spec, Verified, Vm, VmBuilder, VmError,
 };
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
@@ -151,7 +151,7 @@ impl Scene {
 
 impl Found {
     pub fn of(vm: &Vm) -> Found {
-        let mut probe = vm.probe().unwrap();
+        let mut probe = vm.raw_qmp().unwrap();
         Found {
             limits: limits(i32::try_from(vm.pid()).unwrap()),
             parameters: probe.run("query-migrate-parameters").unwrap(),
@@ -263,14 +263,14 @@ pub fn small(kind: Kind, mib: u64) -> Spec {
 }
 
 pub fn run_state(vm: &Vm) -> String {
-    word(&mut vm.probe().unwrap(), "query-status")
+    word(&mut vm.raw_qmp().unwrap(), "query-status")
 }
 
 pub fn migration_status(vm: &Vm) -> String {
-    word(&mut vm.probe().unwrap(), "query-migrate")
+    word(&mut vm.raw_qmp().unwrap(), "query-migrate")
 }
 
-fn word(probe: &mut Probe, command: &str) -> String {
+fn word(probe: &mut RawQmp, command: &str) -> String {
     probe.run(command).unwrap()["status"].as_str().unwrap_or("none").to_owned()
 }
 

@@ -60,7 +60,7 @@ pub fn link_to(destination: &Vm) -> Link {
 
 /// Starts a migration, without QEMU's own bandwidth limit.
 pub fn migrate(source: &Vm, uri: &str) {
-    let mut probe = source.probe().unwrap();
+    let mut probe = source.raw_qmp().unwrap();
     let unlimited = json!({"max-bandwidth": 100_000_000_000u64});
     probe.run_with("migrate-set-parameters", unlimited).unwrap();
     probe.run_with("migrate", json!({"uri": uri})).unwrap();
@@ -68,6 +68,6 @@ pub fn migrate(source: &Vm, uri: &str) {
 
 /// QEMU's word for how the migration stands.
 pub fn migration_status(source: &Vm) -> String {
-    let state = source.probe().unwrap().run("query-migrate").unwrap();
+    let state = source.raw_qmp().unwrap().run("query-migrate").unwrap();
     state["status"].as_str().unwrap_or("none").to_owned()
 }

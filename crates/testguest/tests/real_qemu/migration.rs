@@ -91,7 +91,7 @@ fn a_pause_shows_as_lost_work_and_as_a_stall_of_its_length() {
         let begin = Instant::now();
         sleep(Duration::from_secs(1));
         let baseline = beats.timeline().baseline(begin, Instant::now());
-        let mut probe = vm.probe().unwrap();
+        let mut probe = vm.raw_qmp().unwrap();
         let from = Instant::now();
         probe.run("stop").unwrap();
         let stopped = Instant::now();

@@ -1,0 +1,97 @@
+//! Whether the same samples give the same decisions, byte for byte.
+
+use landfall_core::decision::Decision;
+use landfall_core::recording::Head;
+use landfall_core::units::Moment;
+use landfall_migration::policy_registry::NamedPolicy;
+use serde_json::{Value, json};
+
+use super::Step;
+
+/// What became of deciding again.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    /// So many decisions, all the same.
+    Same(usize),
+    /// The first that is not.
+    Differs(Box<Difference>),
+    /// This program does not have the policy.
+    NoPolicy,
+}
+
+/// Two decisions that should be one, as JSON.
+#[derive(Debug, PartialEq)]
+pub struct Difference {
+    /// The line of the file.
+    pub line: usize,
+    /// When it was decided.
+    pub at: Moment,
+    /// As it is in the recording.
+    pub recorded: String,
+    /// As it is now.
+    pub again: String,
+}
+
+/// Compares every decision with the recorded one.
+pub fn check(head: &Head, steps: &[Step]) -> Verdict {
+    if NamedPolicy::of_recording(head).is_none() {
+        return Verdict::NoPolicy;
+    }
+    for step in steps {
+        let (recorded, again) = (text(step.recorded.as_ref()), text(step.again.as_ref()));
+        if recorded != again {
+            let (line, at) = (step.line, step.view.now);
+            return Verdict::Differs(Box::new(Difference { line, at, recorded, again }));
+        }
+    }
+    Verdict::Same(steps.len())
+}
+
+fn text(decision: Option<&Decision>) -> String {
+    // Plain data: it can be written. Were it not, that would be a difference.
+    serde_json::to_string(&decision).unwrap_or_else(|error| error.to_string())
+}
+
+impl Verdict {
+    /// For people.
+    pub fn in_words(&self, head: &Head) -> String {
+        match self {
+            Verdict::Same(0) => "No decision was recorded".to_owned(),
+            Verdict::Same(1) => "The one decision is the same again".to_owned(),
+            Verdict::Same(count) => format!("All {count} decisions are the same again"),
+            Verdict::Differs(difference) => {
+                let Difference { line, at, recorded, again } = &**difference;
+                let (wrote, this) = (&head.landfall, env!("CARGO_PKG_VERSION"));
+                let versions = if wrote == this {
+                    String::new()
+                } else {
+                    format!(" (recorded by landfall {wrote}, this is {this})")
+                };
+                format!(
+                    "line {line}, {:.3} s: the decision is another now{versions}\n  \
+                     recorded  {recorded}\n  now       {again}",
+                    at.as_secs_f64()
+                )
+            }
+            Verdict::NoPolicy => format!(
+                "Its policy {} is not one of this landfall's, so its decisions cannot be made again",
+                head.policy
+            ),
+        }
+    }
+
+    /// For programs.
+    pub fn as_json(&self) -> Value {
+        match self {
+            Verdict::Same(count) => json!({ "same": true, "decisions": count }),
+            Verdict::Differs(difference) => json!({
+                "same": false,
+                "line": difference.line,
+                "at_s": difference.at.as_secs_f64(),
+                "recorded": difference.recorded,
+                "again": difference.again,
+            }),
+            Verdict::NoPolicy => json!({ "same": null }),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! `landfall replay`: shows a recorded migration again, and whether its policy would decide the same
+//! on the same samples, byte for byte.
+
+mod changes;
+mod chart;
+mod check;
+mod what_if;
+
+use std::fs;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use landfall_core::decision::Decision;
+use landfall_core::recording::{Line, Views, decide, look_ahead};
+use landfall_core::report::Report;
+use landfall_core::requirements::Requirements;
+use landfall_core::requirements::changes::{self as demanded, Change};
+use landfall_core::telemetry::progress::{Glance, Progress, time_left};
+use landfall_core::telemetry::view::View;
+use landfall_migration::policy_registry::{NamedPolicy, report_first_failure};
+use landfall_migration::progress::ProgressLine;
+use landfall_migration::recording::Recording;
+use landfall_qemu::say::{say, tell};
+use serde_json::json;
+
+use crate::USAGE;
+use crate::cli::Replay;
+use crate::output::report_text::format_report;
+use check::Verdict;
+use what_if::Course;
+
+/// Exit status where the decisions are not the recorded ones.
+const DIFFERS: u8 = 1;
+
+/// A look at the hypervisor, as it was and as it is made again.
+struct Step {
+    /// The line of the file it is in.
+    line: usize,
+    /// What the operator has demanded otherwise since the look before.
+    demanded: Vec<Change>,
+    /// What was known.
+    view: View,
+    /// What was decided.
+    recorded: Option<Decision>,
+    /// What the same policy decides now; `None` where this program does not have it.
+    again: Option<Decision>,
+}
+
+/// Replays and returns the exit status.
+pub async fn run(options: Replay) -> u8 {
+    let file = options.file.display();
+    let read = match fs::read(&options.file) {
+        Ok(bytes) => Recording::read(&bytes).map_err(|error| error.to_string()),
+        Err(error) => Err(format!("{error}; name a file that landfall migrate --record wrote")),
+    };
+    let recording = match read {
+        Ok(recording) => recording,
+        Err(problem) => {
+            say(&format!("landfall: {file}: {problem}"));
+            return USAGE;
+        }
+    };
+    let steps = steps(&recording);
+    let verdict = check::check(&recording.head, &steps);
+    let simulated = match options.policy.is_empty() {
+        true => Ok(Vec::new()),
+        false => what_if::simulate(&recording, &steps, &options.policy),
+    };
+    let simulated = match simulated {
+        Ok(courses) => courses,
+        Err(problem) => {
+            say(&format!("landfall: {file}: {problem}"));
+            return USAGE;
+        }
+    };
+    if let Some(speed) = options.live {
+        live(&steps, speed).await;
+    }
+    if let Some(path) = &options.picture
+        && let Err(error) = chart::write(path, &recording, &steps)
+    {
+        say(&format!("landfall: {error}"));
+        return USAGE;
+    }
+    if options.json {
+        tell(&as_json(&recording, &steps, &verdict, &simulated).to_string());
+    } else {
+        if !options.check {
+            show(&recording, &steps);
+        }
+        tell(&verdict.in_words(&recording.head));
+        show_simulated(&recording, simulated);
+    }
+    if matches!(verdict, Verdict::Same(_)) { 0 } else { DIFFERS }
+}
+
+/// Makes the views again, and asks the recorded policy again.
+fn steps(recording: &Recording) -> Vec<Step> {
+    let mut views = Views::new(&recording.head);
+    let named = NamedPolicy::of_recording(&recording.head);
+    let mut policy = named.map(|named| named.create(&report_first_failure("decided again")));
+    if let Some(policy) = &mut policy {
+        look_ahead(&mut **policy, &recording.head);
+    }
+    let mut steps = Vec::new();
+    let mut before = views.demands().clone();
+    for (number, line) in &recording.lines {
+        let Some(view) = views.take(line) else { continue };
+        let demanded = demanded::between(&before, views.demands(), view.now.as_secs_f64());
+        before = views.demands().clone();
+        let Line::Look(look) = line else { continue };
+        let again = policy.as_mut().map(|policy| decide(&mut **policy, &view));
+        let recorded = look.decision.clone();
+        steps.push(Step { line: *number, demanded, view, recorded, again });
+    }
+    steps
+}
+
+/// The live line as it went, so many times as fast.
+async fn live(steps: &[Step], speed: f64) {
+    let line = ProgressLine::new();
+    let begun = Instant::now();
+    let mut progress = Progress::default();
+    for Step { view, .. } in steps {
+        let due = Duration::try_from_secs_f64(view.now.as_secs_f64() / speed);
+        let wait = due.unwrap_or(Duration::MAX).saturating_sub(begun.elapsed());
+        tokio::time::sleep(wait).await;
+        line.show(&Glance::of(view, progress.share(view), time_left(view), ""));
+    }
+    line.clear();
+}
+
+/// How it ended; `None` where the recording ends before that.
+fn report(recording: &Recording) -> Option<&Report> {
+    recording.lines.iter().rev().find_map(|(_, line)| match line {
+        Line::Report { report } => Some(&**report),
+        _ => None,
+    })
+}
+
+/// What the operator demanded in the end.
+fn requirements(recording: &Recording) -> &Requirements {
+    let last = recording.lines.iter().rev().find_map(|(_, line)| match line {
+        Line::Requirements { requirements, .. } => Some(requirements),
+        _ => None,
+    });
+    last.unwrap_or(&recording.head.requirements)
+}
+
+fn show(recording: &Recording, steps: &[Step]) {
+    tell(&format!("{}\n", changes::table(&changes::changes(steps))));
+    match report(recording) {
+        Some(report) => {
+            let words = format_report(report, requirements(recording));
+            drop(write!(anstream::stdout(), "{words}"));
+        }
+        None => tell("The recording ends before the migration did: landfall was ended, or killed"),
+    }
+    if recording.cut {
+        tell("Its last line was cut short and is left out");
+    }
+}
+
+/// The recorded migration beside the simulated ones.
+fn show_simulated(recording: &Recording, simulated: Vec<Course>) {
+    if simulated.is_empty() {
+        return;
+    }
+    let name = format!("{}, recorded", recording.head.policy);
+    let recorded = report(recording).map(|report| Course { name, report: report.clone() });
+    let courses: Vec<Course> = recorded.into_iter().chain(simulated).collect();
+    tell(&format!("\n{}", what_if::table(&courses)));
+}
+
+fn as_json(
+    recording: &Recording,
+    steps: &[Step],
+    verdict: &Verdict,
+    simulated: &[Course],
+) -> serde_json::Value {
+    json!({
+        "recording": recording.head,
+        "cut": recording.cut,
+        "changes": changes::changes(steps).iter().map(changes::Change::as_json).collect::<Vec<_>>(),
+        "check": verdict.as_json(),
+        "report": report(recording),
+        "simulated": simulated.iter().map(|course| &course.report).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests;
