@@ -33,6 +33,6 @@ mod tests {
         let mut table = borderless_table(["policy", "total"], [1]);
         table.add_row(["plain", "1s"]);
         let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
-        assert_eq!(lines, ["policy   total", "plain       1s"]);
+        assert_eq!(lines, ["policy  total", "plain      1s"]);
     }
 }
