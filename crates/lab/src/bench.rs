@@ -13,7 +13,7 @@ use landfall_migration::tables::{Table, borderless_table};
 use landfall_qemu::driver::Stops;
 use landfall_qemu::say::{say, tell};
 use landfall_sim::Spread;
-use landfall_testguest::{IsolatedCpus, Kind, PagesPerSecond, Phase, Spec};
+use landfall_testguest::{GuestSpec, IsolatedCpus, PagesPerSecond, WorkPhase, Workload};
 use serde_json::json;
 
 use crate::accuracy::AccuracyArgs;
@@ -64,7 +64,7 @@ struct Comparison {
     name: &'static str,
     guest: &'static str,
     link: ByteRate,
-    spec: fn(ByteRate) -> Spec,
+    spec: fn(ByteRate) -> GuestSpec,
     ways: &'static [Contender],
 }
 
@@ -91,7 +91,7 @@ const ALL: &[Comparison] = &[
         name: "pathological",
         guest: "sweep, 96 MiB of 256 MiB, flat out",
         link: ByteRate::mb(100),
-        spec: |_| Spec::new(Kind::Sweep),
+        spec: |_| GuestSpec::new(Workload::Sweep),
         ways: &[
             AUTO_CONVERGE,
             Contender {
@@ -109,7 +109,7 @@ const ALL: &[Comparison] = &[
         link: ByteRate::mb(25),
         // Told a little more: while dirty pages are logged a CPU second does less work (`docs/theory.md`),
         // and QEMU lets a little more through than it is told. By its syncs it is twice.
-        spec: |link| Spec { working_set: Bytes::mib(144), ..random(2.25, link) },
+        spec: |link| GuestSpec { working_set: Bytes::mib(144), ..random(2.25, link) },
         ways: &[
             AUTO_CONVERGE,
             PREDICTIVE,
@@ -135,23 +135,23 @@ const ALL: &[Comparison] = &[
         name: "idle",
         guest: "idle, 96 MiB of 256 MiB",
         link: ByteRate::mb(100),
-        spec: |_| Spec::new(Kind::Idle),
+        spec: |_| GuestSpec::new(Workload::Idle),
         ways: &[PLAIN, PREDICTIVE],
     },
 ];
 
 /// A guest that writes at random, so many times what the link carries.
-fn random(times: f64, link: ByteRate) -> Spec {
-    Spec::new(Kind::Random { rate: PagesPerSecond((times * link.0 / 4096.0) as u64) })
+fn random(times: f64, link: ByteRate) -> GuestSpec {
+    GuestSpec::new(Workload::Random { rate: PagesPerSecond((times * link.0 / 4096.0) as u64) })
 }
 
 /// A guest that writes four times what the link carries, then hardly anything, and so on.
-fn phases(link: ByteRate) -> Spec {
+fn phases(link: ByteRate) -> GuestSpec {
     let rate = |times: f64| PagesPerSecond((times * link.0 / 4096.0) as u64);
     let lasts = Duration::from_secs(2);
-    Spec::new(Kind::Phases {
-        busy: Phase { lasts, rate: rate(4.0), memory: Share::FULL },
-        quiet: Phase { lasts, rate: rate(0.02), memory: Share::FULL },
+    GuestSpec::new(Workload::Phases {
+        busy: WorkPhase { lasts, rate: rate(4.0), memory: Share::FULL },
+        quiet: WorkPhase { lasts, rate: rate(0.02), memory: Share::FULL },
     })
 }
 

@@ -16,7 +16,7 @@ use landfall_qemu::driver::{Look, Stops};
 use landfall_qemu::qmp::Address;
 use landfall_qemu::say::say;
 use landfall_sim::Expected;
-use landfall_testguest::{IsolatedCpus, Pair, Spec, Vm};
+use landfall_testguest::{GuestSpec, IsolatedCpus, MigrationPair, Vm};
 use rustix::time::{ClockId, clock_gettime};
 
 /// How long the guest is watched before the migration, to know how fast it works undisturbed.
@@ -73,7 +73,7 @@ pub struct LabRun {
     /// What kind of guest it is, in words.
     pub guest: &'static str,
     /// The guest.
-    pub spec: Spec,
+    pub spec: GuestSpec,
     /// Name of the policy that steers.
     pub policy: &'static str,
     /// The requirements.
@@ -188,7 +188,7 @@ impl LabRun {
 
     async fn move_guest(&self, watch: &mut dyn FnMut(&Look<'_>)) -> Result<LabResult, LabRunError> {
         let source = Vm::builder(&self.spec).isolated_cpus(self.isolated_cpus).start()?;
-        let pair = Pair::start(source, ByteRate(self.link.0 * LINK_HEADROOM))?;
+        let pair = MigrationPair::start(source, ByteRate(self.link.0 * LINK_HEADROOM))?;
         tokio::time::sleep(BASELINE).await;
         let config = RunConfig {
             source: Address::Unix(pair.source.qmp_socket()),
@@ -224,7 +224,7 @@ impl LabRun {
         }
         let heartbeats = pair.source.heartbeats();
         let end = match landed {
-            true => heartbeats.beat_from(pair.destination.place(), None, BEAT_TIMEOUT)?,
+            true => heartbeats.beat_from(pair.destination.qemu_index(), None, BEAT_TIMEOUT)?,
             false => Instant::now(),
         };
         let verified = heartbeats.verify(BEAT_TIMEOUT)?;

@@ -10,8 +10,7 @@ use landfall_core::units::{Bytes, PAGE, Share};
 use landfall_qemu::monitor::Machine;
 use landfall_qemu::probe::{Found, probe};
 use landfall_qemu::qmp::Address;
-use landfall_testguest::{Kind, PagesPerSecond, Spec, Vm, VmBuilder, VmError};
-use rustix::fs::{FlockOperation, flock};
+use landfall_testguest::{GuestSpec, PagesPerSecond, Vm, VmBuilder, VmError, Workload, take_turn};
 use serde_json::json;
 
 /// For whatever must happen at all.
@@ -40,9 +39,7 @@ async fn probed(builder: VmBuilder, budget: Duration) -> Option<Probed> {
 }
 
 fn boot(builder: VmBuilder) -> Option<(Vm, fs::File)> {
-    let path = env::temp_dir().join("landfall-tests.lock");
-    let turn = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
-    flock(&turn, FlockOperation::LockExclusive).unwrap();
+    let turn = take_turn().unwrap();
     let vm = match builder.start() {
         Ok(vm) => vm,
         Err(error @ VmError::NoQemu { .. }) => {
@@ -59,13 +56,13 @@ async fn connect(vm: &Vm) -> Machine {
     Machine::connect(&Address::Unix(vm.qmp_socket())).await.unwrap().0
 }
 
-fn guest(kind: Kind) -> VmBuilder {
-    Vm::builder(&Spec::new(kind))
+fn guest(kind: Workload) -> VmBuilder {
+    Vm::builder(&GuestSpec::new(kind))
 }
 
 #[tokio::test]
 async fn a_sweeping_guest_saturates_at_its_working_set_and_is_not_probed_for_longer() {
-    let Some(Probed { vm, found, .. }) = probed(guest(Kind::Sweep), PROBE_BUDGET).await else {
+    let Some(Probed { vm, found, .. }) = probed(guest(Workload::Sweep), PROBE_BUDGET).await else {
         return;
     };
     eprintln!("{found:?}");
@@ -81,7 +78,7 @@ async fn a_sweeping_guest_saturates_at_its_working_set_and_is_not_probed_for_lon
 
 #[tokio::test]
 async fn the_points_of_a_randomly_writing_guest_lie_on_its_curve() {
-    let kind = Kind::Random { rate: PagesPerSecond(20_000) };
+    let kind = Workload::Random { rate: PagesPerSecond(20_000) };
     let Some(Probed { vm, found, pages_per_cpu, .. }) = probed(guest(kind), PROBE_BUDGET).await
     else {
         return;
@@ -104,7 +101,9 @@ async fn the_points_of_a_randomly_writing_guest_lie_on_its_curve() {
 
 #[tokio::test]
 async fn an_idle_guest_is_near_zero() {
-    let Some(Probed { found, .. }) = probed(guest(Kind::Idle), PROBE_BUDGET).await else { return };
+    let Some(Probed { found, .. }) = probed(guest(Workload::Idle), PROBE_BUDGET).await else {
+        return;
+    };
     eprintln!("{found:?}");
     let last = found.prior.points.last().unwrap();
     assert!(last.dirtied < Bytes::mib(3), "{last:?}");
@@ -113,7 +112,7 @@ async fn an_idle_guest_is_near_zero() {
 
 #[tokio::test]
 async fn a_measurement_of_somebody_else_is_left_alone() {
-    let Some((vm, _turn)) = boot(guest(Kind::Sweep)) else { return };
+    let Some((vm, _turn)) = boot(guest(Workload::Sweep)) else { return };
     let mut other = vm.raw_qmp().unwrap();
     other.run_with("calc-dirty-rate", json!({ "calc-time": 30 })).unwrap();
     let begin = Instant::now();
@@ -127,8 +126,11 @@ async fn a_measurement_of_somebody_else_is_left_alone() {
 
 #[tokio::test]
 async fn a_guest_too_small_to_be_sampled_has_no_points_and_a_word_why() {
-    let spec =
-        Spec { memory: Bytes::mib(64), working_set: Bytes::mib(16), ..Spec::new(Kind::Sweep) };
+    let spec = GuestSpec {
+        memory: Bytes::mib(64),
+        working_set: Bytes::mib(16),
+        ..GuestSpec::new(Workload::Sweep)
+    };
     let Some(Probed { found, .. }) = probed(Vm::builder(&spec), PROBE_BUDGET).await else { return };
     assert_eq!((found.prior.points.len(), found.covered), (0, Some(Share::NONE)));
     assert!(found.notes[0].contains("128 MiB"), "{found:?}");
@@ -142,7 +144,7 @@ async fn the_oldest_supported_qemu_is_probed_in_whole_seconds() {
         return;
     };
     let arguments = env::var("LANDFALL_QEMU_72_ARGS").unwrap_or_default();
-    let builder = guest(Kind::Sweep).qemu(qemu).arguments(arguments.split_whitespace());
+    let builder = guest(Workload::Sweep).qemu(qemu).arguments(arguments.split_whitespace());
     let Some(Probed { vm, found, .. }) = probed(builder, PROBE_BUDGET).await else { return };
     eprintln!("{found:?}");
     let point = found.prior.points.first().unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::units::Bytes;
 use landfall_qemu::cgroup::Quota;
-use landfall_testguest::{Kind, Spec};
+use landfall_testguest::{GuestSpec, Workload};
 use serde_json::json;
 
 use crate::figures::{Figures, head, row, short};
@@ -99,23 +99,23 @@ fn ask(stage: &mut Stage, asking: Asking, times: &mut Vec<Duration>) -> Outcome 
     match asking {
         Asking::Never => sleep(MS(10)),
         Asking::Every(pause) => {
-            times.push(stage.source.ask("query-migrate")?.took());
+            times.push(stage.source.ask("query-migrate", json!({}))?.took());
             sleep(pause);
         }
-        Asking::FlatOut => times.push(stage.source.ask("query-migrate")?.took()),
+        Asking::FlatOut => times.push(stage.source.ask("query-migrate", json!({}))?.took()),
     }
     Ok(())
 }
 
 fn total(wire: Wire, asking: Asking) -> Outcome<Duration> {
     let filled = Bytes::mib(512);
-    let spec = Spec { memory: Bytes::mib(560), cold: filled, ..sized(Kind::Idle, 4) };
+    let spec = GuestSpec { memory: Bytes::mib(560), cold: filled, ..sized(Workload::Idle, 4) };
     let mut stage = Stage::boot(&spec, wire)?;
     // Asked for nothing more once it is quiet.
     stage.set(json!({ "downtime-limit": 300, "max-bandwidth": 100_000_000_000_u64 }))?;
     let began = stage.begin()?;
     let over = |stage: &Stage| {
-        stage.source.seen(began, |event| crate::monitor::is_status(event, "completed")).is_some()
+        stage.source.find_event(began, |event| event.is_migration_status("completed")).is_some()
     };
     while !over(&stage) {
         ask(&mut stage, asking, &mut Vec::new())?;

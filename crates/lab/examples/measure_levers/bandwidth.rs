@@ -68,7 +68,7 @@ fn change(from: u64, to: u64, turn: usize) -> Outcome<Change> {
     sleep(SETTLE);
     jitter(turn, Duration::from_millis(100));
     let before = watch(&stage)?;
-    let asked = stage.source.ask_with("migrate-set-parameters", json!({ "max-bandwidth": to }))?;
+    let asked = stage.source.ask("migrate-set-parameters", json!({ "max-bandwidth": to }))?;
     sleep(SETTLE);
     let after = watch(&stage)?;
     // Bytes as seconds pass: passed = start + rate * (t - first).

@@ -5,10 +5,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_qemu::cgroup::Quota;
+use landfall_testguest::QmpEvent;
 use serde_json::json;
 
 use crate::figures::{Figures, head, row};
-use crate::monitor::{Event, is_status};
 use crate::stage::{PATIENCE, RATE, Stage, Wire, jitter};
 use crate::{Outcome, repeat, sweep};
 
@@ -93,7 +93,7 @@ fn cancel(when: When, turn: usize) -> Outcome<Cancelled> {
     if let When::Setup = when {
         full = Full::host()?;
         let uri = format!("tcp:{}", full.at);
-        stage.source.ask_with("migrate", json!({ "uri": uri }))?;
+        stage.source.ask("migrate", json!({ "uri": uri }))?;
     } else {
         stage.begin()?;
         stage.pass(2)?;
@@ -103,21 +103,23 @@ fn cancel(when: When, turn: usize) -> Outcome<Cancelled> {
         // Slow enough not to be through before it is cancelled.
         When::Stopped => {
             stage.set(json!({ "max-bandwidth": 10_000_000 }))?;
-            stage.source.ask("stop")?;
+            stage.source.ask("stop", json!({}))?;
         }
         _ => {}
     }
     sleep(MS(700));
     jitter(turn, MS(100));
-    let answer = stage.source.ask("migrate_cancel")?;
-    let over = |event: &Event| is_status(event, "cancelled") || is_status(event, "failed");
+    let answer = stage.source.ask("migrate_cancel", json!({}))?;
+    let over = |event: &QmpEvent| {
+        event.is_migration_status("cancelled") || event.is_migration_status("failed")
+    };
     let end = stage.source.event_within(PATIENCE, answer.asked, over)?.ok_or("it does not end")?;
     if let When::Stopped = when {
-        stage.source.ask("cont")?;
+        stage.source.ask("cont", json!({}))?;
     }
     sleep(MS(500));
     let (from, to) = (answer.asked - MS(100), end.at + MS(400));
-    let state = stage.source.ask("query-status")?;
+    let state = stage.source.ask("query-status", json!({}))?;
     stage.source_beat(end.at)?;
     Ok(Cancelled {
         to_answer: answer.took(),

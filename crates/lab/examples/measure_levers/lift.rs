@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfall_qemu::cgroup::Quota;
-use landfall_testguest::Spec;
+use landfall_testguest::GuestSpec;
 
 use crate::figures::{Figures, head, row};
 use crate::stage::{Landing, RATE, Stage, Wire, jitter};
@@ -71,7 +71,7 @@ pub fn measure() -> Outcome {
     Ok(())
 }
 
-fn ship(spec: &Spec, quota: Quota, hold: Hold, turn: usize) -> Outcome<(Duration, Landing)> {
+fn ship(spec: &GuestSpec, quota: Quota, hold: Hold, turn: usize) -> Outcome<(Duration, Landing)> {
     let mut stage = Stage::boot(spec, Wire::Link(RATE))?;
     let mut lever = stage.held(Some(quota))?;
     jitter(turn, quota.period);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfall_core::units::ByteRate;
-use landfall_testguest::Spec;
+use landfall_testguest::GuestSpec;
 use serde_json::{Value, json};
 
 use crate::figures::{Figures, head, ms, row, short};
@@ -104,7 +104,7 @@ pub fn other_links() -> Outcome {
 }
 
 /// `None` where QEMU does not know the setting.
-fn land(spec: &Spec, link: ByteRate, limit: u64, setting: &Value) -> Outcome<Option<Landing>> {
+fn land(spec: &GuestSpec, link: ByteRate, limit: u64, setting: &Value) -> Outcome<Option<Landing>> {
     let mut stage = Stage::boot(spec, Wire::Link(link))?;
     let names = setting.as_object().into_iter().flatten().map(|(name, _)| name);
     for name in names {

@@ -14,7 +14,6 @@ mod cancel;
 mod figures;
 mod lift;
 mod limit;
-mod monitor;
 mod pause;
 mod postcopy;
 mod quota;
@@ -26,7 +25,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use landfall_core::units::Bytes;
-use landfall_testguest::{Kind, PagesPerSecond, Spec};
+use landfall_testguest::{GuestSpec, PagesPerSecond, Workload};
 
 /// What came of something that can fail in many ways.
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -75,17 +74,21 @@ fn main() -> Outcome {
 }
 
 /// A guest that writes at random, in a machine not much larger than its working set.
-fn random(mib: u64, pages_per_second: u64) -> Spec {
-    sized(Kind::Random { rate: PagesPerSecond(pages_per_second) }, mib)
+fn random(mib: u64, pages_per_second: u64) -> GuestSpec {
+    sized(Workload::Random { rate: PagesPerSecond(pages_per_second) }, mib)
 }
 
 /// A guest that dirties all of its working set in milliseconds.
-fn sweep(mib: u64) -> Spec {
-    sized(Kind::Sweep, mib)
+fn sweep(mib: u64) -> GuestSpec {
+    sized(Workload::Sweep, mib)
 }
 
-fn sized(kind: Kind, mib: u64) -> Spec {
-    Spec { memory: Bytes::mib(mib * 2 + 32), working_set: Bytes::mib(mib), ..Spec::new(kind) }
+fn sized(kind: Workload, mib: u64) -> GuestSpec {
+    GuestSpec {
+        memory: Bytes::mib(mib * 2 + 32),
+        working_set: Bytes::mib(mib),
+        ..GuestSpec::new(kind)
+    }
 }
 
 /// Does something so many times over; what failed is told and left out.
@@ -101,6 +104,6 @@ fn load() -> String {
 }
 
 fn version() -> Outcome<String> {
-    let stage = stage::Stage::boot(&sized(Kind::Idle, 4), stage::Wire::Bare)?;
+    let stage = stage::Stage::boot(&sized(Workload::Idle, 4), stage::Wire::Bare)?;
     Ok(stage.source.version().to_owned())
 }

@@ -77,11 +77,11 @@ fn pauses() -> Outcome<Vec<Pause>> {
     stage.set(json!({ "max-bandwidth": 10_000_000 }))?;
     Ok(repeat(REPEATS, |turn| {
         jitter(turn, Duration::from_millis(300));
-        let stop = stage.source.ask("stop")?.asked;
-        let stopped = stage.source.event("STOP", stop)?;
+        let stop = stage.source.ask("stop", json!({}))?.asked;
+        let stopped = stage.source.wait_for_event("STOP", stop)?;
         sleep(STOPPED);
-        let cont = stage.source.ask("cont")?.asked;
-        let resumed = stage.source.event("RESUME", cont)?;
+        let cont = stage.source.ask("cont", json!({}))?.asked;
+        let resumed = stage.source.wait_for_event("RESUME", cont)?;
         let beat = stage.source_beat(cont)?;
         let last = stage.last_beat_before(beat).ok_or("no beat")?;
         Ok(Pause {
@@ -99,18 +99,18 @@ fn arrive(limit: u64, turn: usize) -> Outcome<Arrival> {
     stage.begin()?;
     stage.pass(3)?;
     jitter(turn, Duration::from_millis(300));
-    let stop = stage.source.ask("stop")?.asked;
-    let completed = stage.source.status("completed", stop)?;
+    let stop = stage.source.ask("stop", json!({}))?.asked;
+    let completed = stage.source.wait_for_status("completed", stop)?;
     // The destination has its own idea of when it is done.
     let deadline = Instant::now() + Duration::from_secs(5);
     let state = loop {
-        let state = stage.destination.ask("query-status")?.value["status"].take();
+        let state = stage.destination.ask("query-status", json!({}))?.value["status"].take();
         if state != "inmigrate" || Instant::now() > deadline {
             break state.as_str().unwrap_or("unknown").to_owned();
         }
         sleep(Duration::from_millis(1));
     };
-    let cont = stage.destination.ask("cont")?.asked;
+    let cont = stage.destination.ask("cont", json!({}))?.asked;
     let landing = stage.landed(stop)?;
     Ok(Arrival {
         to_completed: completed - stop,

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use landfall_testguest::{Spec, Vm};
+use landfall_testguest::{GuestSpec, Vm};
 use serde_json::json;
 
 use crate::figures::{Figures, head, row};
@@ -94,7 +94,7 @@ pub fn measure() -> Outcome {
     Ok(())
 }
 
-fn change(spec: &Spec, push: Push, turn: usize) -> Outcome<Change> {
+fn change(spec: &GuestSpec, push: Push, turn: usize) -> Outcome<Change> {
     // A capability that must be there before the destination listens.
     let preempt = ["-global", "migration.x-postcopy-preempt=on"];
     let arguments: &[&str] = if let Push::Preempted = push { &preempt } else { &[] };
@@ -111,9 +111,9 @@ fn change(spec: &Spec, push: Push, turn: usize) -> Outcome<Change> {
     stage.begin()?;
     stage.pass(3)?;
     jitter(turn, MS(300));
-    let asked = stage.source.ask("migrate-start-postcopy")?.asked;
+    let asked = stage.source.ask("migrate-start-postcopy", json!({}))?.asked;
     let landing = stage.landed(asked)?;
-    let completed = stage.source.status("completed", asked)?;
+    let completed = stage.source.wait_for_status("completed", asked)?;
     let end = landing.first_beat + MS(SLICES[SLICES.len() - 1]);
     sleep(end.saturating_duration_since(Instant::now()));
     let timeline = timeline(&stage);

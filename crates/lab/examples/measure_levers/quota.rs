@@ -4,7 +4,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_qemu::cgroup::{CpuLever, Quota};
-use landfall_testguest::Spec;
+use landfall_testguest::GuestSpec;
+use serde_json::json;
 
 use crate::figures::{Figures, head, row, short};
 use crate::stage::{RATE, Stage, Wire, jitter};
@@ -61,7 +62,7 @@ pub fn measure() -> Outcome {
     Ok(())
 }
 
-fn line(spec: &Spec, quota: Option<Quota>) -> Outcome {
+fn line(spec: &GuestSpec, quota: Option<Quota>) -> Outcome {
     let mut stage = Stage::boot(spec, Wire::Link(RATE))?;
     let from = Instant::now();
     sleep(MS(500));
@@ -101,9 +102,9 @@ fn stops(stage: &mut Stage, quota: Option<Quota>) -> Outcome<Figures> {
         // Past what the stop before it left unused.
         sleep(period.mul_f64(1.2));
         jitter(turn, period);
-        let asked = stage.source.ask("stop")?.asked;
-        times.push(stage.source.event("STOP", asked)? - asked);
-        stage.source.ask("cont")?;
+        let asked = stage.source.ask("stop", json!({}))?.asked;
+        times.push(stage.source.wait_for_event("STOP", asked)? - asked);
+        stage.source.ask("cont", json!({}))?;
     }
     Ok(Figures::ms(times))
 }
@@ -139,7 +140,7 @@ fn moving(stage: &mut Stage) -> Outcome<Moving> {
     let (mut times, mut dirty_rate) = (Vec::new(), None);
     let asking = Instant::now();
     while asking.elapsed() < ASKED {
-        let answer = stage.source.ask("query-migrate")?;
+        let answer = stage.source.ask("query-migrate", json!({}))?;
         times.push(answer.took());
         let pages = answer.value["ram"]["dirty-pages-rate"].as_f64().filter(|pages| *pages > 0.0);
         dirty_rate = pages.map(|pages| pages * 4096.0 / 1e6).or(dirty_rate);

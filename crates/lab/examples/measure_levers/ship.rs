@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfall_core::units::Bytes;
-use landfall_testguest::Spec;
+use landfall_testguest::GuestSpec;
 use serde_json::json;
 
 use crate::figures::{Figures, head, row};
@@ -61,7 +61,7 @@ pub fn measure() -> Outcome {
 }
 
 /// A guest that would land by itself is shipped from the start: it lands as soon as it can.
-fn ship(spec: &Spec, limit: Option<u64>, at_once: bool, turn: usize) -> Outcome<Shipped> {
+fn ship(spec: &GuestSpec, limit: Option<u64>, at_once: bool, turn: usize) -> Outcome<Shipped> {
     let mut stage = Stage::boot(spec, Wire::Link(RATE))?;
     if let Some(limit) = limit {
         stage.set(json!({ "max-bandwidth": limit }))?;

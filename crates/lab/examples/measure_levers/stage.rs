@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_qemu::cgroup::{CpuLever, Quota, survey};
-use landfall_testguest::{Pair, Spec, Vm, VmBuilder};
-use rustix::fs::{FlockOperation, flock};
+use landfall_testguest::{GuestSpec, MigrationPair, QmpEvent, RawQmp, Vm, VmBuilder, take_turn};
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::monitor::{Monitor, is_status};
 
 /// Limit for whatever must happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Limit for an answer of QEMU.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A downtime limit that no guest here ever falls below.
 const NEVER: u64 = 1;
@@ -39,9 +40,9 @@ pub enum Wire {
 /// A guest that can be moved. Other QEMU runs on this machine wait until it is dropped.
 pub struct Stage {
     // In this order: QEMU ends first, then others may have their turn.
-    pub pair: Pair,
-    pub source: Monitor,
-    pub destination: Monitor,
+    pub pair: MigrationPair,
+    pub source: RawQmp,
+    pub destination: RawQmp,
     wire: Wire,
     tids: Vec<i32>,
     _turn: File,
@@ -77,7 +78,7 @@ impl Landing {
 
 impl Stage {
     /// Boots a guest that never lands by itself.
-    pub fn boot(spec: &Spec, wire: Wire) -> Outcome<Stage> {
+    pub fn boot(spec: &GuestSpec, wire: Wire) -> Outcome<Stage> {
         Self::with(Vm::builder(spec), wire)
     }
 
@@ -85,14 +86,14 @@ impl Stage {
     pub fn with(source: VmBuilder, wire: Wire) -> Outcome<Stage> {
         let turn = take_turn()?;
         let rate = if let Wire::Link(rate) = wire { rate } else { RATE };
-        let pair = Pair::start(source.start()?, rate)?;
+        let pair = MigrationPair::start(source.start()?, rate)?;
         if wire == Wire::Relay {
             pair.link.set_rate(None);
         }
         let tids = pair.source.vcpu_threads()?.into_iter().map(i32::try_from);
         let tids = tids.collect::<Result<_, _>>()?;
-        let source = Monitor::connect(&pair.source.qmp_socket(), true)?;
-        let destination = Monitor::connect(&pair.destination.qmp_socket(), true)?;
+        let source = RawQmp::connect_oob(&pair.source.qmp_socket(), ANSWER_TIMEOUT)?;
+        let destination = RawQmp::connect_oob(&pair.destination.qmp_socket(), ANSWER_TIMEOUT)?;
         let mut stage = Stage { pair, source, destination, wire, tids, _turn: turn };
         // As landfall has it: success is reported only once the destination has all.
         switch_on(&mut stage.source, &["events", "return-path"])?;
@@ -102,12 +103,13 @@ impl Stage {
 
     /// Sets parameters of migration at the source.
     pub fn set(&mut self, parameters: Value) -> Outcome {
-        self.source.ask_with("migrate-set-parameters", parameters).map(drop)
+        self.source.ask("migrate-set-parameters", parameters)?;
+        Ok(())
     }
 
     /// Whether this QEMU knows a parameter of migration.
     pub fn knows(&mut self, parameter: &str) -> Outcome<bool> {
-        let answer = self.source.ask("query-migrate-parameters")?;
+        let answer = self.source.ask("query-migrate-parameters", json!({}))?;
         Ok(answer.value.get(parameter).is_some())
     }
 
@@ -115,18 +117,18 @@ impl Stage {
     pub fn begin(&mut self) -> Outcome<Instant> {
         let bare = self.pair.destination.incoming().unwrap_or_default();
         let uri = if self.wire == Wire::Bare { bare.to_owned() } else { self.pair.uri() };
-        Ok(self.source.ask_with("migrate", json!({ "uri": uri }))?.asked)
+        Ok(self.source.ask("migrate", json!({ "uri": uri }))?.asked)
     }
 
     /// Has QEMU stop the guest and send what is left.
     pub fn ship(&mut self) -> Outcome<Instant> {
         let all = json!({ "downtime-limit": ALWAYS });
-        Ok(self.source.ask_with("migrate-set-parameters", all)?.asked)
+        Ok(self.source.ask("migrate-set-parameters", all)?.asked)
     }
 
     /// Waits until so many passes have begun; the bulk pass is the first.
     pub fn pass(&self, number: u64) -> Outcome<Instant> {
-        let reached = |event: &crate::monitor::Event| {
+        let reached = |event: &QmpEvent| {
             event.name == "MIGRATION_PASS" && event.data["pass"].as_u64() >= Some(number)
         };
         let begin = Instant::now() - PATIENCE;
@@ -136,7 +138,7 @@ impl Stage {
 
     /// A number of `query-migrate`, its RAM figures included.
     pub fn counter(&mut self, name: &str) -> Outcome<Option<u64>> {
-        let answer = self.source.ask("query-migrate")?.value;
+        let answer = self.source.ask("query-migrate", json!({}))?.value;
         Ok(answer[name].as_u64().or(answer["ram"][name].as_u64()))
     }
 
@@ -175,16 +177,18 @@ impl Stage {
 
     /// Waits until the guest runs at the destination. `since` is before its last stop.
     pub fn landed(&mut self, since: Instant) -> Outcome<Landing> {
-        let there = self.pair.destination.place();
+        let there = self.pair.destination.qemu_index();
         let beats = self.pair.source.heartbeats().clone();
-        let failed = |stage: &Stage| stage.source.seen(since, |e| is_status(e, "failed")).is_some();
-        let flow = self.flow(|stage| beats.place() == Some(there) || failed(stage))?;
+        let failed = |stage: &Stage| {
+            stage.source.find_event(since, |event| event.is_migration_status("failed")).is_some()
+        };
+        let flow = self.flow(|stage| beats.qemu_index() == Some(there) || failed(stage))?;
         if failed(self) {
-            let why = self.source.ask("query-migrate")?.value["error-desc"].take();
+            let why = self.source.ask("query-migrate", json!({}))?.value["error-desc"].take();
             return Err(format!("the migration failed: {why}").into());
         }
-        self.source.status("completed", since)?;
-        let stop = self.source.event("STOP", since)?;
+        self.source.wait_for_status("completed", since)?;
+        let stop = self.source.wait_for_event("STOP", since)?;
         let first_beat = beats.beat_from(there, None, PATIENCE)?;
         let at = |moment: Instant| {
             let before = flow.iter().take_while(|(at, _)| *at <= moment).last();
@@ -210,7 +214,7 @@ impl Stage {
 
     /// The guest's first beat at the source after a moment.
     pub fn source_beat(&self, after: Instant) -> Outcome<Instant> {
-        let place = self.pair.source.place();
+        let place = self.pair.source.qemu_index();
         Ok(self.pair.source.heartbeats().beat_from(place, Some(after), PATIENCE)?)
     }
 
@@ -226,10 +230,11 @@ impl Stage {
 }
 
 /// Switches capabilities on.
-fn switch_on(monitor: &mut Monitor, names: &[&str]) -> Outcome {
+fn switch_on(monitor: &mut RawQmp, names: &[&str]) -> Outcome {
     let on = |name: &&str| json!({ "capability": name, "state": true });
     let list: Vec<Value> = names.iter().map(on).collect();
-    monitor.ask_with("migrate-set-capabilities", json!({ "capabilities": list })).map(drop)
+    monitor.ask("migrate-set-capabilities", json!({ "capabilities": list }))?;
+    Ok(())
 }
 
 /// CPU time of a process's threads, some left out.
@@ -249,12 +254,4 @@ pub fn cpu_time(pid: u32, without: &[i32]) -> Outcome<Duration> {
 pub fn jitter(turn: usize, span: Duration) {
     const GOLDEN: f64 = 0.618_033_988_749_895;
     sleep(span.mul_f64((turn as f64 * GOLDEN).fract()));
-}
-
-/// Waits for this machine's other real migrations to be over: two QEMUs fill two cores.
-fn take_turn() -> Outcome<File> {
-    let path = std::env::temp_dir().join("landfall-tests.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(path)?;
-    flock(&file, FlockOperation::LockExclusive)?;
-    Ok(file)
 }

@@ -4,11 +4,11 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use landfall_testguest::RawQmp;
 use serde_json::json;
 
 use crate::figures::{Figures, head, row};
-use crate::monitor::Monitor;
-use crate::stage::{RATE, Stage, Wire};
+use crate::stage::{ANSWER_TIMEOUT, RATE, Stage, Wire};
 use crate::{Outcome, repeat, sweep};
 
 const REPEATS: usize = 5;
@@ -79,12 +79,12 @@ pub fn measure() -> Outcome {
 
 fn attempt(way: Way) -> Outcome<Attempt> {
     let mut stage = Stage::boot(&sweep(48), Wire::Link(RATE))?;
-    let mut plain = Monitor::connect(&stage.pair.source.raw_qmp_socket(), false)?;
+    let mut plain = RawQmp::connect(&stage.pair.source.raw_qmp_socket(), ANSWER_TIMEOUT)?;
     stage.begin()?;
     stage.pass(3)?;
     let asked =
         stage.source.send("migrate-set-parameters", json!({ "downtime-limit": 2_000_000 }))?;
-    stage.source.event("STOP", asked.asked)?;
+    stage.source.wait_for_event("STOP", asked.asked)?;
     stage.pair.link.set_stalled(true);
     sleep(SILENCE);
     let begin = Instant::now();
@@ -102,16 +102,16 @@ fn attempt(way: Way) -> Outcome<Attempt> {
             None
         }
     };
-    let place = stage.pair.source.place();
+    let place = stage.pair.source.qemu_index();
     let beat = stage.pair.source.heartbeats().beat_from(place, Some(begin), WAIT).ok();
     let monitor = if let Way::YankOutOfBand = way { &stage.source } else { &plain };
     let answer = match ticket {
-        Some(ticket) => monitor.answer(ticket, Duration::from_millis(200))?,
+        Some(sent) => monitor.answer(&sent, Duration::from_millis(200))?,
         None => None,
     };
     // Nobody answers this one while the main loop is blocked.
     let asked = stage.source.send("query-migrate", json!({}))?;
-    let status = stage.source.answer(asked, Duration::from_secs(1))?;
+    let status = stage.source.answer(&asked, Duration::from_secs(1))?;
     let word = status.and_then(|answer| Some(answer.value["status"].as_str()?.to_owned()));
     Ok(Attempt {
         answered: answer.map(|answer| answer.at - begin),

@@ -11,7 +11,7 @@ use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::observer::Observer;
 use landfall_core::units::{ByteRate, Bytes, Share};
 use landfall_migration::preflight::all_levers;
-use landfall_testguest::{Kind, PagesPerSecond, Spec};
+use landfall_testguest::{GuestSpec, PagesPerSecond, Workload};
 
 /// What may be used of the link.
 const LINKS: [ByteRate; 2] = [ByteRate::mb(50), ByteRate::mb(90)];
@@ -23,7 +23,7 @@ const MAX_TIME: Duration = Duration::from_secs(90);
 #[derive(Debug, Clone, Copy)]
 pub struct KnownGuest {
     pub name: &'static str,
-    pub spec: fn(ByteRate) -> Spec,
+    pub spec: fn(ByteRate) -> GuestSpec,
     /// The sets of pages it writes at random.
     pub sets: fn(ByteRate) -> Vec<Part>,
     ways: &'static [Way],
@@ -76,7 +76,7 @@ const PATHOLOGICAL: &[Way] = &[by("predictive"), by("progressive"), by("pause-an
 const GUESTS: &[KnownGuest] = &[
     KnownGuest {
         name: "idle",
-        spec: |_| Spec::new(Kind::Idle),
+        spec: |_| GuestSpec::new(Workload::Idle),
         sets: |_| vec![set(Bytes::mib(96), 1e4, 1.0)],
         ways: CALM,
     },
@@ -106,9 +106,9 @@ const GUESTS: &[KnownGuest] = &[
     },
     KnownGuest {
         name: "hot 13 and cold 115 MiB, 3 times the link",
-        spec: |link| Spec {
+        spec: |link| GuestSpec {
             working_set: Bytes::mib(128),
-            ..Spec::new(Kind::HotCold {
+            ..GuestSpec::new(Workload::HotCold {
                 rate: pages(3.0, link),
                 hot_writes: Share::clamped(0.8),
                 hot_memory: Share::clamped(0.1),
@@ -123,7 +123,7 @@ const GUESTS: &[KnownGuest] = &[
     },
     KnownGuest {
         name: "sweep 96 MiB, flat out",
-        spec: |_| Spec::new(Kind::Sweep),
+        spec: |_| GuestSpec::new(Workload::Sweep),
         // It gets round in 7 ms (`docs/measurements/levers-qemu-10.0.md`).
         sets: |_| vec![set(Bytes::mib(96), 1.0, Bytes::mib(96).as_f64() / 0.005)],
         ways: PATHOLOGICAL,
@@ -139,9 +139,9 @@ fn times(mib: u64, times: f64, link: ByteRate) -> Part {
     set(Bytes::mib(mib), times, link.0)
 }
 
-fn random(mib: u64, times: f64, link: ByteRate) -> Spec {
-    let kind = Kind::Random { rate: pages(times, link) };
-    Spec { working_set: Bytes::mib(mib), ..Spec::new(kind) }
+fn random(mib: u64, times: f64, link: ByteRate) -> GuestSpec {
+    let kind = Workload::Random { rate: pages(times, link) };
+    GuestSpec { working_set: Bytes::mib(mib), ..GuestSpec::new(kind) }
 }
 
 fn pages(times: f64, link: ByteRate) -> PagesPerSecond {

@@ -15,7 +15,7 @@ use landfall_migration::tables::{Table, borderless_table};
 use landfall_migration::text::format_seconds;
 use landfall_qemu::driver::Stops;
 use landfall_qemu::say::{say, tell};
-use landfall_testguest::{Kind, PagesPerSecond, Spec};
+use landfall_testguest::{GuestSpec, PagesPerSecond, Workload};
 use serde_json::json;
 
 use crate::run::{LabResult, LabRun, isolate_guest_cpu, standard_requirements};
@@ -79,11 +79,12 @@ pub async fn run(options: DemoArgs, mut stops: Stops) -> u8 {
 /// Returns the migrations: the pathological guest of 2015, and one of the nebulous middle, which writes four
 /// times what the link carries and cannot do so when it is throttled.
 fn runs(link: ByteRate) -> Vec<LabRun> {
-    let pathological = Spec::new(Kind::Sweep);
+    let pathological = GuestSpec::new(Workload::Sweep);
     let rate = PagesPerSecond((4.0 * link.0 / 4096.0) as u64);
-    let middle = Spec { working_set: Bytes::mib(144), ..Spec::new(Kind::Random { rate }) };
+    let middle =
+        GuestSpec { working_set: Bytes::mib(144), ..GuestSpec::new(Workload::Random { rate }) };
     let isolated_cpus = isolate_guest_cpu();
-    let run = |guest, spec: &Spec, policy| LabRun {
+    let run = |guest, spec: &GuestSpec, policy| LabRun {
         guest,
         spec: spec.clone(),
         policy,

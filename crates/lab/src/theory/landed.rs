@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use landfall_core::telemetry::sample::{Ram, Status};
 use landfall_core::units::{ByteRate, Bytes, PAGE};
 use landfall_qemu::monitor::Settings;
-use landfall_testguest::{Kind, PagesPerSecond, Spec};
+use landfall_testguest::{GuestSpec, PagesPerSecond, Workload};
 use serde::Serialize;
 use tokio::time::sleep;
 
@@ -71,17 +71,18 @@ pub async fn all() -> Result<Vec<Landing>, Problem> {
         let link = ByteRate::mb(rate);
         let pages = PagesPerSecond((0.4 * link.0 / PAGE.as_f64()) as u64);
         for limit in [1.0, 0.9].repeat(times) {
-            landings.push(one(Spec::new(Kind::Random { rate: pages }), link, limit).await?);
+            landings
+                .push(one(GuestSpec::new(Workload::Random { rate: pages }), link, limit).await?);
         }
     }
     for memory in [256, 512, 1024, 2048] {
-        let spec = Spec { memory: Bytes::mib(memory), ..Spec::new(Kind::Idle) };
+        let spec = GuestSpec { memory: Bytes::mib(memory), ..GuestSpec::new(Workload::Idle) };
         landings.push(one(spec, ByteRate::mb(100), 1.0).await?);
     }
     Ok(landings)
 }
 
-async fn one(spec: Spec, link: ByteRate, limit: f64) -> Result<Landing, Problem> {
+async fn one(spec: GuestSpec, link: ByteRate, limit: f64) -> Result<Landing, Problem> {
     let mut stage = Stage::set(&spec, link).await?;
     let known = stage.machine.settings().await?;
     let mut settings = Settings::default();
@@ -119,7 +120,7 @@ async fn one(spec: Spec, link: ByteRate, limit: f64) -> Result<Landing, Problem>
         return Err(Problem::NotLanded(ended.error.unwrap_or_default()));
     };
     let beats = stage.pair.source.heartbeats();
-    let arrived = beats.beat_from(stage.pair.destination.place(), None, PATIENCE)?;
+    let arrived = beats.beat_from(stage.pair.destination.qemu_index(), None, PATIENCE)?;
     let timeline = beats.timeline();
     let before = timeline.beats(0).iter().rev().find(|beat| **beat < arrived);
     let (passed, first_ram) = first.unwrap_or((arrived, all));

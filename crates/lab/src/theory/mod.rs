@@ -26,7 +26,7 @@ use clap::Args;
 use landfall_core::units::{ByteRate, Bytes, Share};
 use landfall_qemu::driver::Stops;
 use landfall_qemu::say::{say, tell};
-use landfall_testguest::{Kind, PagesPerSecond, Phase, Spec};
+use landfall_testguest::{GuestSpec, PagesPerSecond, WorkPhase, Workload};
 use serde_json::json;
 
 use figures::Guest;
@@ -83,29 +83,29 @@ pub enum Problem {
 }
 
 /// The guests: 96 MiB of 256 are written by all.
-fn guests() -> Vec<(&'static str, Kind)> {
+fn guests() -> Vec<(&'static str, Workload)> {
     let rate = PagesPerSecond;
-    let phase = |ms, rate, percent: f64| Phase {
+    let phase = |ms, rate, percent: f64| WorkPhase {
         lasts: Duration::from_millis(ms),
         rate: PagesPerSecond(rate),
         memory: Share::clamped(percent / 100.0),
     };
     vec![
-        ("20 000 pages/s, all alike", Kind::Random { rate: rate(20_000) }),
+        ("20 000 pages/s, all alike", Workload::Random { rate: rate(20_000) }),
         (
             "40 000 pages/s, nine of ten in a tenth of the memory",
-            Kind::HotCold {
+            Workload::HotCold {
                 rate: rate(40_000),
                 hot_writes: Share::clamped(0.9),
                 hot_memory: Share::clamped(0.1),
             },
         ),
-        ("every page in turn, flat out", Kind::Sweep),
+        ("every page in turn, flat out", Workload::Sweep),
         (
             "40 000 pages/s for 0.2 s of CPU, then 2 000 for 0.2 s",
-            Kind::Phases { busy: phase(200, 40_000, 100.0), quiet: phase(200, 2_000, 10.0) },
+            Workload::Phases { busy: phase(200, 40_000, 100.0), quiet: phase(200, 2_000, 10.0) },
         ),
-        ("wakes a hundred times a second for one page", Kind::Idle),
+        ("wakes a hundred times a second for one page", Workload::Idle),
     ]
 }
 
@@ -141,7 +141,7 @@ async fn experiment() -> Result<(Vec<Guest>, Vec<Landing>), Problem> {
     let mut all = Vec::new();
     for (about, kind) in guests() {
         say(&format!("{}: {about}", kind.name()));
-        let spec = Spec { working_set: Bytes::mib(96), ..Spec::new(kind) };
+        let spec = GuestSpec { working_set: Bytes::mib(96), ..GuestSpec::new(kind) };
         let mut stage = Stage::set(&spec, LINK).await?;
         let mut seen = sampled::all(&mut stage).await?;
         say(&format!("{}: {} times by sampling, now by migration", kind.name(), seen.len()));

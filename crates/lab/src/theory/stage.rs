@@ -6,7 +6,7 @@ use landfall_core::model::CpuTime;
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_qemu::monitor::Machine;
 use landfall_qemu::qmp::Address;
-use landfall_testguest::{Pair, Spec};
+use landfall_testguest::{GuestSpec, MigrationPair};
 use serde::Serialize;
 use tokio::time::sleep;
 
@@ -23,7 +23,7 @@ const TRACE_BEHIND: Duration = Duration::from_millis(8);
 /// A guest at work, and the way to another place.
 pub struct Stage {
     /// It, its destination and the link.
-    pub pair: Pair,
+    pub pair: MigrationPair,
     /// Its monitor.
     pub machine: Machine,
     /// The levers on it.
@@ -66,8 +66,8 @@ pub struct Observation {
 
 impl Stage {
     /// Boots a guest and watches it for a while.
-    pub async fn set(spec: &Spec, link: ByteRate) -> Result<Stage, Problem> {
-        let pair = Pair::boot(spec, link)?;
+    pub async fn set(spec: &GuestSpec, link: ByteRate) -> Result<Stage, Problem> {
+        let pair = MigrationPair::boot(spec, link)?;
         let (mut machine, _) = Machine::connect(&Address::Unix(pair.source.qmp_socket())).await?;
         let tids = machine.vcpu_threads().await?;
         let grip = Grip::of(&pair.source, &tids).await?;

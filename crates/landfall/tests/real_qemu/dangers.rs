@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_testguest::{Link, Spec, Vm, agrees_once_in_three, claim};
+use landfall_testguest::{GuestSpec, LinkRelay, Vm, agrees_once_in_three, claim};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scene::{Run, Scene, landfall, migration_status, random, run_state, sweep, wait_until};
@@ -132,7 +132,7 @@ fn a_destination_started_stopped_runs_the_guest_once_it_is_there() {
     let Some(mut scene) = Scene::boot(&random(16, 500), ByteRate::mb(100)) else { return };
     let destination = scene.pair.source.destination().paused().start().unwrap();
     let to = destination.incoming().unwrap().parse().unwrap();
-    scene.pair.link = Link::new(to, Some(ByteRate::mb(100))).unwrap();
+    scene.pair.link = LinkRelay::new(to, Some(ByteRate::mb(100))).unwrap();
     scene.pair.destination = destination;
     scene.migrate(&["--policy", "plain"]).assert(0, "landed", &[]);
     scene.assert_landed();
@@ -202,7 +202,7 @@ fn the_floor_for_the_guests_cpu_holds() {
 #[test]
 fn a_guest_larger_than_its_patience_is_still_shipped_whole() {
     // The final copy takes longer than a monitor may be silent.
-    let spec = Spec { memory: Bytes::mib(192), ..sweep(128) };
+    let spec = GuestSpec { memory: Bytes::mib(192), ..sweep(128) };
     let Some(scene) = Scene::boot(&spec, ByteRate::mb(10)) else { return };
     let ended = scene.migrate(&[
         "--policy",
