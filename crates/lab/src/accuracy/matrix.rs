@@ -26,12 +26,12 @@ pub struct KnownGuest {
     pub spec: fn(ByteRate) -> GuestSpec,
     /// The sets of pages it writes at random.
     pub sets: fn(ByteRate) -> Vec<Part>,
-    ways: &'static [Way],
+    ways: &'static [PolicyVariant],
 }
 
 /// A way to move it.
 #[derive(Debug, Clone, Copy)]
-pub struct Way {
+pub struct PolicyVariant {
     pub name: &'static str,
     pub policy: &'static str,
     /// The aggression.
@@ -44,24 +44,24 @@ pub struct Way {
 
 /// One migration to be made.
 #[derive(Debug, Clone, Copy)]
-pub struct Case {
+pub struct MatrixCell {
     pub guest: KnownGuest,
-    pub way: Way,
+    pub way: PolicyVariant,
     pub link: ByteRate,
 }
 
-const fn by(policy: &'static str) -> Way {
-    Way { name: policy, policy, dial: 0.5, floor: 0.0, may_pause: true }
+const fn by(policy: &'static str) -> PolicyVariant {
+    PolicyVariant { name: policy, policy, dial: 0.5, floor: 0.0, may_pause: true }
 }
 
-const fn strictly(name: &'static str, dial: f64, floor: f64) -> Way {
-    Way { name, policy: "predictive", dial, floor, may_pause: false }
+const fn strictly(name: &'static str, dial: f64, floor: f64) -> PolicyVariant {
+    PolicyVariant { name, policy: "predictive", dial, floor, may_pause: false }
 }
 
-const CALM: &[Way] =
+const CALM: &[PolicyVariant] =
     &[by("plain"), by("auto-converge"), strictly("predictive", 0.5, 0.0), by("progressive")];
 
-const MIDDLE: &[Way] = &[
+const MIDDLE: &[PolicyVariant] = &[
     by("auto-converge"),
     strictly("predictive, aggression 0", 0.0, 0.0),
     strictly("predictive", 0.5, 0.0),
@@ -71,7 +71,7 @@ const MIDDLE: &[Way] = &[
     by("pause-and-ship"),
 ];
 
-const PATHOLOGICAL: &[Way] = &[by("predictive"), by("progressive"), by("pause-and-ship")];
+const PATHOLOGICAL: &[PolicyVariant] = &[by("predictive"), by("progressive"), by("pause-and-ship")];
 
 const GUESTS: &[KnownGuest] = &[
     KnownGuest {
@@ -149,17 +149,17 @@ fn pages(times: f64, link: ByteRate) -> PagesPerSecond {
 }
 
 /// The whole matrix.
-pub fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<MatrixCell> {
     let of_link = |link: ByteRate| {
         let of_guest = move |guest: &KnownGuest| {
             guest.ways.iter().map(|way| (*guest, *way)).collect::<Vec<_>>()
         };
-        GUESTS.iter().flat_map(of_guest).map(move |(guest, way)| Case { guest, way, link })
+        GUESTS.iter().flat_map(of_guest).map(move |(guest, way)| MatrixCell { guest, way, link })
     };
     LINKS.into_iter().flat_map(of_link).collect()
 }
 
-impl Case {
+impl MatrixCell {
     /// What is demanded.
     pub fn asked(&self) -> Requirements {
         Requirements {

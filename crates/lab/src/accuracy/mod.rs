@@ -23,7 +23,7 @@ use landfall_testguest::IsolatedCpus;
 use serde_json::json;
 
 use crate::run::{LINK_HEADROOM, LabRun, LabRunError, isolate_guest_cpu};
-use matrix::{Case, KnownGuest};
+use matrix::{KnownGuest, MatrixCell};
 
 /// Moves guests of known behaviour over two links by all policies, and sets what was forecast before
 /// each start, and what the simulator makes of it, beside what was measured (15 minutes). Needs QEMU,
@@ -96,7 +96,7 @@ pub async fn run(options: AccuracyArgs, mut stops: Stops) -> u8 {
 }
 
 async fn row(
-    case: &Case,
+    case: &MatrixCell,
     isolated_cpus: Option<IsolatedCpus>,
     stops: &mut Stops,
 ) -> Result<Row, LabRunError> {
@@ -200,7 +200,7 @@ enum Figure {
     Lost,
 }
 
-impl matrix::Way {
+impl matrix::PolicyVariant {
     fn aggression(&self) -> Aggression {
         Aggression::new(self.dial).unwrap_or_default()
     }

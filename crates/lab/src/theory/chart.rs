@@ -5,33 +5,33 @@ use landfall_migration::charts::dirty_curve::{
 };
 use landfall_migration::charts::{BLUE, ChartError, Colour, GREEN, GREY, ORANGE, RED, VIOLET};
 
-use super::figures::Guest;
-use super::hold::Lever;
+use super::figures::MeasuredGuest;
 use super::stage::{Means, Observation};
+use super::throttle::ThrottleKind;
 
 /// What a kind of measurement looks like.
 struct Series {
     name: &'static str,
     means: Means,
-    lever: Lever,
+    lever: ThrottleKind,
     colour: Colour,
 }
 
-const fn series(name: &'static str, means: Means, lever: Lever, colour: Colour) -> Series {
+const fn series(name: &'static str, means: Means, lever: ThrottleKind, colour: Colour) -> Series {
     Series { name, means, lever, colour }
 }
 
 const ALL: [Series; 6] = [
-    series("free, sampled", Means::Sampling, Lever::Free, GREY),
-    series("quota, sampled", Means::Sampling, Lever::Quota, BLUE),
-    series("pauses, sampled", Means::Sampling, Lever::Pause, GREEN),
-    series("free, by syncs", Means::Syncs, Lever::Free, RED),
-    series("quota, by syncs", Means::Syncs, Lever::Quota, ORANGE),
-    series("pauses, by syncs", Means::Syncs, Lever::Pause, VIOLET),
+    series("free, sampled", Means::Sampling, ThrottleKind::Free, GREY),
+    series("quota, sampled", Means::Sampling, ThrottleKind::Quota, BLUE),
+    series("pauses, sampled", Means::Sampling, ThrottleKind::Pause, GREEN),
+    series("free, by syncs", Means::Syncs, ThrottleKind::Free, RED),
+    series("quota, by syncs", Means::Syncs, ThrottleKind::Quota, ORANGE),
+    series("pauses, by syncs", Means::Syncs, ThrottleKind::Pause, VIOLET),
 ];
 
 /// Draws the chart of one guest.
-pub fn draw(guest: &Guest) -> Result<String, ChartError> {
+pub fn draw(guest: &MeasuredGuest) -> Result<String, ChartError> {
     let place = |one: &Observation| (one.cpu.0, one.dirtied.as_f64() / 1e6);
     let is_shown = |(cpu, mb): &(f64, f64)| *cpu > 0.0 && *mb > 0.0;
     let shown = || guest.seen.iter().map(place).filter(is_shown);

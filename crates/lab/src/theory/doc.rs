@@ -7,14 +7,14 @@ use std::path::Path;
 use landfall_core::units::show_duration;
 
 use super::chart;
-use super::figures::{Guest, Ratios, Spread};
-use super::hold::Lever;
+use super::figures::{MeasuredGuest, RatioSpread, Ratios};
 use super::landed::Landing;
 use super::stage::Means;
+use super::throttle::ThrottleKind;
 use crate::doc_page;
 
 /// Writes `theory.md` and its pictures into a folder.
-pub fn write(folder: &Path, guests: &[Guest], landings: &[Landing]) -> io::Result<()> {
+pub fn write(folder: &Path, guests: &[MeasuredGuest], landings: &[Landing]) -> io::Result<()> {
     for guest in guests {
         let svg = chart::draw(guest).map_err(|error| io::Error::other(error.to_string()))?;
         doc_page::write_picture(&folder.join("theory"), &format!("{}.svg", guest.kind), &svg)?;
@@ -27,14 +27,14 @@ pub fn write(folder: &Path, guests: &[Guest], landings: &[Landing]) -> io::Resul
 }
 
 /// All tables, as Markdown.
-pub fn figures(guests: &[Guest], landings: &[Landing]) -> String {
+pub fn figures(guests: &[MeasuredGuest], landings: &[Landing]) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
     let _ = tables(&mut out, guests, landings);
     out
 }
 
-fn tables(out: &mut String, guests: &[Guest], landings: &[Landing]) -> std::fmt::Result {
+fn tables(out: &mut String, guests: &[MeasuredGuest], landings: &[Landing]) -> std::fmt::Result {
     writeln!(out, "\n## Figures\n\n### Measured over `D(c)`\n")?;
     writeln!(
         out,
@@ -70,7 +70,7 @@ fn tables(out: &mut String, guests: &[Guest], landings: &[Landing]) -> std::fmt:
             let steady = ["random", "hotcold", "sweep"];
             let of = || guests.iter().filter(|guest| steady.contains(&guest.kind));
             let all = |by_work: bool| {
-                Spread::of(of().flat_map(|guest| {
+                RatioSpread::of(of().flat_map(|guest| {
                     let chosen =
                         guest.seen.iter().filter(|one| one.means == means && one.hold == hold);
                     chosen.filter_map(move |one| {
@@ -88,7 +88,7 @@ fn tables(out: &mut String, guests: &[Guest], landings: &[Landing]) -> std::fmt:
     guests.iter().try_for_each(|guest| writeln!(out, "![{0}](theory/{0}.svg)\n", guest.kind))
 }
 
-fn migration(out: &mut String, guests: &[Guest]) -> std::fmt::Result {
+fn migration(out: &mut String, guests: &[MeasuredGuest]) -> std::fmt::Result {
     writeln!(out, "\n### The guest while a migration runs\n")?;
     writeln!(
         out,
@@ -99,7 +99,7 @@ fn migration(out: &mut String, guests: &[Guest]) -> std::fmt::Result {
     )?;
     for guest in guests {
         let logging = guest.logging();
-        let both = |spread: Option<Spread>, digits: usize| match spread {
+        let both = |spread: Option<RatioSpread>, digits: usize| match spread {
             Some(s) => {
                 format!("{:.digits$} | {:.digits$}..{:.digits$}", s.median, s.range.0, s.range.1)
             }
@@ -161,8 +161,8 @@ fn landing(out: &mut String, landings: &[Landing]) -> std::fmt::Result {
     Ok(())
 }
 
-fn kinds() -> impl Iterator<Item = (Means, Lever)> {
-    let levers = [Lever::Free, Lever::Quota, Lever::Pause];
+fn kinds() -> impl Iterator<Item = (Means, ThrottleKind)> {
+    let levers = [ThrottleKind::Free, ThrottleKind::Quota, ThrottleKind::Pause];
     [Means::Sampling, Means::Syncs].into_iter().flat_map(move |means| levers.map(|l| (means, l)))
 }
 
@@ -173,17 +173,17 @@ fn word(means: Means) -> &'static str {
     }
 }
 
-fn lever_word(lever: Lever) -> &'static str {
+fn lever_word(lever: ThrottleKind) -> &'static str {
     match lever {
-        Lever::Free => "none",
-        Lever::Quota => "quota",
-        Lever::Pause => "pauses",
+        ThrottleKind::Free => "none",
+        ThrottleKind::Quota => "quota",
+        ThrottleKind::Pause => "pauses",
     }
 }
 
 fn row(out: &mut String, head: &str, ratios: &Ratios) -> std::fmt::Result {
     let Some(by_cpu) = ratios.by_cpu else { return Ok(()) };
-    let both = |spread: Option<Spread>| {
+    let both = |spread: Option<RatioSpread>| {
         spread.map_or("- | -".to_owned(), |s| format!("{:.2} | {:.2}", s.median, s.p95_off))
     };
     writeln!(

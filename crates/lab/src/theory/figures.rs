@@ -2,18 +2,19 @@
 
 use landfall_core::model::{CpuTime, DirtyCurve, Point, fit};
 use landfall_core::units::{Bytes, PAGE};
+use landfall_sim::Spread;
 use serde::Serialize;
 
-use super::hold::Lever;
 use super::stage::{Means, Observation};
-use super::synced::Pace;
+use super::synced::CpuShares;
+use super::throttle::ThrottleKind;
 
 /// Below this the grain of the kernel's counter (a tick, 4 ms at 250 Hz) is a tenth of the CPU time.
 const LEAST_CPU: f64 = 0.04;
 
 /// All that was measured on one guest.
 #[derive(Debug, Clone, Serialize)]
-pub struct Guest {
+pub struct MeasuredGuest {
     /// Its kind.
     pub kind: &'static str,
     /// In words.
@@ -23,19 +24,19 @@ pub struct Guest {
     /// The curve through the points of the free guest, taken by sampling.
     pub curve: DirtyCurve,
     /// Its CPU while a migration ran.
-    pub pace: Pace,
+    pub pace: CpuShares,
 }
 
-impl Guest {
+impl MeasuredGuest {
     /// Fits the curve.
     pub fn new(
         kind: &'static str,
         about: &'static str,
         seen: Vec<Observation>,
-        pace: Pace,
-    ) -> Guest {
+        pace: CpuShares,
+    ) -> MeasuredGuest {
         let free: Vec<&Observation> = seen.iter().filter(|one| one.is_reference()).collect();
-        Guest { kind, about, curve: fit(&means(&free), None), seen, pace }
+        MeasuredGuest { kind, about, curve: fit(&means(&free), None), seen, pace }
     }
 
     /// Measured over what the curve says for so much CPU time; `None` where it says nothing.
@@ -49,8 +50,8 @@ impl Guest {
     pub fn ratios(&self, of: impl Fn(&Observation) -> bool) -> Ratios {
         let chosen = || self.seen.iter().filter(|one| of(one));
         Ratios {
-            by_cpu: Spread::of(chosen().filter_map(|one| self.ratio(one, one.cpu))),
-            by_work: Spread::of(chosen().filter_map(|one| self.ratio(one, one.work))),
+            by_cpu: RatioSpread::of(chosen().filter_map(|one| self.ratio(one, one.cpu))),
+            by_work: RatioSpread::of(chosen().filter_map(|one| self.ratio(one, one.work))),
         }
     }
 
@@ -58,11 +59,11 @@ impl Guest {
     pub fn logging(&self) -> Logging {
         let usable = |one: &&Observation| one.means == Means::Syncs && one.cpu.0 >= LEAST_CPU;
         let of = || self.seen.iter().filter(usable);
-        let speed = Spread::of(of().map(|one| one.work.0 / one.cpu.0));
+        let speed = RatioSpread::of(of().map(|one| one.work.0 / one.cpu.0));
         let cost = |one: &Observation| {
             (one.cpu.0 - one.work.0) / (one.dirtied.as_f64() / PAGE.as_f64()).max(1.0) * 1e6
         };
-        Logging { speed, cost_us: Spread::of(of().map(cost)) }
+        Logging { speed, cost_us: RatioSpread::of(of().map(cost)) }
     }
 }
 
@@ -98,7 +99,7 @@ fn span_of(one: &Observation) -> u128 {
 impl Observation {
     /// Whether the curve was fitted to it.
     pub fn is_reference(&self) -> bool {
-        self.means == Means::Sampling && self.hold.lever == Lever::Free
+        self.means == Means::Sampling && self.hold.lever == ThrottleKind::Free
     }
 }
 
@@ -106,23 +107,23 @@ impl Observation {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Ratios {
     /// Against the curve at the CPU time that the kernel counted.
-    pub by_cpu: Option<Spread>,
+    pub by_cpu: Option<RatioSpread>,
     /// Against the curve at the CPU time that the guest's work takes undisturbed.
-    pub by_work: Option<Spread>,
+    pub by_work: Option<RatioSpread>,
 }
 
 /// What dirty logging does to a guest.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Logging {
     /// Work in a second of CPU time, of what it is without logging.
-    pub speed: Option<Spread>,
+    pub speed: Option<RatioSpread>,
     /// CPU time lost for each page dirtied for the first time since a look at the bitmap, in us.
-    pub cost_us: Option<Spread>,
+    pub cost_us: Option<RatioSpread>,
 }
 
 /// How some numbers lie.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Spread {
+pub struct RatioSpread {
     /// How many.
     pub count: usize,
     /// The one in the middle.
@@ -133,18 +134,16 @@ pub struct Spread {
     pub range: (f64, f64),
 }
 
-impl Spread {
+impl RatioSpread {
     /// Of the finite ones; `None` where there are none.
-    pub fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
-        let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
-        values.sort_by(f64::total_cmp);
-        let (least, most) = (*values.first()?, *values.last()?);
+    pub fn of(values: impl Iterator<Item = f64>) -> Option<RatioSpread> {
+        let values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         let count = values.len();
-        let median = (values[(count - 1) / 2] + values[count / 2]) / 2.0;
+        let Spread { low, median, high } = Spread::of(values.iter().copied())?;
         let mut off: Vec<f64> = values.iter().map(|value| (value - 1.0).abs()).collect();
         off.sort_by(f64::total_cmp);
         let p95_off = off[((count as f64 * 0.95).ceil() as usize).clamp(1, count) - 1];
-        Some(Spread { count, median, p95_off, range: (least, most) })
+        Some(RatioSpread { count, median, p95_off, range: (low, high) })
     }
 }
 
@@ -154,8 +153,8 @@ mod tests {
 
     #[test]
     fn the_spread_of_no_numbers_is_not_known_and_that_of_one_is_itself() {
-        assert_eq!(Spread::of([f64::NAN].into_iter()), None);
-        let one = Spread::of([1.5].into_iter()).unwrap();
+        assert_eq!(RatioSpread::of([f64::NAN].into_iter()), None);
+        let one = RatioSpread::of([1.5].into_iter()).unwrap();
         assert_eq!((one.median, one.p95_off, one.range), (1.5, 0.5, (1.5, 1.5)));
     }
 }

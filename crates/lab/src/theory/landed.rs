@@ -10,8 +10,8 @@ use landfall_testguest::{GuestSpec, PagesPerSecond, Workload};
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::Problem;
-use super::stage::Stage;
+use super::TheoryError;
+use super::stage::TheoryStage;
 
 const ASK: Duration = Duration::from_millis(4);
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ impl Landing {
 }
 
 /// All the migrations: guests of the middle over three links, and idle ones of two sizes.
-pub async fn all() -> Result<Vec<Landing>, Problem> {
+pub async fn all() -> Result<Vec<Landing>, TheoryError> {
     let mut landings = Vec::new();
     for (rate, times) in [(25, 1), (50, 2), (100, 2)] {
         let link = ByteRate::mb(rate);
@@ -82,8 +82,8 @@ pub async fn all() -> Result<Vec<Landing>, Problem> {
     Ok(landings)
 }
 
-async fn one(spec: GuestSpec, link: ByteRate, limit: f64) -> Result<Landing, Problem> {
-    let mut stage = Stage::set(&spec, link).await?;
+async fn one(spec: GuestSpec, link: ByteRate, limit: f64) -> Result<Landing, TheoryError> {
+    let mut stage = TheoryStage::boot(&spec, link).await?;
     let known = stage.machine.settings().await?;
     let mut settings = Settings::default();
     settings.max_bandwidth(&known, ByteRate(link.0 * limit).per_second());
@@ -112,12 +112,12 @@ async fn one(spec: GuestSpec, link: ByteRate, limit: f64) -> Result<Landing, Pro
             last_active = Some(ram);
         }
         if begun.elapsed() > PATIENCE {
-            return Err(Problem::NotLanded("it takes too long".to_owned()));
+            return Err(TheoryError::NotLanded("it takes too long".to_owned()));
         }
         sleep(ASK).await;
     };
     let (Status::Completed, Some(all)) = (ended.status, ended.ram) else {
-        return Err(Problem::NotLanded(ended.error.unwrap_or_default()));
+        return Err(TheoryError::NotLanded(ended.error.unwrap_or_default()));
     };
     let beats = stage.pair.source.heartbeats();
     let arrived = beats.beat_from(stage.pair.destination.qemu_index(), None, PATIENCE)?;

@@ -1,22 +1,22 @@
 //! `landfall bench theory`: does throttling act as time dilation?
 //!
-//! The theory: a guest that got `c` seconds of its CPU has dirtied `D(c)` distinct memory, whatever
-//! kept it from having more. Here guests of known behaviour are measured free and under both levers,
-//! by two independent means, and each measurement is set against the curve of the free guest.
+//! The theory: a guest that got `c` seconds of CPU time has dirtied `D(c)` distinct memory, however it was
+//! throttled. Here guests of known behaviour are measured unthrottled and throttled in two ways, by two
+//! independent means, and each measurement is compared with the curve of the unthrottled guest.
 //!
 //! [`sampled`] measures by QEMU's page sampling, [`synced`] by the dirty bitmap of a running
 //! migration; [`landed`] measures what a migration costs beyond its bytes. [`stage`] has the guest,
-//! [`hold`] the levers, [`trace`] its CPU time; [`figures`], [`doc`] and [`chart`] show the
+//! [`throttle`] the throttles, [`trace`] its CPU time; [`figures`], [`doc`] and [`chart`] show the
 //! results.
 
 mod chart;
 mod doc;
 mod figures;
-mod hold;
 mod landed;
 mod sampled;
 mod stage;
 mod synced;
+mod throttle;
 mod trace;
 
 use std::path::PathBuf;
@@ -29,9 +29,9 @@ use landfall_qemu::say::{say, tell};
 use landfall_testguest::{GuestSpec, PagesPerSecond, WorkPhase, Workload};
 use serde_json::json;
 
-use figures::Guest;
+use figures::MeasuredGuest;
 use landed::Landing;
-use stage::Stage;
+use stage::TheoryStage;
 
 /// Measures how much distinct memory guests of known behaviour dirty, free and held by quota and by
 /// pauses, against the dirty curve of the free guest (6 minutes). Needs QEMU 8.2, root, and a machine
@@ -52,7 +52,7 @@ const LINK: ByteRate = ByteRate::mb(100);
 
 /// Why the experiment could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum TheoryError {
     /// The guest did not start.
     #[error(transparent)]
     Vm(#[from] landfall_testguest::VmError),
@@ -137,17 +137,17 @@ pub async fn run(options: TheoryArgs, mut stops: Stops) -> u8 {
     0
 }
 
-async fn experiment() -> Result<(Vec<Guest>, Vec<Landing>), Problem> {
+async fn experiment() -> Result<(Vec<MeasuredGuest>, Vec<Landing>), TheoryError> {
     let mut all = Vec::new();
     for (about, kind) in guests() {
         say(&format!("{}: {about}", kind.name()));
         let spec = GuestSpec { working_set: Bytes::mib(96), ..GuestSpec::new(kind) };
-        let mut stage = Stage::set(&spec, LINK).await?;
+        let mut stage = TheoryStage::boot(&spec, LINK).await?;
         let mut seen = sampled::all(&mut stage).await?;
         say(&format!("{}: {} times by sampling, now by migration", kind.name(), seen.len()));
         let (by_syncs, pace) = synced::all(&mut stage).await?;
         seen.extend(by_syncs);
-        all.push(Guest::new(kind.name(), about, seen, pace));
+        all.push(MeasuredGuest::new(kind.name(), about, seen, pace));
     }
     say("landings");
     Ok((all, landed::all().await?))

@@ -6,9 +6,9 @@ use landfall_core::units::Bytes;
 use landfall_qemu::monitor::{DirtyRate, Grain};
 use tokio::time::sleep;
 
-use super::Problem;
-use super::hold::{Hold, Lever};
-use super::stage::{Means, Observation, Stage};
+use super::TheoryError;
+use super::stage::{Means, Observation, TheoryStage};
+use super::throttle::{Throttle, ThrottleKind};
 
 /// Spans over which the free guest is measured: what the curve is fitted to. Milliseconds, from the
 /// shortest that QEMU takes.
@@ -32,34 +32,38 @@ const SETTLE: Duration = Duration::from_millis(250);
 const PAGES_PER_GIB: u64 = 16384;
 
 /// All the holds.
-pub fn holds() -> Vec<Hold> {
-    let of = |lever, periods: &[u64]| -> Vec<Hold> {
-        let each = |ms: &u64| SHARES.map(|percent| Hold::new(lever, percent, *ms));
+pub fn holds() -> Vec<Throttle> {
+    let of = |lever, periods: &[u64]| -> Vec<Throttle> {
+        let each = |ms: &u64| SHARES.map(|percent| Throttle::new(lever, percent, *ms));
         periods.iter().flat_map(each).collect()
     };
-    [of(Lever::Quota, &PERIODS), of(Lever::Pause, &PAUSES)].concat()
+    [of(ThrottleKind::Quota, &PERIODS), of(ThrottleKind::Pause, &PAUSES)].concat()
 }
 
 /// Measures the guest free, and under every hold.
-pub async fn all(stage: &mut Stage) -> Result<Vec<Observation>, Problem> {
+pub async fn all(stage: &mut TheoryStage) -> Result<Vec<Observation>, TheoryError> {
     let mut seen = Vec::new();
     for _ in 0..ROUNDS {
         for ms in FREE {
-            seen.push(one(stage, Hold::FREE, Duration::from_millis(ms)).await?);
+            seen.push(one(stage, Throttle::FREE, Duration::from_millis(ms)).await?);
         }
     }
     for hold in holds() {
-        stage.grip.hold(hold).await?;
+        stage.throttler.set(hold).await?;
         sleep(SETTLE).await;
         for ms in HELD {
             seen.push(one(stage, hold, Duration::from_millis(ms)).await?);
         }
     }
-    stage.grip.hold(Hold::FREE).await?;
+    stage.throttler.set(Throttle::FREE).await?;
     Ok(seen)
 }
 
-async fn one(stage: &mut Stage, hold: Hold, span: Duration) -> Result<Observation, Problem> {
+async fn one(
+    stage: &mut TheoryStage,
+    hold: Throttle,
+    span: Duration,
+) -> Result<Observation, TheoryError> {
     stage.machine.sample_dirty_rate(span, Grain::Milliseconds, PAGES_PER_GIB).await?;
     let begun = Instant::now();
     sleep(span).await;
@@ -67,7 +71,7 @@ async fn one(stage: &mut Stage, hold: Hold, span: Duration) -> Result<Observatio
         match stage.machine.dirty_rate(Grain::Milliseconds).await? {
             DirtyRate::Measuring => sleep(Duration::from_millis(2)).await,
             DirtyRate::Measured { mib_per_second: Some(rate), span, .. } => break (rate, span),
-            _ => return Err(Problem::NotSampled),
+            _ => return Err(TheoryError::NotSampled),
         }
     };
     // QEMU looks at all samples, waits for the rest of the span and looks at them again, each a span

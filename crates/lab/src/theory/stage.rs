@@ -10,9 +10,9 @@ use landfall_testguest::{GuestSpec, MigrationPair};
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::Problem;
-use super::hold::{Grip, Hold};
-use super::trace::Trace;
+use super::TheoryError;
+use super::throttle::{Throttle, Throttler};
+use super::trace::CpuTrace;
 
 /// How long the guest is watched undisturbed, for what it does in a second of its CPU time.
 const UNDISTURBED: Duration = Duration::from_millis(1500);
@@ -21,14 +21,14 @@ const UNDISTURBED: Duration = Duration::from_millis(1500);
 const TRACE_BEHIND: Duration = Duration::from_millis(8);
 
 /// A guest at work, and the way to another place.
-pub struct Stage {
+pub struct TheoryStage {
     /// It, its destination and the link.
     pub pair: MigrationPair,
     /// Its monitor.
     pub machine: Machine,
     /// The levers on it.
-    pub grip: Grip,
-    trace: Trace,
+    pub throttler: Throttler,
+    trace: CpuTrace,
     /// Beats in a second of CPU time while nothing disturbs it.
     beats_per_cpu: f64,
     /// Share of a CPU it takes then.
@@ -51,7 +51,7 @@ pub struct Observation {
     /// By which means.
     pub means: Means,
     /// Under which hold.
-    pub hold: Hold,
+    pub hold: Throttle,
     /// Wall time it was over.
     pub wall: Duration,
     /// The guest's CPU time meanwhile, by the kernel.
@@ -64,22 +64,28 @@ pub struct Observation {
     pub error: f64,
 }
 
-impl Stage {
+impl TheoryStage {
     /// Boots a guest and watches it for a while.
-    pub async fn set(spec: &GuestSpec, link: ByteRate) -> Result<Stage, Problem> {
+    pub async fn boot(spec: &GuestSpec, link: ByteRate) -> Result<TheoryStage, TheoryError> {
         let pair = MigrationPair::boot(spec, link)?;
         let (mut machine, _) = Machine::connect(&Address::Unix(pair.source.qmp_socket())).await?;
         let tids = machine.vcpu_threads().await?;
-        let grip = Grip::of(&pair.source, &tids).await?;
-        let trace = Trace::start(tids)?;
-        let mut stage =
-            Stage { pair, machine, grip, trace, beats_per_cpu: f64::NAN, pace: f64::NAN };
+        let throttler = Throttler::new(&pair.source, &tids).await?;
+        let trace = CpuTrace::start(tids)?;
+        let mut stage = TheoryStage {
+            pair,
+            machine,
+            throttler,
+            trace,
+            beats_per_cpu: f64::NAN,
+            pace: f64::NAN,
+        };
         sleep(TRACE_BEHIND).await;
         let from = Instant::now();
         sleep(UNDISTURBED).await;
         let to = Instant::now();
         sleep(TRACE_BEHIND).await;
-        let cpu = stage.cpu(from, to).ok_or(Problem::NoCounters)?;
+        let cpu = stage.cpu(from, to).ok_or(TheoryError::NoCounters)?;
         stage.beats_per_cpu = stage.beats(from, to) / cpu.0;
         stage.pace = cpu.0 / (to - from).as_secs_f64();
         Ok(stage)
@@ -98,11 +104,11 @@ impl Stage {
     pub async fn observe(
         &self,
         means: Means,
-        hold: Hold,
+        hold: Throttle,
         (from, to): (Instant, Instant),
         dirtied: Bytes,
         error: f64,
-    ) -> Result<Observation, Problem> {
+    ) -> Result<Observation, TheoryError> {
         while to.elapsed() < TRACE_BEHIND {
             sleep(TRACE_BEHIND).await;
         }
@@ -110,7 +116,7 @@ impl Stage {
             means,
             hold,
             wall: to - from,
-            cpu: self.cpu(from, to).ok_or(Problem::NoCounters)?,
+            cpu: self.cpu(from, to).ok_or(TheoryError::NoCounters)?,
             work: CpuTime(self.beats(from, to) / self.beats_per_cpu),
             dirtied,
             error,

@@ -11,19 +11,19 @@ use landfall_core::units::{ByteRate, Bytes};
 use landfall_qemu::monitor::Settings;
 use tokio::time::sleep;
 
-use super::Problem;
-use super::hold::{Hold, Lever};
-use super::stage::{Means, Observation, Stage};
+use super::TheoryError;
+use super::stage::{Means, Observation, TheoryStage};
+use super::throttle::{Throttle, ThrottleKind};
 
 /// How often QEMU is asked whether it has looked at its bitmap again.
 const ASK: Duration = Duration::from_millis(4);
 
 /// Holds, and for how long a pass is to last under each, in milliseconds.
-fn schedule() -> Vec<(Hold, u64)> {
-    let free = [100, 250, 500, 1000, 2000].map(|ms| (Hold::FREE, ms));
+fn schedule() -> Vec<(Throttle, u64)> {
+    let free = [100, 250, 500, 1000, 2000].map(|ms| (Throttle::FREE, ms));
     let quota = [(50, 100), (20, 100), (10, 100), (5, 100), (20, 20), (5, 20), (20, 250), (5, 250)];
-    let quota = quota.map(|(share, ms)| Hold::new(Lever::Quota, share, ms));
-    let pause = [50, 20, 10, 5].map(|share| Hold::new(Lever::Pause, share, 100));
+    let quota = quota.map(|(share, ms)| Throttle::new(ThrottleKind::Quota, share, ms));
+    let pause = [50, 20, 10, 5].map(|share| Throttle::new(ThrottleKind::Pause, share, 100));
     let held = [&quota[..], &pause[..]].concat().into_iter();
     free.into_iter().chain(held.flat_map(|hold| [(hold, 500), (hold, 1200)])).collect()
 }
@@ -37,7 +37,7 @@ const DOUBTFUL: f64 = 0.05;
 
 /// What the guest had of its CPU while a migration ran.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Pace {
+pub struct CpuShares {
     /// Share of a CPU before the migration.
     pub before: f64,
     /// In the first pass.
@@ -47,7 +47,7 @@ pub struct Pace {
 }
 
 /// Migrates the guest without letting it land, and measures what each pass found dirty.
-pub async fn all(stage: &mut Stage) -> Result<(Vec<Observation>, Pace), Problem> {
+pub async fn all(stage: &mut TheoryStage) -> Result<(Vec<Observation>, CpuShares), TheoryError> {
     let known = stage.machine.settings().await?;
     let limit = |rate: ByteRate| {
         let mut settings = Settings::default();
@@ -61,10 +61,10 @@ pub async fn all(stage: &mut Stage) -> Result<(Vec<Observation>, Pace), Problem>
     let begun = Instant::now();
     stage.machine.begin(&uri).await?;
 
-    let mut sync = next_sync(stage, None).await?.ok_or(Problem::Landed)?;
+    let mut sync = next_sync(stage, None).await?.ok_or(TheoryError::Landed)?;
     let mut seen = Vec::new();
-    let mut pace = Pace { before: stage.pace, first_pass: f64::NAN, later: f64::NAN };
-    let share = |stage: &Stage, from, to: Instant| {
+    let mut pace = CpuShares { before: stage.pace, first_pass: f64::NAN, later: f64::NAN };
+    let share = |stage: &TheoryStage, from, to: Instant| {
         stage.cpu(from, to).map_or(f64::NAN, |cpu| cpu.0 / (to - from).as_secs_f64())
     };
     // The first pass sends all memory; what the look at its end finds was dirtied in it.
@@ -73,7 +73,7 @@ pub async fn all(stage: &mut Stage) -> Result<(Vec<Observation>, Pace), Problem>
     sync = first;
     let mut free = (Duration::ZERO, 0.0);
     for (hold, ms) in schedule() {
-        stage.grip.hold(hold).await?;
+        stage.throttler.set(hold).await?;
         let length = Duration::from_millis(ms).as_secs_f64();
         let rate = ByteRate((sync.ram.remaining.as_f64() / length).max(1e5));
         stage.machine.apply_settings(&limit(rate)).await?;
@@ -86,14 +86,14 @@ pub async fn all(stage: &mut Stage) -> Result<(Vec<Observation>, Pace), Problem>
             continue;
         }
         let one = stage.observe(Means::Syncs, hold, span, next.dirtied, error).await?;
-        if hold == Hold::FREE {
+        if hold == Throttle::FREE {
             free = (free.0 + one.wall, free.1 + one.cpu.0);
         }
         seen.push(one);
         sync = next;
     }
     pace.later = free.1 / free.0.as_secs_f64();
-    stage.grip.hold(Hold::FREE).await?;
+    stage.throttler.set(Throttle::FREE).await?;
     stage.machine.cancel().await?;
     Ok((seen, pace))
 }
@@ -110,7 +110,10 @@ struct Sync {
 }
 
 /// Waits for the next look after one; `None` where the migration has ended.
-async fn next_sync(stage: &mut Stage, after: Option<Sync>) -> Result<Option<Sync>, Problem> {
+async fn next_sync(
+    stage: &mut TheoryStage,
+    after: Option<Sync>,
+) -> Result<Option<Sync>, TheoryError> {
     let begun = Instant::now();
     let mut last: Option<(Instant, Ram)> = after.map(|sync| (sync.at, sync.ram));
     loop {

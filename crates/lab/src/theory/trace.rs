@@ -13,14 +13,14 @@ use landfall_qemu::vcpus;
 const STEP: Duration = Duration::from_millis(2);
 
 /// A thread that reads the counters until it is dropped.
-pub struct Trace {
+pub struct CpuTrace {
     points: Arc<Mutex<Vec<(Instant, f64)>>>,
     wanted: Arc<AtomicBool>,
 }
 
-impl Trace {
+impl CpuTrace {
     /// Starts to read the counters of these threads.
-    pub fn start(tids: Vec<i32>) -> std::io::Result<Trace> {
+    pub fn start(tids: Vec<i32>) -> std::io::Result<CpuTrace> {
         let points = Arc::new(Mutex::new(Vec::new()));
         let wanted = Arc::new(AtomicBool::new(true));
         let (its_points, still_wanted) = (points.clone(), wanted.clone());
@@ -35,7 +35,7 @@ impl Trace {
                 thread::sleep(STEP);
             }
         })?;
-        Ok(Trace { points, wanted })
+        Ok(CpuTrace { points, wanted })
     }
 
     /// CPU time used between two moments; `None` where there is no reading on either side of both.
@@ -45,7 +45,7 @@ impl Trace {
     }
 }
 
-impl Drop for Trace {
+impl Drop for CpuTrace {
     fn drop(&mut self) {
         self.wanted.store(false, Ordering::Relaxed);
     }

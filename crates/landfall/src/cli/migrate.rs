@@ -17,7 +17,7 @@ use crate::hooks::Hook;
 /// limits, or landfall says exactly what it does not know.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
-pub struct Migrate {
+pub struct MigrateArgs {
     /// QMP monitor of the QEMU that the guest is to leave: unix:/run/vm.qmp or tcp:127.0.0.1:4445
     pub source: Address,
 

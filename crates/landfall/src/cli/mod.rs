@@ -12,11 +12,11 @@ use std::io::{self, Write};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use migrate::{Migrate, PostCopy};
-pub use plan::Plan;
-pub use replay::Replay;
+pub use migrate::{MigrateArgs, PostCopy};
+pub use plan::PlanArgs;
+pub use replay::ReplayArgs;
 pub use set::Set;
-pub use simulate::Simulate;
+pub use simulate::SimulateArgs;
 
 /// Makes live migrations of QEMU/KVM guests land inside limits that you state, and takes as little
 /// work from the guest as can be taken.
@@ -30,18 +30,18 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Steer one migration to its end
-    Migrate(Box<Migrate>),
+    Migrate(Box<MigrateArgs>),
     /// Say before a migration what each setting implies, what conflicts, and what would resolve it
-    Plan(Box<Plan>),
+    Plan(Box<PlanArgs>),
     /// See or change what is demanded of a migration that is under way
     Set(Set),
     /// Boot guests and show what steering is worth against QEMU's own auto-converge
     #[cfg(feature = "lab")]
     Demo(landfall_lab::demo::DemoArgs),
     /// Show a recorded migration again, and check that it would be decided the same
-    Replay(Replay),
+    Replay(ReplayArgs),
     /// Simulate migrations in virtual time, by several policies side by side
-    Simulate(Simulate),
+    Simulate(SimulateArgs),
     /// Serve the page that shows guests, what each setting implies, and migrations as they go
     Serve(crate::serve::Options),
     /// Measure policies against each other on real guests, in paired runs

@@ -13,7 +13,7 @@ use super::requirement_args::RequirementArgs;
 /// requirements conflict, and what would resolve it. Changes nothing; the guest is only watched.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
-pub struct Plan {
+pub struct PlanArgs {
     /// QMP monitor of the QEMU that the guest runs in: unix:/run/vm.qmp or tcp:127.0.0.1:4445
     pub source: Address,
 

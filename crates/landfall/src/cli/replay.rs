@@ -12,7 +12,7 @@ use super::policy_parser::PolicyParser;
 /// all are the same, byte for byte.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
-pub struct Replay {
+pub struct ReplayArgs {
     /// The recording
     pub file: PathBuf,
 

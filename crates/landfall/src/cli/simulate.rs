@@ -15,7 +15,7 @@ use super::policy_parser::PolicyParser;
 /// can be a range, [low, high], of which each draw takes another. All follows from the seed: the
 /// same seed gives the same figures.
 #[derive(Debug, Args)]
-pub struct Simulate {
+pub struct SimulateArgs {
     /// What to simulate, one after the other
     #[arg(required = true, value_name = "SCENARIO.toml")]
     pub scenarios: Vec<PathBuf>,

@@ -11,13 +11,13 @@ use landfall_migration::run::{FinishedRun, MigrationRun, RunConfig};
 use landfall_qemu::driver::Look;
 use landfall_qemu::say::say;
 
-use crate::cli::{Migrate, PostCopy};
+use crate::cli::{MigrateArgs, PostCopy};
 use crate::hooks::{Facts, Hooks};
 use crate::output::report_text::format_report;
 use crate::{USAGE, signals};
 
 /// Runs it and returns the exit status.
-pub async fn run(options: Box<Migrate>) -> u8 {
+pub async fn run(options: Box<MigrateArgs>) -> u8 {
     if options.own_session {
         // An error means that it leads a session already.
         let _ = rustix::process::setsid();
@@ -67,7 +67,7 @@ pub async fn run(options: Box<Migrate>) -> u8 {
 }
 
 fn prepare(
-    options: &Migrate,
+    options: &MigrateArgs,
     demands: &Demands,
     line: &ProgressLine,
 ) -> Result<MigrationRun, String> {

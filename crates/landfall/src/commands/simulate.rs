@@ -19,13 +19,13 @@ use landfall_qemu::say::{say, tell};
 use landfall_sim::{Compared, Judged, Run, Scenario, Seed, Spread, compare_of, judge, trace};
 use serde_json::{Value, json};
 
-use crate::cli::Simulate;
+use crate::cli::SimulateArgs;
 
 /// Where a script has failed, for its message.
 const SIMULATED: &str = "in a simulated migration";
 
 /// Simulates the scenarios and returns the exit status: 0, or 2 if one cannot be read.
-pub fn run(options: &Simulate) -> u8 {
+pub fn run(options: &SimulateArgs) -> u8 {
     if options.picture.is_some() && options.scenarios.len() > 1 {
         say("landfall: --picture is of one scenario; name one, or leave the picture out");
         return 2;
@@ -107,7 +107,7 @@ struct Chosen {
 
 impl Chosen {
     /// Paths of scripts that a scenario names are relative to the scenario's folder.
-    fn of(scenario: &Scenario, options: &Simulate, path: &Path) -> Result<Chosen, PolicyError> {
+    fn of(scenario: &Scenario, options: &SimulateArgs, path: &Path) -> Result<Chosen, PolicyError> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let named = |names: Vec<String>| {
             names

@@ -9,7 +9,7 @@ use landfall_qemu::driver::Decided;
 use serde_json::{Value, json};
 
 use super::HookPoint;
-use crate::cli::Migrate;
+use crate::cli::MigrateArgs;
 
 /// The facts as far as they are known by now.
 pub struct Facts {
@@ -25,7 +25,7 @@ pub struct Facts {
 
 impl Facts {
     /// Takes what was asked for.
-    pub fn of(options: &Migrate, asked: &Requirements, aggression: Aggression) -> Facts {
+    pub fn of(options: &MigrateArgs, asked: &Requirements, aggression: Aggression) -> Facts {
         Facts {
             source: options.source.to_string(),
             destination: options.destination.clone(),

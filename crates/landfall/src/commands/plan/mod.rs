@@ -14,11 +14,11 @@ use landfall_migration::forecaster::{Forecaster, Prospects};
 use landfall_migration::preflight::Preflight;
 use landfall_qemu::say::{say, tell};
 
-use crate::cli::Plan;
+use crate::cli::PlanArgs;
 use crate::{FAILED, USAGE, signals};
 
 /// Runs it and returns the exit status.
-pub async fn run(options: Plan) -> u8 {
+pub async fn run(options: PlanArgs) -> u8 {
     let mut demands = match options.asked.demands() {
         Ok(demands) => demands,
         Err(problem) => return fail(&problem, USAGE),
@@ -49,7 +49,7 @@ pub async fn run(options: Plan) -> u8 {
 }
 
 /// Limits the bandwidth to what the link carries.
-fn limit_to_link(demands: &mut Demands, options: &Plan) {
+fn limit_to_link(demands: &mut Demands, options: &PlanArgs) {
     let limit = &mut demands.requirements.max_bandwidth;
     *limit = match (*limit, options.to_rate) {
         (Some(limit), Some(carries)) if limit.0 > carries.0 => Some(carries),
@@ -62,7 +62,7 @@ fn fail(problem: &str, status: u8) -> u8 {
     status
 }
 
-fn show(options: &Plan, prospects: &Prospects) {
+fn show(options: &PlanArgs, prospects: &Prospects) {
     if options.json {
         match serde_json::to_string(prospects) {
             Ok(text) => tell(&text),

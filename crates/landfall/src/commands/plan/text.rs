@@ -14,12 +14,12 @@ use landfall_migration::recommendation::Recommendation;
 use landfall_migration::tables::{Table, borderless_table};
 use landfall_migration::text::{class_meaning, format_seconds};
 
-use crate::cli::Plan;
+use crate::cli::PlanArgs;
 
 const BOLD: Style = Style::new().bold();
 
 /// Returns the whole plan.
-pub fn format_plan(options: &Plan, plan: &Prospects) -> String {
+pub fn format_plan(options: &PlanArgs, plan: &Prospects) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let _ = write!(text, "{}", measured(options, &plan.measured));
@@ -35,7 +35,7 @@ pub fn format_plan(options: &Plan, plan: &Prospects) -> String {
     text
 }
 
-fn measured(options: &Plan, found: &ProbeSummary) -> String {
+fn measured(options: &PlanArgs, found: &ProbeSummary) -> String {
     let not_known = || "not known".to_owned();
     let mut text = String::new();
     let cpus = found.pace.map_or_else(not_known, |pace| pace.to_string());
@@ -136,7 +136,7 @@ fn remark(one: &Implication, chosen: bool) -> String {
     remarks.join(", ")
 }
 
-fn recommended(options: &Plan, plan: &Prospects) -> String {
+fn recommended(options: &PlanArgs, plan: &Prospects) -> String {
     match &plan.recommended {
         None => {
             let style = BOLD.fg_color(Some(AnsiColor::Red.into()));
@@ -156,7 +156,7 @@ fn recommended(options: &Plan, plan: &Prospects) -> String {
 }
 
 /// What to type to follow the recommendation.
-fn command(options: &Plan, plan: &Prospects, chosen: &Recommendation) -> String {
+fn command(options: &PlanArgs, plan: &Prospects, chosen: &Recommendation) -> String {
     let asked = Demands { aggression: chosen.aggression, ..plan.asked.clone() };
     let mut words = vec![format!("landfall migrate {} DESTINATION", options.source)];
     words.extend(asked.beyond(&Demands::default()).map(|demand| demand.to_string()));

@@ -8,14 +8,14 @@ use landfall_migration::tables::{Table, borderless_table};
 use landfall_migration::text::phase_name;
 use serde_json::{Value, json};
 
-use super::Step;
+use super::ReplayStep;
 
 /// A grip that becomes tighter or looser by less than this, in all, is not told.
 const GRIP: f64 = 0.05;
 
 /// A moment at which something changed.
 #[derive(Debug)]
-pub struct Change {
+pub struct ReplayChange {
     /// When.
     pub at: Moment,
     /// What.
@@ -40,13 +40,13 @@ struct Told {
 }
 
 /// The moments at which something changed.
-pub fn changes(steps: &[Step]) -> Vec<Change> {
+pub fn changes(steps: &[ReplayStep]) -> Vec<ReplayChange> {
     let mut told = Told::default();
     steps.iter().filter_map(|step| told.change(step)).collect()
 }
 
 impl Told {
-    fn change(&mut self, step: &Step) -> Option<Change> {
+    fn change(&mut self, step: &ReplayStep) -> Option<ReplayChange> {
         let view = &step.view;
         let mut what = Vec::new();
         if self.phase.replace(view.phase) != Some(view.phase) {
@@ -66,7 +66,7 @@ impl Told {
             what.extend(finish.as_ref().map(|finish| end(finish).to_owned()));
             self.finish = finish;
         }
-        (!what.is_empty()).then(|| Change {
+        (!what.is_empty()).then(|| ReplayChange {
             at: view.now,
             decided: what.len() > passive,
             what: what.join(", "),
@@ -105,7 +105,7 @@ fn end(finish: &Finish) -> &'static str {
 }
 
 /// The changes as a table.
-pub fn table(changes: &[Change]) -> Table {
+pub fn table(changes: &[ReplayChange]) -> Table {
     let header = ["seconds", "what", "left", "dirties", "link", "guest CPU", "decided because"];
     let mut table = borderless_table(header, [0, 2, 3, 4, 5]);
     let mut last_why = "";
@@ -126,7 +126,7 @@ pub fn table(changes: &[Change]) -> Table {
     table
 }
 
-impl Change {
+impl ReplayChange {
     /// For programs.
     pub fn as_json(&self) -> Value {
         json!({

@@ -10,10 +10,10 @@ use landfall_migration::charts::{BLUE, ChartError, Colour, ORANGE, write_svg};
 use landfall_migration::recording::Recording;
 use landfall_migration::text::format_percent;
 
-use super::{Step, changes};
+use super::{ReplayStep, changes};
 
 /// Draws it.
-pub fn write(path: &Path, recording: &Recording, steps: &[Step]) -> Result<(), ChartError> {
+pub fn write(path: &Path, recording: &Recording, steps: &[ReplayStep]) -> Result<(), ChartError> {
     let seconds = steps.iter().map(|step| step.view.now.as_secs_f64()).fold(0.1, f64::max);
     let megabytes = |bytes: f64| Some(bytes / 1e6);
     let rate = |rate: Option<ByteRate>| rate.and_then(|rate| megabytes(rate.0));
@@ -51,13 +51,13 @@ pub fn write(path: &Path, recording: &Recording, steps: &[Step]) -> Result<(), C
 }
 
 fn curve(
-    steps: &[Step],
+    steps: &[ReplayStep],
     label: &'static str,
     colour: Colour,
     filled: bool,
     value: impl Fn(&View) -> Option<f64>,
 ) -> TimeCurve {
-    let point = |step: &Step| Some((step.view.now.as_secs_f64(), value(&step.view)?));
+    let point = |step: &ReplayStep| Some((step.view.now.as_secs_f64(), value(&step.view)?));
     let points = steps.iter().filter_map(point).filter(|(_, value)| value.is_finite()).collect();
     TimeCurve { label, colour, filled, points }
 }
@@ -68,7 +68,7 @@ fn highest(curves: &[&TimeCurve]) -> f64 {
     values.fold(1.0, f64::max).min(1e300) * 1.1
 }
 
-fn marks(steps: &[Step]) -> Vec<(f64, String)> {
+fn marks(steps: &[ReplayStep]) -> Vec<(f64, String)> {
     let decided = changes::changes(steps).into_iter().filter(|change| change.decided);
     decided.map(|change| (change.at.as_secs_f64(), change.what)).collect()
 }

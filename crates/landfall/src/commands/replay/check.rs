@@ -6,11 +6,11 @@ use landfall_core::units::Moment;
 use landfall_migration::policy_registry::NamedPolicy;
 use serde_json::{Value, json};
 
-use super::Step;
+use super::ReplayStep;
 
 /// What became of deciding again.
 #[derive(Debug, PartialEq)]
-pub enum Verdict {
+pub enum CheckResult {
     /// So many decisions, all the same.
     Same(usize),
     /// The first that is not.
@@ -33,18 +33,18 @@ pub struct Difference {
 }
 
 /// Compares every decision with the recorded one.
-pub fn check(head: &Head, steps: &[Step]) -> Verdict {
+pub fn check(head: &Head, steps: &[ReplayStep]) -> CheckResult {
     if NamedPolicy::of_recording(head).is_none() {
-        return Verdict::NoPolicy;
+        return CheckResult::NoPolicy;
     }
     for step in steps {
         let (recorded, again) = (text(step.recorded.as_ref()), text(step.again.as_ref()));
         if recorded != again {
             let (line, at) = (step.line, step.view.now);
-            return Verdict::Differs(Box::new(Difference { line, at, recorded, again }));
+            return CheckResult::Differs(Box::new(Difference { line, at, recorded, again }));
         }
     }
-    Verdict::Same(steps.len())
+    CheckResult::Same(steps.len())
 }
 
 fn text(decision: Option<&Decision>) -> String {
@@ -52,14 +52,14 @@ fn text(decision: Option<&Decision>) -> String {
     serde_json::to_string(&decision).unwrap_or_else(|error| error.to_string())
 }
 
-impl Verdict {
+impl CheckResult {
     /// For people.
-    pub fn in_words(&self, head: &Head) -> String {
+    pub fn to_text(&self, head: &Head) -> String {
         match self {
-            Verdict::Same(0) => "No decision was recorded".to_owned(),
-            Verdict::Same(1) => "The one decision is the same again".to_owned(),
-            Verdict::Same(count) => format!("All {count} decisions are the same again"),
-            Verdict::Differs(difference) => {
+            CheckResult::Same(0) => "No decision was recorded".to_owned(),
+            CheckResult::Same(1) => "The one decision is the same again".to_owned(),
+            CheckResult::Same(count) => format!("All {count} decisions are the same again"),
+            CheckResult::Differs(difference) => {
                 let Difference { line, at, recorded, again } = &**difference;
                 let (wrote, this) = (&head.landfall, env!("CARGO_PKG_VERSION"));
                 let versions = if wrote == this {
@@ -73,7 +73,7 @@ impl Verdict {
                     at.as_secs_f64()
                 )
             }
-            Verdict::NoPolicy => format!(
+            CheckResult::NoPolicy => format!(
                 "Its policy {} is not one of this landfall's, so its decisions cannot be made again",
                 head.policy
             ),
@@ -83,15 +83,15 @@ impl Verdict {
     /// For programs.
     pub fn as_json(&self) -> Value {
         match self {
-            Verdict::Same(count) => json!({ "same": true, "decisions": count }),
-            Verdict::Differs(difference) => json!({
+            CheckResult::Same(count) => json!({ "same": true, "decisions": count }),
+            CheckResult::Differs(difference) => json!({
                 "same": false,
                 "line": difference.line,
                 "at_s": difference.at.as_secs_f64(),
                 "recorded": difference.recorded,
                 "again": difference.again,
             }),
-            Verdict::NoPolicy => json!({ "same": null }),
+            CheckResult::NoPolicy => json!({ "same": null }),
         }
     }
 }

@@ -24,30 +24,30 @@ use landfall_qemu::say::{say, tell};
 use serde_json::json;
 
 use crate::USAGE;
-use crate::cli::Replay;
+use crate::cli::ReplayArgs;
 use crate::output::report_text::format_report;
-use check::Verdict;
-use what_if::Course;
+use check::CheckResult;
+use what_if::NamedReport;
 
 /// Exit status where the decisions are not the recorded ones.
 const DIFFERS: u8 = 1;
 
-/// A look at the hypervisor, as it was and as it is made again.
-struct Step {
-    /// The line of the file it is in.
+/// A recorded look at the hypervisor, and what is decided on it now.
+struct ReplayStep {
+    /// Its line in the file.
     line: usize,
-    /// What the operator has demanded otherwise since the look before.
+    /// What the operator has changed since the look before.
     demanded: Vec<Change>,
-    /// What was known.
+    /// The view, computed again.
     view: View,
-    /// What was decided.
+    /// The recorded decision.
     recorded: Option<Decision>,
-    /// What the same policy decides now; `None` where this program does not have it.
+    /// What the same policy decides now; `None` if this build does not have it.
     again: Option<Decision>,
 }
 
 /// Replays and returns the exit status.
-pub async fn run(options: Replay) -> u8 {
+pub async fn run(options: ReplayArgs) -> u8 {
     let file = options.file.display();
     let read = match fs::read(&options.file) {
         Ok(bytes) => Recording::read(&bytes).map_err(|error| error.to_string()),
@@ -60,7 +60,7 @@ pub async fn run(options: Replay) -> u8 {
             return USAGE;
         }
     };
-    let steps = steps(&recording);
+    let steps = replay_steps(&recording);
     let verdict = check::check(&recording.head, &steps);
     let simulated = match options.policy.is_empty() {
         true => Ok(Vec::new()),
@@ -74,7 +74,7 @@ pub async fn run(options: Replay) -> u8 {
         }
     };
     if let Some(speed) = options.live {
-        live(&steps, speed).await;
+        show_live(&steps, speed).await;
     }
     if let Some(path) = &options.picture
         && let Err(error) = chart::write(path, &recording, &steps)
@@ -88,14 +88,14 @@ pub async fn run(options: Replay) -> u8 {
         if !options.check {
             show(&recording, &steps);
         }
-        tell(&verdict.in_words(&recording.head));
+        tell(&verdict.to_text(&recording.head));
         show_simulated(&recording, simulated);
     }
-    if matches!(verdict, Verdict::Same(_)) { 0 } else { DIFFERS }
+    if matches!(verdict, CheckResult::Same(_)) { 0 } else { DIFFERS }
 }
 
-/// Makes the views again, and asks the recorded policy again.
-fn steps(recording: &Recording) -> Vec<Step> {
+/// Computes the views again, and lets the recorded policy decide again.
+fn replay_steps(recording: &Recording) -> Vec<ReplayStep> {
     let mut views = Views::new(&recording.head);
     let named = NamedPolicy::of_recording(&recording.head);
     let mut policy = named.map(|named| named.create(&report_first_failure("decided again")));
@@ -111,17 +111,17 @@ fn steps(recording: &Recording) -> Vec<Step> {
         let Line::Look(look) = line else { continue };
         let again = policy.as_mut().map(|policy| decide(&mut **policy, &view));
         let recorded = look.decision.clone();
-        steps.push(Step { line: *number, demanded, view, recorded, again });
+        steps.push(ReplayStep { line: *number, demanded, view, recorded, again });
     }
     steps
 }
 
-/// The live line as it went, so many times as fast.
-async fn live(steps: &[Step], speed: f64) {
+/// Shows the live line again, so many times as fast as it went.
+async fn show_live(steps: &[ReplayStep], speed: f64) {
     let line = ProgressLine::new();
     let begun = Instant::now();
     let mut progress = Progress::default();
-    for Step { view, .. } in steps {
+    for ReplayStep { view, .. } in steps {
         let due = Duration::try_from_secs_f64(view.now.as_secs_f64() / speed);
         let wait = due.unwrap_or(Duration::MAX).saturating_sub(begun.elapsed());
         tokio::time::sleep(wait).await;
@@ -130,16 +130,16 @@ async fn live(steps: &[Step], speed: f64) {
     line.clear();
 }
 
-/// How it ended; `None` where the recording ends before that.
-fn report(recording: &Recording) -> Option<&Report> {
+/// Returns the report; `None` if the recording ends before it.
+fn find_report(recording: &Recording) -> Option<&Report> {
     recording.lines.iter().rev().find_map(|(_, line)| match line {
         Line::Report { report } => Some(&**report),
         _ => None,
     })
 }
 
-/// What the operator demanded in the end.
-fn requirements(recording: &Recording) -> &Requirements {
+/// Returns the requirements at the end.
+fn final_requirements(recording: &Recording) -> &Requirements {
     let last = recording.lines.iter().rev().find_map(|(_, line)| match line {
         Line::Requirements { requirements, .. } => Some(requirements),
         _ => None,
@@ -147,11 +147,11 @@ fn requirements(recording: &Recording) -> &Requirements {
     last.unwrap_or(&recording.head.requirements)
 }
 
-fn show(recording: &Recording, steps: &[Step]) {
+fn show(recording: &Recording, steps: &[ReplayStep]) {
     tell(&format!("{}\n", changes::table(&changes::changes(steps))));
-    match report(recording) {
+    match find_report(recording) {
         Some(report) => {
-            let words = format_report(report, requirements(recording));
+            let words = format_report(report, final_requirements(recording));
             drop(write!(anstream::stdout(), "{words}"));
         }
         None => tell("The recording ends before the migration did: landfall was ended, or killed"),
@@ -161,29 +161,30 @@ fn show(recording: &Recording, steps: &[Step]) {
     }
 }
 
-/// The recorded migration beside the simulated ones.
-fn show_simulated(recording: &Recording, simulated: Vec<Course>) {
+/// Shows the recorded migration beside the simulated ones.
+fn show_simulated(recording: &Recording, simulated: Vec<NamedReport>) {
     if simulated.is_empty() {
         return;
     }
     let name = format!("{}, recorded", recording.head.policy);
-    let recorded = report(recording).map(|report| Course { name, report: report.clone() });
-    let courses: Vec<Course> = recorded.into_iter().chain(simulated).collect();
+    let recorded =
+        find_report(recording).map(|report| NamedReport { name, report: report.clone() });
+    let courses: Vec<NamedReport> = recorded.into_iter().chain(simulated).collect();
     tell(&format!("\n{}", what_if::table(&courses)));
 }
 
 fn as_json(
     recording: &Recording,
-    steps: &[Step],
-    verdict: &Verdict,
-    simulated: &[Course],
+    steps: &[ReplayStep],
+    verdict: &CheckResult,
+    simulated: &[NamedReport],
 ) -> serde_json::Value {
     json!({
         "recording": recording.head,
         "cut": recording.cut,
-        "changes": changes::changes(steps).iter().map(changes::Change::as_json).collect::<Vec<_>>(),
+        "changes": changes::changes(steps).iter().map(changes::ReplayChange::as_json).collect::<Vec<_>>(),
         "check": verdict.as_json(),
-        "report": report(recording),
+        "report": find_report(recording),
         "simulated": simulated.iter().map(|course| &course.report).collect::<Vec<_>>(),
     })
 }

@@ -15,8 +15,8 @@ use landfall_migration::policy_registry::NamedPolicy;
 use landfall_migration::recording::Recording;
 use proptest::prelude::*;
 
-use super::check::{Verdict, check};
-use super::{Step, changes, steps, what_if};
+use super::check::{CheckResult, check};
+use super::{ReplayStep, changes, replay_steps, what_if};
 
 fn laws(names: &[&str]) -> Vec<NamedPolicy> {
     names.iter().map(|name| NamedPolicy::by_name(name, std::path::Path::new("")).unwrap()).collect()
@@ -82,10 +82,10 @@ fn recording() -> Recording {
 #[test]
 fn the_same_policy_decides_the_same() {
     let recording = recording();
-    let steps = steps(&recording);
-    let held = |step: &Step| step.recorded.as_ref().is_some_and(|it| !it.holds.is_empty());
+    let steps = replay_steps(&recording);
+    let held = |step: &ReplayStep| step.recorded.as_ref().is_some_and(|it| !it.holds.is_empty());
     assert!(steps.iter().any(held), "there is something to compare");
-    assert_eq!(check(&recording.head, &steps), Verdict::Same(120));
+    assert_eq!(check(&recording.head, &steps), CheckResult::Same(120));
 }
 
 #[test]
@@ -95,10 +95,10 @@ fn the_first_decision_that_is_another_is_shown_with_both_texts() {
         let Line::Look(look) = line else { unreachable!() };
         look.decision.as_mut().unwrap().why = "a whim".into();
     }
-    let verdict = check(&recording.head, &steps(&recording));
-    let Verdict::Differs(difference) = &verdict else { panic!("{verdict:?}") };
+    let verdict = check(&recording.head, &replay_steps(&recording));
+    let CheckResult::Differs(difference) = &verdict else { panic!("{verdict:?}") };
     assert_eq!((difference.line, difference.at), (72, Moment::ms(7000)));
-    let words = verdict.in_words(&recording.head);
+    let words = verdict.to_text(&recording.head);
     assert!(words.contains("a whim") && words.contains("line 72, 7.000 s"), "{words}");
     assert!(words.contains("recorded by landfall 0.0.1"), "{words}");
 }
@@ -107,17 +107,17 @@ fn the_first_decision_that_is_another_is_shown_with_both_texts() {
 fn a_policy_that_is_not_there_leaves_the_rest_to_be_shown() {
     let mut recording = recording();
     recording.head.policy = "wishful".to_owned();
-    let steps = steps(&recording);
+    let steps = replay_steps(&recording);
     let verdict = check(&recording.head, &steps);
-    assert_eq!(verdict, Verdict::NoPolicy);
-    assert!(verdict.in_words(&recording.head).contains("wishful"));
+    assert_eq!(verdict, CheckResult::NoPolicy);
+    assert!(verdict.to_text(&recording.head).contains("wishful"));
     assert!(!changes::changes(&steps).is_empty());
 }
 
 #[test]
 fn what_happened_is_told_once_with_its_reason() {
     let recording = recording();
-    let changes = changes::changes(&steps(&recording));
+    let changes = changes::changes(&replay_steps(&recording));
     let told: Vec<&str> = changes.iter().map(|change| change.what.as_str()).collect();
     assert_eq!(told[0], "first pass");
     assert!(told[1].starts_with("later passes, sync 1"), "{told:?}");
@@ -133,7 +133,7 @@ fn what_was_demanded_on_the_way_is_told_where_it_came_into_force() {
     let requirements = Requirements { max_stall: Duration::from_secs(1), ..head().requirements };
     let aggression = Aggression::new(0.9);
     recording.lines.insert(50, (0, Line::Requirements { requirements, aggression }));
-    let changes = changes::changes(&steps(&recording));
+    let changes = changes::changes(&replay_steps(&recording));
     let change = changes.iter().find(|change| change.at == Moment::ms(5000)).unwrap();
     assert!(change.decided);
     for told in ["--max-stall 1s (was 300ms)", "--aggression 0.9 (was 0.5)"] {
@@ -146,7 +146,7 @@ fn the_picture_shows_what_was_decided() {
     let recording = recording();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("picture.svg");
-    super::chart::write(&path, &recording, &steps(&recording)).unwrap();
+    super::chart::write(&path, &recording, &replay_steps(&recording)).unwrap();
     let picture = std::fs::read_to_string(&path).unwrap();
     assert!(picture.contains("pause and ship") && picture.contains("left to be sent"));
     let nothing = Recording { lines: Vec::new(), ..recording };
@@ -156,12 +156,12 @@ fn the_picture_shows_what_was_decided() {
 #[test]
 fn another_policy_is_simulated_beside_the_recorded_one() {
     let recording = recording();
-    let steps = steps(&recording);
+    let steps = replay_steps(&recording);
     let policies = laws(&["pause-and-ship", "plain"]);
     let courses = what_if::simulate(&recording, &steps, &policies).unwrap();
     let names: Vec<&str> = courses.iter().map(|course| course.report.policy.as_str()).collect();
     assert_eq!(names, ["progressive", "pause-and-ship", "plain"]);
-    let landed = |course: &what_if::Course| course.report.outcome == Outcome::Landed;
+    let landed = |course: &what_if::NamedReport| course.report.outcome == Outcome::Landed;
     assert!(landed(&courses[0]) && landed(&courses[1]) && !landed(&courses[2]));
     assert!(what_if::table(&courses).to_string().contains("pause-and-ship, simulated"));
     assert!(what_if::simulate(&recording, &[], &policies).is_err());
@@ -199,7 +199,7 @@ proptest! {
         let end = begin + line[begin..].find([',', '}', ']']).unwrap();
         line.replace_range(begin..end, &value);
         if let Ok(recording) = Recording::read((lines.join("\n") + "\n").as_bytes()) {
-            let steps = steps(&recording);
+            let steps = replay_steps(&recording);
             check(&recording.head, &steps);
             changes::table(&changes::changes(&steps));
             let _ = what_if::simulate(&recording, &steps, &laws(&["plain"]));

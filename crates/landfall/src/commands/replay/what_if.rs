@@ -1,8 +1,8 @@
 //! The recorded migration under other policies, in the simulator.
 //!
-//! What the simulator takes is in the recording: the guest's memory and dirty curve, as the syncs have
-//! shown them, its pace, and the link's rate from moment to moment. The recorded policy is simulated as
-//! well: how near that comes to what was recorded says how far the others can be believed.
+//! The recording holds what the simulator needs: the guest's memory, its dirty curve as the syncs have shown
+//! it, its CPU demand, and the link's rate over time. The recorded policy is simulated as well: how close that
+//! comes to the recorded migration shows how far the other figures can be trusted.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -18,31 +18,31 @@ use landfall_migration::tables::{Table, borderless_table};
 use landfall_migration::text::outcome_name;
 use landfall_sim::{Change, Guest, Link, Qemu, Seed, Setup, run};
 
-use super::Step;
+use super::ReplayStep;
 
-/// A link's rate has changed where it differs by so much from the one before.
-const CHANGED: f64 = 0.1;
+/// A link's rate counts as changed if it differs from the one before by this part.
+const RATE_CHANGE: f64 = 0.1;
 
-/// Links slower or faster than these are none that a guest was ever moved over.
-const LINKS: RangeInclusive<f64> = 1e3..=1e13;
+/// Rates of plausible links, in bytes per second.
+const PLAUSIBLE_RATES: RangeInclusive<f64> = 1e3..=1e13;
 
-/// A migration by a policy, as it was or as it would have been.
-pub struct Course {
-    /// What it is called.
+/// The report of a migration by a policy, recorded or simulated.
+pub struct NamedReport {
+    /// The policy, and whether it was recorded or simulated.
     pub name: String,
-    /// How it went.
+    /// The report.
     pub report: Report,
 }
 
 /// Simulates the recorded migration by its own policy and by these.
 ///
 /// # Errors
-/// In words: the recording does not tell enough of the guest.
+/// A message: the recording does not say enough about the guest.
 pub fn simulate(
     recording: &Recording,
-    steps: &[Step],
+    steps: &[ReplayStep],
     policies: &[NamedPolicy],
-) -> Result<Vec<Course>, String> {
+) -> Result<Vec<NamedReport>, String> {
     let setup = setup(recording, steps).ok_or(
         "the recording ends before the guest's dirty curve and the link were known, so no policy can \
          be simulated on it",
@@ -53,16 +53,16 @@ pub fn simulate(
         let name = named.name();
         let report =
             run(&setup, &mut *named.create(&tell), Seed(0)).report(name, &setup.requirements);
-        Course { name: format!("{name}, simulated"), report }
+        NamedReport { name: format!("{name}, simulated"), report }
     };
     Ok(recorded.iter().chain(policies).map(simulated).collect())
 }
 
-/// What the recording tells of guest and link; `None` where it does not tell enough.
-fn setup(recording: &Recording, steps: &[Step]) -> Option<Setup> {
+/// Takes guest and link from the recording; `None` if it does not say enough.
+fn setup(recording: &Recording, steps: &[ReplayStep]) -> Option<Setup> {
     let head = &recording.head;
-    // At the switch-over the guest stands still and dirties nothing, which says nothing of it.
-    let passes: Vec<&Step> = steps.iter().filter(|step| is_pass(step)).collect();
+    // At the switch-over the guest stands still; that it dirties nothing then says nothing about it.
+    let passes: Vec<&ReplayStep> = steps.iter().filter(|step| is_pass(step)).collect();
     let steps = passes.as_slice();
     let curve = steps.iter().rev().find_map(|step| step.view.guest())?.curve.clone();
     let totals = steps.iter().map(|step| step.view.total.0);
@@ -83,11 +83,11 @@ fn setup(recording: &Recording, steps: &[Step]) -> Option<Setup> {
     })
 }
 
-fn is_pass(step: &Step) -> bool {
+fn is_pass(step: &ReplayStep) -> bool {
     matches!(step.view.phase, Phase::FirstPass | Phase::Iterating)
 }
 
-/// Guest memory with contents: what was known before, or what the first pass has not sent as zeros.
+/// Returns guest memory with contents: what was known before, or what the first pass did not send as zeros.
 fn contents(recording: &Recording) -> Option<Bytes> {
     let looked = recording.lines.iter().filter_map(|(_, line)| match line {
         Line::Look(look) => look.sample.migration.as_ref()?.ram,
@@ -98,8 +98,8 @@ fn contents(recording: &Recording) -> Option<Bytes> {
     recording.head.prior.contents.or(sent)
 }
 
-/// CPU the guest takes while nothing holds it, in CPU seconds per second: the median of the looks.
-fn pace(steps: &[&Step]) -> Option<CpuTime> {
+/// Returns the CPU time that the guest takes per second while it is not throttled: the median of the looks.
+fn pace(steps: &[&ReplayStep]) -> Option<CpuTime> {
     let unheld = |view: &View| -> Option<f64> {
         view.vcpus.iter().map(|vcpu| vcpu.unheld.map(Share::get)).sum()
     };
@@ -108,14 +108,14 @@ fn pace(steps: &[&Step]) -> Option<CpuTime> {
     known.get(known.len() / 2).map(|pace| CpuTime(*pace))
 }
 
-/// The link, with its changes.
-fn link(steps: &[&Step]) -> Option<Link> {
-    let rate = |step: &&Step| step.view.link.filter(|rate| LINKS.contains(&rate.0));
+/// Returns the link, with the changes of its rate.
+fn link(steps: &[&ReplayStep]) -> Option<Link> {
+    let rate = |step: &&ReplayStep| step.view.link.filter(|rate| PLAUSIBLE_RATES.contains(&rate.0));
     let mut known = steps.iter().filter_map(|step| Some((step.view.now, rate(step)?)));
     let (_, first) = known.next()?;
     let (mut link, mut last) = (Link::steady(first), first);
     for (at, rate) in known {
-        if (rate.0 / last.0 - 1.0).abs() > CHANGED {
+        if (rate.0 / last.0 - 1.0).abs() > RATE_CHANGE {
             link.changes.push(Change { at, rate });
             last = rate;
         }
@@ -123,8 +123,8 @@ fn link(steps: &[&Step]) -> Option<Link> {
     Some(link)
 }
 
-/// The courses side by side.
-pub fn table(courses: &[Course]) -> Table {
+/// Returns a table of the reports.
+pub fn table(courses: &[NamedReport]) -> Table {
     let header = ["policy", "outcome", "total", "longest stall", "guest CPU lost", "sent"];
     let mut table = borderless_table(header, 2..6);
     let unknown = || "not known".to_owned();
@@ -132,7 +132,7 @@ pub fn table(courses: &[Course]) -> Table {
         let known = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         known.map_or_else(unknown, show_duration)
     };
-    for Course { name, report } in courses {
+    for NamedReport { name, report } in courses {
         table.add_row([
             name.clone(),
             outcome_name(report.outcome).to_owned(),

@@ -1,7 +1,7 @@
-//! The two levers, on guests that the experiment has booted itself.
+//! Throttles guests that the experiment has booted itself, in two ways.
 //!
-//! There is no guardian here: these guests end with this process, whatever ends it. What a sudden
-//! death could leave behind is an empty control group.
+//! There is no guardian here: these guests end with this process, whatever ends it. If it is killed, an empty
+//! control group may stay behind.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::Problem;
+use super::TheoryError;
 
-/// How a guest is kept from its CPU.
+/// How a guest is throttled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Lever {
+pub enum ThrottleKind {
     /// Not at all.
     Free,
     /// By the CFS bandwidth controller.
@@ -31,43 +31,44 @@ pub enum Lever {
     Pause,
 }
 
-/// A share of the CPU, and in which periods.
+/// How a guest is throttled, and how much.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Hold {
-    /// What keeps it.
-    pub lever: Lever,
-    /// What it may have.
+pub struct Throttle {
+    /// How.
+    pub lever: ThrottleKind,
+    /// The share of the CPU that it gets.
     pub share: Share,
-    /// In every so much time.
+    /// The period in which it gets that share.
     pub period: Duration,
 }
 
-impl Hold {
-    /// None.
-    pub const FREE: Hold = Hold { lever: Lever::Free, share: Share::FULL, period: Duration::ZERO };
+impl Throttle {
+    /// No throttle.
+    pub const FREE: Throttle =
+        Throttle { lever: ThrottleKind::Free, share: Share::FULL, period: Duration::ZERO };
 
-    /// So many percent in periods of so many milliseconds.
-    pub fn new(lever: Lever, percent: u64, ms: u64) -> Hold {
+    /// Returns a throttle to a percentage, in periods of so many milliseconds.
+    pub fn new(lever: ThrottleKind, percent: u64, ms: u64) -> Throttle {
         let share = Share::clamped(percent as f64 / 100.0);
-        Hold { lever, share, period: Duration::from_millis(ms) }
+        Throttle { lever, share, period: Duration::from_millis(ms) }
     }
 }
 
-impl fmt::Display for Hold {
+impl fmt::Display for Throttle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lever = match self.lever {
-            Lever::Free => return f.pad("free"),
-            Lever::Quota => "quota",
-            Lever::Pause => "pause",
+            ThrottleKind::Free => return f.pad("free"),
+            ThrottleKind::Quota => "quota",
+            ThrottleKind::Pause => "pause",
         };
         write!(f, "{lever} {} of {} ms", self.share, self.period.as_millis())
     }
 }
 
-/// A hand on each lever of a guest.
-pub struct Grip {
+/// Throttles one guest.
+pub struct Throttler {
     quota: CpuLever,
-    /// The harness's monitor, while nobody pauses by it.
+    /// A monitor of the guest's QEMU, while the pauser does not use it.
     idle: Option<Machine>,
     pauser: Option<Pauser>,
 }
@@ -77,26 +78,26 @@ struct Pauser {
     task: JoinHandle<(Machine, Result<(), QmpError>)>,
 }
 
-impl Grip {
-    /// Takes hold of nothing yet.
-    pub async fn of(vm: &Vm, tids: &[i32]) -> Result<Grip, Problem> {
+impl Throttler {
+    /// Finds the control group of the threads; throttles nothing yet.
+    pub async fn new(vm: &Vm, tids: &[i32]) -> Result<Throttler, TheoryError> {
         let pid = i32::try_from(vm.pid()).unwrap_or_default();
         let (machine, _) = Machine::connect(&Address::Unix(vm.raw_qmp_socket())).await?;
-        Ok(Grip { quota: survey(pid, tids)?, idle: Some(machine), pauser: None })
+        Ok(Throttler { quota: survey(pid, tids)?, idle: Some(machine), pauser: None })
     }
 
-    /// Holds the guest so, and no longer as before.
-    pub async fn hold(&mut self, hold: Hold) -> Result<(), Problem> {
+    /// Throttles the guest in this way from now on.
+    pub async fn set(&mut self, hold: Throttle) -> Result<(), TheoryError> {
         if let Some(pauser) = self.pauser.take() {
             pauser.wanted.store(false, Ordering::Relaxed);
             let (machine, ended) = pauser.task.await.map_err(std::io::Error::other)?;
             self.idle = Some(machine);
             ended?;
         }
-        let quota = (hold.lever == Lever::Quota)
+        let quota = (hold.lever == ThrottleKind::Quota)
             .then(|| Quota::new(hold.period.mul_f64(hold.share.get()), hold.period));
         self.quota.hold(0, quota)?;
-        if hold.lever == Lever::Pause
+        if hold.lever == ThrottleKind::Pause
             && let Some(machine) = self.idle.take()
         {
             let wanted = Arc::new(AtomicBool::new(true));
@@ -107,7 +108,7 @@ impl Grip {
     }
 }
 
-impl Drop for Grip {
+impl Drop for Throttler {
     fn drop(&mut self) {
         if let Some(pauser) = &self.pauser {
             pauser.task.abort();
@@ -115,10 +116,10 @@ impl Drop for Grip {
     }
 }
 
-/// Stops the guest and lets it go on, in turns. What share that really gives the kernel counts.
+/// Stops and resumes the guest in turns. The share that this really gives is counted by the kernel.
 async fn pause(
     mut machine: Machine,
-    hold: Hold,
+    hold: Throttle,
     wanted: Arc<AtomicBool>,
 ) -> (Machine, Result<(), QmpError>) {
     let run = hold.period.mul_f64(hold.share.get());
