@@ -1,7 +1,7 @@
 //! Measures what the kernel makes of CFS quotas: the share reached, the gaps, what a hold costs,
 //! and the least quota that is kept without paying overruns back in whole periods.
 //!
-//! `cargo run --release -p landfall-qemu --example measure_cgroup [SECONDS]`, as root, on an idle
+//! `cargo run --release -p landfall-lab --example measure_cgroup [SECONDS]`, as root, on an idle
 //! machine. Each line takes SECONDS (default 3) or 12 periods, whichever is longer. Writes Markdown.
 //! `docs/measurements/` has results and says how to run it inside a guest with cgroup v2.
 

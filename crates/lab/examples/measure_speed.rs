@@ -1,7 +1,7 @@
 //! How fast the simulator is: migrations a second of each scenario of the library by each policy, and
 //! how long a policy takes to decide, in CPU time of one core. Reports Markdown and asserts nothing.
 //!
-//! `cargo run --release -p landfall-sim --example measure_speed [SCENARIO] [POLICY]`
+//! `cargo run --release -p landfall-lab --example measure_speed -- [SCENARIO] [POLICY]`
 
 use std::fs;
 use std::path::Path;

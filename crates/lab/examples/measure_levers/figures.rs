@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use landfall_lab::statistics::quantile;
+
 /// Measured values, sorted. Written as `least / median / most`.
 pub struct Figures(Vec<f64>);
 
@@ -26,8 +28,7 @@ impl Figures {
 
     /// The value below which a part of them lies; NaN where there are none.
     pub fn quantile(&self, part: f64) -> f64 {
-        let last = self.0.len().saturating_sub(1);
-        self.0.get((last as f64 * part).round() as usize).copied().unwrap_or(f64::NAN)
+        quantile(&self.0, part).unwrap_or(f64::NAN)
     }
 
     /// The one in the middle.

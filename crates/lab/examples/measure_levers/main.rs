@@ -1,6 +1,6 @@
 //! Measures on a real QEMU what each lever that landfall has on a migration really does.
 //!
-//! `cargo run --release -p landfall --example measure_levers -- [NAME..]`, as root, on an idle
+//! `cargo run --release -p landfall-lab --example measure_levers -- [NAME..]`, as root, on an idle
 //! machine; without a name all levers, which takes about 40 minutes. `LANDFALL_QEMU` and
 //! `LANDFALL_QEMU_ARGS` choose the QEMU, as for the tests. Writes Markdown to standard output, and
 //! what did not come off to standard error. `docs/measurements/` has results.
