@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!();
     cost_of_a_hold(&mut lever)?;
-    cost_of_writing_anew(&mut lever, &spinner)?;
+    cost_of_rewriting(&mut lever, &spinner)?;
     for failure in lever.release() {
         eprintln!("not put back: {failure}");
     }
@@ -175,7 +175,7 @@ fn cost_of_a_hold(lever: &mut CpuLever) -> Result<(), Box<dyn Error>> {
 }
 
 /// Every write that changes a limit refills the quota: what a loop gives away that dithers.
-fn cost_of_writing_anew(lever: &mut CpuLever, spinner: &Spinner) -> Result<(), Box<dyn Error>> {
+fn cost_of_rewriting(lever: &mut CpuLever, spinner: &Spinner) -> Result<(), Box<dyn Error>> {
     for every in [10, 100, 1000] {
         let (start, before) = (Instant::now(), lever.stats(0)?.ran);
         for turn in 0..(5000 / every).clamp(5, 100) {

@@ -65,7 +65,7 @@ struct Comparison {
     guest: &'static str,
     link: ByteRate,
     spec: fn(ByteRate) -> GuestSpec,
-    ways: &'static [Contender],
+    contenders: &'static [Contender],
 }
 
 /// A policy and its requirements.
@@ -92,7 +92,7 @@ const ALL: &[Comparison] = &[
         guest: "sweep, 96 MiB of 256 MiB, flat out",
         link: ByteRate::mb(100),
         spec: |_| GuestSpec::new(Workload::Sweep),
-        ways: &[
+        contenders: &[
             AUTO_CONVERGE,
             Contender {
                 name: "predictive, may pause",
@@ -110,7 +110,7 @@ const ALL: &[Comparison] = &[
         // Told a little more: while dirty pages are logged a CPU second does less work (`docs/theory.md`),
         // and QEMU lets a little more through than it is told. By its syncs it is twice.
         spec: |link| GuestSpec { working_set: Bytes::mib(144), ..random(2.25, link) },
-        ways: &[
+        contenders: &[
             AUTO_CONVERGE,
             PREDICTIVE,
             Contender { name: "predictive, 20 %", policy: "predictive", asked: with_a_floor },
@@ -122,21 +122,21 @@ const ALL: &[Comparison] = &[
         guest: "96 MiB of 256 MiB, by turns 2 s busy and 2 s quiet",
         link: ByteRate::mb(50),
         spec: phases,
-        ways: &[AUTO_CONVERGE, PREDICTIVE],
+        contenders: &[AUTO_CONVERGE, PREDICTIVE],
     },
     Comparison {
         name: "unaided",
         guest: "random, 96 MiB of 256 MiB, writing a tenth of what the link carries",
         link: ByteRate::mb(100),
         spec: |link| random(0.1, link),
-        ways: &[PLAIN, PREDICTIVE],
+        contenders: &[PLAIN, PREDICTIVE],
     },
     Comparison {
         name: "idle",
         guest: "idle, 96 MiB of 256 MiB",
         link: ByteRate::mb(100),
         spec: |_| GuestSpec::new(Workload::Idle),
-        ways: &[PLAIN, PREDICTIVE],
+        contenders: &[PLAIN, PREDICTIVE],
     },
 ];
 
@@ -188,8 +188,8 @@ pub async fn run(mut options: BenchArgs, mut stops: Stops) -> u8 {
         return 2;
     }
     let mut all = Vec::new();
-    for (comparison, ways) in chosen {
-        let runs = match comparison.run(&ways, &options, isolated_cpus, &mut stops).await {
+    for (comparison, contenders) in chosen {
+        let runs = match comparison.run(&contenders, &options, isolated_cpus, &mut stops).await {
             Ok(runs) => runs,
             Err(problem) => {
                 say(&format!("landfall: {problem}"));
@@ -197,9 +197,14 @@ pub async fn run(mut options: BenchArgs, mut stops: Stops) -> u8 {
             }
         };
         if options.json {
-            all.push(as_json(comparison, &ways, &runs));
+            all.push(as_json(comparison, &contenders, &runs));
         } else {
-            tell(&format!("{}: {}\n{}\n", comparison.name, comparison.guest, table(&ways, &runs)));
+            tell(&format!(
+                "{}: {}\n{}\n",
+                comparison.name,
+                comparison.guest,
+                table(&contenders, &runs)
+            ));
         }
     }
     if options.json {
@@ -210,12 +215,13 @@ pub async fn run(mut options: BenchArgs, mut stops: Stops) -> u8 {
 
 /// Returns the chosen comparisons, each with the chosen policies.
 fn chosen(options: &BenchArgs) -> Vec<(&'static Comparison, Vec<&'static Contender>)> {
-    let named = |way: &&Contender| {
-        options.policy.is_empty() || options.policy.iter().any(|name| name == way.policy)
+    let named = |contender: &&Contender| {
+        options.policy.is_empty() || options.policy.iter().any(|name| name == contender.policy)
     };
-    let ways = |comparison: &'static Comparison| comparison.ways.iter().filter(named).collect();
-    let all = chosen_comparisons(options).map(|comparison| (comparison, ways(comparison)));
-    all.filter(|(_, ways): &(_, Vec<&Contender>)| !ways.is_empty()).collect()
+    let contenders =
+        |comparison: &'static Comparison| comparison.contenders.iter().filter(named).collect();
+    let all = chosen_comparisons(options).map(|comparison| (comparison, contenders(comparison)));
+    all.filter(|(_, contenders): &(_, Vec<&Contender>)| !contenders.is_empty()).collect()
 }
 
 /// Returns the chosen comparisons, whatever their policies.
@@ -227,7 +233,8 @@ fn chosen_comparisons(options: &BenchArgs) -> impl Iterator<Item = &'static Comp
 /// Returns which policies the chosen comparisons are about.
 fn policies_as_text(options: &BenchArgs) -> String {
     let about = |comparison: &Comparison| {
-        let mut policies: Vec<&str> = comparison.ways.iter().map(|way| way.policy).collect();
+        let mut policies: Vec<&str> =
+            comparison.contenders.iter().map(|contender| contender.policy).collect();
         policies.dedup();
         format!("{} is about {}", comparison.name, policies.join(", "))
     };
@@ -238,23 +245,23 @@ impl Comparison {
     /// For each policy its runs, all in turn.
     async fn run(
         &self,
-        ways: &[&Contender],
+        contenders: &[&Contender],
         options: &BenchArgs,
         isolated_cpus: Option<IsolatedCpus>,
         stops: &mut Stops,
     ) -> Result<Vec<Vec<LabResult>>, String> {
-        let mut runs: Vec<Vec<LabResult>> = ways.iter().map(|_| Vec::new()).collect();
+        let mut runs: Vec<Vec<LabResult>> = contenders.iter().map(|_| Vec::new()).collect();
         let repeat = options.repeat.max(1);
         for turn in 1..=repeat {
-            for (index, way) in ways.iter().enumerate() {
-                let policy = way.name;
+            for (index, contender) in contenders.iter().enumerate() {
+                let policy = contender.name;
                 say(&format!("{} by {policy}, {turn} of {repeat}", self.name));
                 let line = ProgressLine::new();
                 let run = LabRun {
                     guest: self.guest,
                     spec: (self.spec)(self.link),
-                    policy: way.policy,
-                    asked: (way.asked)(way.policy, self.link),
+                    policy: contender.policy,
+                    asked: (contender.asked)(contender.policy, self.link),
                     aggression: Aggression::DEFAULT,
                     link: self.link,
                     record: options.record.as_ref().map(|folder| {
@@ -284,7 +291,7 @@ const FIGURES: [Figure; 3] = [
     ("longest stall", |seen| seen.longest_stall.as_secs_f64()),
 ];
 
-fn table(ways: &[&Contender], runs: &[Vec<LabResult>]) -> Table {
+fn table(contenders: &[&Contender], runs: &[Vec<LabResult>]) -> Table {
     let mut header = vec!["policy".to_owned()];
     for (name, _) in FIGURES {
         header.extend([name.to_owned(), "min..max".to_owned(), "ratio".to_owned()]);
@@ -292,8 +299,8 @@ fn table(ways: &[&Contender], runs: &[Vec<LabResult>]) -> Table {
     header.extend(["sent", "throttled", "steering", "landed"].map(str::to_owned));
     let columns = header.len();
     let mut table = borderless_table(header, 1..columns);
-    for (way, seen) in ways.iter().zip(runs) {
-        let mut row = vec![way.name.to_owned()];
+    for (contender, seen) in contenders.iter().zip(runs) {
+        let mut row = vec![contender.name.to_owned()];
         for (_, figure) in FIGURES {
             let Spread { low, median, high } = spread(seen, figure);
             let baseline = spread(&runs[0], figure).median;
@@ -314,7 +321,7 @@ fn table(ways: &[&Contender], runs: &[Vec<LabResult>]) -> Table {
     table
 }
 
-/// A figure over all runs of a way, of which there is at least one.
+/// A figure over all runs of a contender, of which there is at least one.
 fn spread(seen: &[LabResult], figure: impl Fn(&LabResult) -> f64) -> Spread {
     let none = Spread { low: f64::NAN, median: f64::NAN, high: f64::NAN };
     Spread::of(seen.iter().map(figure)).unwrap_or(none)
@@ -326,7 +333,7 @@ fn seconds(value: f64) -> String {
 
 fn as_json(
     comparison: &Comparison,
-    ways: &[&Contender],
+    contenders: &[&Contender],
     runs: &[Vec<LabResult>],
 ) -> serde_json::Value {
     let of_run = |seen: &LabResult| {
@@ -339,7 +346,7 @@ fn as_json(
             "report": seen.report,
         })
     };
-    let of_way = |(way, seen): (&&Contender, &Vec<LabResult>)| json!({ "way": way.name, "policy": way.policy, "runs": seen.iter().map(of_run).collect::<Vec<_>>() });
-    let ways: Vec<_> = ways.iter().zip(runs).map(of_way).collect();
-    json!({ "comparison": comparison.name, "guest": comparison.guest, "ways": ways })
+    let of_contender = |(contender, seen): (&&Contender, &Vec<LabResult>)| json!({ "way": contender.name, "policy": contender.policy, "runs": seen.iter().map(of_run).collect::<Vec<_>>() });
+    let contenders: Vec<_> = contenders.iter().zip(runs).map(of_contender).collect();
+    json!({ "comparison": comparison.name, "guest": comparison.guest, "ways": contenders })
 }

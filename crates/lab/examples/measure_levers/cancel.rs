@@ -132,7 +132,7 @@ fn cancel(when: When, turn: usize) -> Outcome<Cancelled> {
     })
 }
 
-/// A host that takes no connections: its queue is full and nobody accepts.
+/// A host that takes no connections: its queue is full and is not accepted from.
 struct Full {
     at: SocketAddr,
     _listener: TcpListener,

@@ -109,7 +109,7 @@ fn attempt(way: Way) -> Outcome<Attempt> {
         Some(sent) => monitor.answer(&sent, Duration::from_millis(200))?,
         None => None,
     };
-    // Nobody answers this one while the main loop is blocked.
+    // QEMU does not answer this one while the main loop is blocked.
     let asked = stage.source.send("query-migrate", json!({}))?;
     let status = stage.source.answer(&asked, Duration::from_secs(1))?;
     let word = status.and_then(|answer| Some(answer.value["status"].as_str()?.to_owned()));

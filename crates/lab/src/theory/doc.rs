@@ -92,7 +92,7 @@ fn migration(out: &mut String, guests: &[MeasuredGuest]) -> std::fmt::Result {
     writeln!(out, "\n### The guest while a migration runs\n")?;
     writeln!(
         out,
-        "CPU is a share of one, with nobody holding the guest; work and cost are over all passes, \
+        "CPU is a share of one, unthrottled; work and cost are over all passes, \
          held ones as well, with 40 ms of CPU or more.\n\n\
          | guest | CPU before | in the first pass | later | work per CPU second, of before: median | \
          least..most | us per page newly dirtied: median | least..most |\n|---|--:|--:|--:|--:|--:|--:|--:|"

@@ -52,7 +52,7 @@ pub struct MigrateArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Go on when the terminal or whoever started this is gone (for landfall serve)
+    /// Go on when the terminal or the process that started this is gone (for landfall serve)
     #[arg(long, hide = true)]
     pub own_session: bool,
 }

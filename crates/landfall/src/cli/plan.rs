@@ -58,4 +58,4 @@ Examples:
 Exit status:
   0  the plan was made; whether everything can be kept, it says
   2  wrong arguments
-  5  nobody answers at the monitor";
+  5  the monitor of the guest does not answer";

@@ -42,7 +42,7 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "FILE")]
     pub picture: Option<PathBuf>,
 
-    /// Folder whose regret.md gets what each policy loses beyond somebody who knows guest and link
+    /// Folder whose regret.md gets what each policy loses beyond an oracle that knows guest and link
     /// beforehand
     #[cfg(feature = "lab")]
     #[arg(long, value_name = "FOLDER")]

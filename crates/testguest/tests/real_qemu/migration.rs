@@ -159,7 +159,7 @@ fn no_qemu_outlives_a_harness_that_is_killed() {
     let mut pids = lines.filter_map(|line| line.ok()?.strip_prefix("pid=").map(str::to_owned));
     let process = PathBuf::from(format!("/proc/{}", pids.next().unwrap()));
     let runs = || {
-        // Reaped by whoever inherits it, or never: what counts is that it does not run.
+        // It may be reaped or not; what counts is that it does not run.
         let state = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
         state.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
     };
