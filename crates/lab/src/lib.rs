@@ -1,6 +1,6 @@
 //! The laboratory: everything that boots guests of its own to see what a migration really does.
 //!
-//! **What belongs here:** the demo ([`demo`]), policies against each other ([`bench`]), forecasts against
+//! **What belongs here:** the demo ([`demo`]), policies against each other ([`bench`](mod@bench)), forecasts against
 //! measurements ([`accuracy`]), the theory against measurements ([`theory`]), policies against the oracle
 //! ([`regret`]), and the programs in `examples/` that measure what the kernel and QEMU do. [`run`] is the
 //! one run that they share: boot a guest, move it, ask it how it fared. [`doc_page`] writes the pages in
