@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::TheoryError;
 use super::stage::{Means, Observation, TheoryStage};
-use super::throttle::{Throttle, ThrottleKind};
+use super::throttle::{ThrottleKind, ThrottleSetting};
 
 /// Spans over which the free guest is measured: what the curve is fitted to. Milliseconds, from the
 /// shortest that QEMU takes.
@@ -32,9 +32,9 @@ const SETTLE: Duration = Duration::from_millis(250);
 const PAGES_PER_GIB: u64 = 16384;
 
 /// All the holds.
-pub fn holds() -> Vec<Throttle> {
-    let of = |lever, periods: &[u64]| -> Vec<Throttle> {
-        let each = |ms: &u64| SHARES.map(|percent| Throttle::new(lever, percent, *ms));
+pub fn holds() -> Vec<ThrottleSetting> {
+    let of = |lever, periods: &[u64]| -> Vec<ThrottleSetting> {
+        let each = |ms: &u64| SHARES.map(|percent| ThrottleSetting::new(lever, percent, *ms));
         periods.iter().flat_map(each).collect()
     };
     [of(ThrottleKind::Quota, &PERIODS), of(ThrottleKind::Pause, &PAUSES)].concat()
@@ -45,7 +45,7 @@ pub async fn all(stage: &mut TheoryStage) -> Result<Vec<Observation>, TheoryErro
     let mut seen = Vec::new();
     for _ in 0..ROUNDS {
         for ms in FREE {
-            seen.push(one(stage, Throttle::FREE, Duration::from_millis(ms)).await?);
+            seen.push(one(stage, ThrottleSetting::FREE, Duration::from_millis(ms)).await?);
         }
     }
     for hold in holds() {
@@ -55,13 +55,13 @@ pub async fn all(stage: &mut TheoryStage) -> Result<Vec<Observation>, TheoryErro
             seen.push(one(stage, hold, Duration::from_millis(ms)).await?);
         }
     }
-    stage.throttler.set(Throttle::FREE).await?;
+    stage.throttler.set(ThrottleSetting::FREE).await?;
     Ok(seen)
 }
 
 async fn one(
     stage: &mut TheoryStage,
-    hold: Throttle,
+    hold: ThrottleSetting,
     span: Duration,
 ) -> Result<Observation, TheoryError> {
     stage.machine.sample_dirty_rate(span, Grain::Milliseconds, PAGES_PER_GIB).await?;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use super::TheoryError;
-use super::throttle::{Throttle, Throttler};
+use super::throttle::{ThrottleSetting, Throttler};
 use super::trace::CpuTrace;
 
 /// How long the guest is watched undisturbed, for what it does in a second of its CPU time.
@@ -51,7 +51,7 @@ pub struct Observation {
     /// By which means.
     pub means: Means,
     /// Under which hold.
-    pub hold: Throttle,
+    pub hold: ThrottleSetting,
     /// Wall time it was over.
     pub wall: Duration,
     /// The guest's CPU time meanwhile, by the kernel.
@@ -104,7 +104,7 @@ impl TheoryStage {
     pub async fn observe(
         &self,
         means: Means,
-        hold: Throttle,
+        hold: ThrottleSetting,
         (from, to): (Instant, Instant),
         dirtied: Bytes,
         error: f64,

@@ -13,17 +13,17 @@ use tokio::time::sleep;
 
 use super::TheoryError;
 use super::stage::{Means, Observation, TheoryStage};
-use super::throttle::{Throttle, ThrottleKind};
+use super::throttle::{ThrottleKind, ThrottleSetting};
 
 /// How often QEMU is asked whether it has looked at its bitmap again.
 const ASK: Duration = Duration::from_millis(4);
 
 /// Holds, and for how long a pass is to last under each, in milliseconds.
-fn schedule() -> Vec<(Throttle, u64)> {
-    let free = [100, 250, 500, 1000, 2000].map(|ms| (Throttle::FREE, ms));
+fn schedule() -> Vec<(ThrottleSetting, u64)> {
+    let free = [100, 250, 500, 1000, 2000].map(|ms| (ThrottleSetting::FREE, ms));
     let quota = [(50, 100), (20, 100), (10, 100), (5, 100), (20, 20), (5, 20), (20, 250), (5, 250)];
-    let quota = quota.map(|(share, ms)| Throttle::new(ThrottleKind::Quota, share, ms));
-    let pause = [50, 20, 10, 5].map(|share| Throttle::new(ThrottleKind::Pause, share, 100));
+    let quota = quota.map(|(share, ms)| ThrottleSetting::new(ThrottleKind::Quota, share, ms));
+    let pause = [50, 20, 10, 5].map(|share| ThrottleSetting::new(ThrottleKind::Pause, share, 100));
     let held = [&quota[..], &pause[..]].concat().into_iter();
     free.into_iter().chain(held.flat_map(|hold| [(hold, 500), (hold, 1200)])).collect()
 }
@@ -86,14 +86,14 @@ pub async fn all(stage: &mut TheoryStage) -> Result<(Vec<Observation>, CpuShares
             continue;
         }
         let one = stage.observe(Means::Syncs, hold, span, next.dirtied, error).await?;
-        if hold == Throttle::FREE {
+        if hold == ThrottleSetting::FREE {
             free = (free.0 + one.wall, free.1 + one.cpu.0);
         }
         seen.push(one);
         sync = next;
     }
     pace.later = free.1 / free.0.as_secs_f64();
-    stage.throttler.set(Throttle::FREE).await?;
+    stage.throttler.set(ThrottleSetting::FREE).await?;
     stage.machine.cancel().await?;
     Ok((seen, pace))
 }

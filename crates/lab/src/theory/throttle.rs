@@ -33,7 +33,7 @@ pub enum ThrottleKind {
 
 /// How a guest is throttled, and how much.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Throttle {
+pub struct ThrottleSetting {
     /// How.
     pub lever: ThrottleKind,
     /// The share of the CPU that it gets.
@@ -42,19 +42,19 @@ pub struct Throttle {
     pub period: Duration,
 }
 
-impl Throttle {
+impl ThrottleSetting {
     /// No throttle.
-    pub const FREE: Throttle =
-        Throttle { lever: ThrottleKind::Free, share: Share::FULL, period: Duration::ZERO };
+    pub const FREE: ThrottleSetting =
+        ThrottleSetting { lever: ThrottleKind::Free, share: Share::FULL, period: Duration::ZERO };
 
     /// Returns a throttle to a percentage, in periods of so many milliseconds.
-    pub fn new(lever: ThrottleKind, percent: u64, ms: u64) -> Throttle {
+    pub fn new(lever: ThrottleKind, percent: u64, ms: u64) -> ThrottleSetting {
         let share = Share::clamped(percent as f64 / 100.0);
-        Throttle { lever, share, period: Duration::from_millis(ms) }
+        ThrottleSetting { lever, share, period: Duration::from_millis(ms) }
     }
 }
 
-impl fmt::Display for Throttle {
+impl fmt::Display for ThrottleSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lever = match self.lever {
             ThrottleKind::Free => return f.pad("free"),
@@ -87,7 +87,7 @@ impl Throttler {
     }
 
     /// Throttles the guest in this way from now on.
-    pub async fn set(&mut self, hold: Throttle) -> Result<(), TheoryError> {
+    pub async fn set(&mut self, hold: ThrottleSetting) -> Result<(), TheoryError> {
         if let Some(pauser) = self.pauser.take() {
             pauser.wanted.store(false, Ordering::Relaxed);
             let (machine, ended) = pauser.task.await.map_err(std::io::Error::other)?;
@@ -119,7 +119,7 @@ impl Drop for Throttler {
 /// Stops and resumes the guest in turns. The share that this really gives is counted by the kernel.
 async fn pause(
     mut machine: Machine,
-    hold: Throttle,
+    hold: ThrottleSetting,
     wanted: Arc<AtomicBool>,
 ) -> (Machine, Result<(), QmpError>) {
     let run = hold.period.mul_f64(hold.share.get());

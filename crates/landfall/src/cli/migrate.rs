@@ -35,8 +35,8 @@ pub struct MigrateArgs {
 
     /// Whether the guest may run at the destination before all its memory is there. It is lost if
     /// the link fails then
-    #[arg(long, value_name = "WHETHER", value_enum, default_value_t = PostCopy::Never)]
-    pub post_copy: PostCopy,
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t = PostCopyArg::Never)]
+    pub post_copy: PostCopyArg,
 
     /// Write every observation and decision to this file, a line of JSON each, for landfall replay
     #[arg(long, value_name = "FILE")]
@@ -59,7 +59,7 @@ pub struct MigrateArgs {
 
 /// Whether post-copy is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PostCopy {
+pub enum PostCopyArg {
     /// It stays at the source until all its memory is at the destination
     Never,
     /// It may, with --policy post-copy

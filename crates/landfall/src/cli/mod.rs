@@ -12,7 +12,7 @@ use std::io::{self, Write};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use migrate::{MigrateArgs, PostCopy};
+pub use migrate::{MigrateArgs, PostCopyArg};
 pub use plan::PlanArgs;
 pub use replay::ReplayArgs;
 pub use set::Set;

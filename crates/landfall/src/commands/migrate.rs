@@ -11,7 +11,7 @@ use landfall_migration::run::{FinishedRun, MigrationRun, RunConfig};
 use landfall_qemu::driver::Look;
 use landfall_qemu::say::say;
 
-use crate::cli::{MigrateArgs, PostCopy};
+use crate::cli::{MigrateArgs, PostCopyArg};
 use crate::hooks::{Facts, Hooks};
 use crate::output::report_text::format_report;
 use crate::{USAGE, signals};
@@ -78,7 +78,7 @@ fn prepare(
         requirements: demands.requirements.clone(),
         aggression: demands.aggression,
         policy: options.asked.policy.clone(),
-        post_copy: options.post_copy == PostCopy::Allow,
+        post_copy: options.post_copy == PostCopyArg::Allow,
     };
     let mut run = MigrationRun::new(config, &line.message_printer())
         .map_err(|error| format!("landfall cannot find its own program: {error}"))?;
