@@ -5,7 +5,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help setup demo test format lint docs tests bench fuzz
+.PHONY: help setup demo host test format lint docs tests bench fuzz
 
 TARGET = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
@@ -24,6 +24,9 @@ demo: ## four migrations of real guests side by side, with a table and landfall-
 	cargo build --package landfall
 	$(AS_ROOT) "$(TARGET)/debug/landfall" demo
 
+host: ## build what is packaged for hosts: without demo, bench and the guests that they boot
+	cargo build --release --package landfall --no-default-features
+
 test: ## everything a change must pass: setup, format, lints, documentation, all tests (15 minutes)
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory format
@@ -40,6 +43,7 @@ format: ## check the formatting
 lint: ## clippy, warnings denied, the bare-metal guest included
 	@cargo clippy --version >/dev/null || { echo 'make: rustup component add clippy' >&2; exit 1; }
 	cargo clippy --workspace --all-targets -- -Dwarnings
+	cargo clippy --package landfall --no-default-features -- -Dwarnings
 	@mkdir -p "$(TARGET)"
 	clippy-driver --edition 2024 --crate-name guest --target x86_64-unknown-linux-gnu -Cpanic=abort \
 		--emit=metadata -o "$(TARGET)/guest.rmeta" -Dwarnings -Wclippy::undocumented_unsafe_blocks $(KERNEL)

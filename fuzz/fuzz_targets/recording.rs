@@ -5,15 +5,11 @@
 
 use landfall_core::policy;
 use landfall_core::recording::{ViewReplay, decide, look_ahead};
+use landfall_migration::recording::Recording;
 use libfuzzer_sys::fuzz_target;
 
-// The program is no library, and its reader depends on none of the rest of it.
-#[allow(dead_code)]
-#[path = "../../crates/landfall/src/recording/read.rs"]
-mod read;
-
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(recording) = read::Recording::read(bytes) else { return };
+    let Ok(recording) = Recording::read(bytes) else { return };
     let mut views = ViewReplay::new(&recording.head);
     let mut policy = policy::by_name(&recording.head.policy).ok();
     if let Some(policy) = &mut policy {

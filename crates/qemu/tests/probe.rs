@@ -1,4 +1,4 @@
-//! The probe on real guests with a known dirty curve.
+//! The probe on real guests whose curve is known.
 
 use std::env;
 use std::fs;
@@ -8,41 +8,38 @@ use landfall_core::model::CurvePoint;
 use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::units::{Bytes, PAGE, Share};
 use landfall_qemu::monitor::QemuMonitor;
-use landfall_qemu::probe::{ProbeNote, ProbeResult, probe_guest};
+use landfall_qemu::probe::{ProbeResult, probe_guest};
 use landfall_qemu::qmp::QmpAddress;
-use landfall_testguest::{Kind, PagesPerSecond, Spec, Vm, VmBuilder, VmError};
-use rustix::fs::{FlockOperation, flock};
+use landfall_testguest::{GuestSpec, PagesPerSecond, Vm, VmBuilder, VmError, Workload, take_turn};
 use serde_json::json;
 
-/// The longest wait for what must happen at all.
+/// For whatever must happen at all.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A running guest and what a probe of it measured.
+/// A guest at work, probed.
 struct Probed {
     vm: Vm,
     found: ProbeResult,
-    /// Pages that the guest wrote in a second of its CPU time while it was probed, by its own account.
+    /// Pages that the guest says it wrote in a second of its CPU time while it was probed.
     pages_per_cpu: f64,
     _turn: fs::File,
 }
 
-/// Boots a guest and probes it; `None`, with the reason printed, if there is no QEMU.
+/// `None`, with the reason printed, where there is no QEMU.
 async fn probed(builder: VmBuilder, budget: Duration) -> Option<Probed> {
     let (vm, turn) = boot(builder)?;
-    let start = Instant::now();
+    let begin = Instant::now();
     let found = probe_guest(&mut connect(&vm).await, budget).await;
     let end = Instant::now();
     let header = vm.heartbeats().header().unwrap().unwrap();
-    let beats = vm.heartbeats().timeline().rate(0, start, end);
+    let beats = vm.heartbeats().timeline().rate(0, begin, end);
     let pages = beats * header.units.per_beat[0] as f64 / header.phases[0].every as f64;
     let pages_per_cpu = found.prior.pace.map_or(0.0, |pace| pages / pace.0);
     Some(Probed { vm, found, pages_per_cpu, _turn: turn })
 }
 
 fn boot(builder: VmBuilder) -> Option<(Vm, fs::File)> {
-    let path = env::temp_dir().join("landfall-tests.lock");
-    let turn = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
-    flock(&turn, FlockOperation::LockExclusive).unwrap();
+    let turn = take_turn().unwrap();
     let vm = match builder.start() {
         Ok(vm) => vm,
         Err(error @ VmError::NoQemu { .. }) => {
@@ -59,13 +56,13 @@ async fn connect(vm: &Vm) -> QemuMonitor {
     QemuMonitor::connect(&QmpAddress::Unix(vm.qmp_socket())).await.unwrap().0
 }
 
-fn guest(kind: Kind) -> VmBuilder {
-    Vm::builder(&Spec::new(kind))
+fn guest(kind: Workload) -> VmBuilder {
+    Vm::builder(&GuestSpec::new(kind))
 }
 
 #[tokio::test]
 async fn a_sweeping_guest_saturates_at_its_working_set_and_is_not_probed_for_longer() {
-    let Some(Probed { vm, found, .. }) = probed(guest(Kind::Sweep), PROBE_BUDGET).await else {
+    let Some(Probed { vm, found, .. }) = probed(guest(Workload::Sweep), PROBE_BUDGET).await else {
         return;
     };
     eprintln!("{found:?}");
@@ -81,7 +78,7 @@ async fn a_sweeping_guest_saturates_at_its_working_set_and_is_not_probed_for_lon
 
 #[tokio::test]
 async fn the_points_of_a_randomly_writing_guest_lie_on_its_curve() {
-    let kind = Kind::Random { rate: PagesPerSecond(20_000) };
+    let kind = Workload::Random { rate: PagesPerSecond(20_000) };
     let Some(Probed { vm, found, pages_per_cpu, .. }) = probed(guest(kind), PROBE_BUDGET).await
     else {
         return;
@@ -104,7 +101,9 @@ async fn the_points_of_a_randomly_writing_guest_lie_on_its_curve() {
 
 #[tokio::test]
 async fn an_idle_guest_is_near_zero() {
-    let Some(Probed { found, .. }) = probed(guest(Kind::Idle), PROBE_BUDGET).await else { return };
+    let Some(Probed { found, .. }) = probed(guest(Workload::Idle), PROBE_BUDGET).await else {
+        return;
+    };
     eprintln!("{found:?}");
     let last = found.prior.points.last().unwrap();
     assert!(last.dirtied < Bytes::mib(3), "{last:?}");
@@ -112,26 +111,29 @@ async fn an_idle_guest_is_near_zero() {
 }
 
 #[tokio::test]
-async fn a_measurement_of_another_client_is_left_alone() {
-    let Some((vm, _turn)) = boot(guest(Kind::Sweep)) else { return };
-    let mut other = vm.probe().unwrap();
+async fn a_measurement_of_somebody_else_is_left_alone() {
+    let Some((vm, _turn)) = boot(guest(Workload::Sweep)) else { return };
+    let mut other = vm.raw_qmp().unwrap();
     other.run_with("calc-dirty-rate", json!({ "calc-time": 30 })).unwrap();
-    let start = Instant::now();
+    let begin = Instant::now();
     let found = probe_guest(&mut connect(&vm).await, Duration::from_millis(500)).await;
-    assert!(start.elapsed() < PATIENCE / 2, "the probe waited for the other to end");
+    assert!(begin.elapsed() < PATIENCE / 2, "the probe waited for the other to end");
     assert_eq!(found.prior.points, []);
-    assert!(matches!(found.notes[0], ProbeNote::MeasuredByOther), "{found:?}");
+    assert!(found.notes[0].to_string().contains("somebody else"), "{found:?}");
     assert!(found.prior.pace.is_some() && found.prior.contents.is_some(), "{found:?}");
     assert_eq!(other.run("query-dirty-rate").unwrap()["status"], "measuring");
 }
 
 #[tokio::test]
 async fn a_guest_too_small_to_be_sampled_has_no_points_and_a_word_why() {
-    let spec =
-        Spec { memory: Bytes::mib(64), working_set: Bytes::mib(16), ..Spec::new(Kind::Sweep) };
+    let spec = GuestSpec {
+        memory: Bytes::mib(64),
+        working_set: Bytes::mib(16),
+        ..GuestSpec::new(Workload::Sweep)
+    };
     let Some(Probed { found, .. }) = probed(Vm::builder(&spec), PROBE_BUDGET).await else { return };
     assert_eq!((found.prior.points.len(), found.covered), (0, Some(Share::NONE)));
-    assert!(matches!(found.notes[0], ProbeNote::BlocksTooSmall), "{found:?}");
+    assert!(found.notes[0].to_string().contains("128 MiB"), "{found:?}");
     assert!(found.prior.pace.is_some() && found.prior.contents.is_some(), "{found:?}");
 }
 
@@ -142,7 +144,7 @@ async fn the_oldest_supported_qemu_is_probed_in_whole_seconds() {
         return;
     };
     let arguments = env::var("LANDFALL_QEMU_72_ARGS").unwrap_or_default();
-    let builder = guest(Kind::Sweep).qemu(qemu).arguments(arguments.split_whitespace());
+    let builder = guest(Workload::Sweep).qemu(qemu).arguments(arguments.split_whitespace());
     let Some(Probed { vm, found, .. }) = probed(builder, PROBE_BUDGET).await else { return };
     eprintln!("{found:?}");
     let point = found.prior.points.first().unwrap();

@@ -4,7 +4,7 @@
 //!     cargo run -p landfall-testguest --example boot -- random rate=50000 vcpus=2 seconds=10
 
 use landfall_core::units::Share;
-use landfall_testguest::{Kind, PagesPerSecond, Phase, Spec, Vm};
+use landfall_testguest::{GuestSpec, PagesPerSecond, Vm, WorkPhase, Workload};
 use std::error::Error;
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -60,7 +60,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn arguments() -> Result<(Spec, u64), Box<dyn Error>> {
+fn arguments() -> Result<(GuestSpec, u64), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (kind, settings) = words.split_first().ok_or("which kind of guest?")?;
     let setting = |name: &str| {
@@ -68,20 +68,20 @@ fn arguments() -> Result<(Spec, u64), Box<dyn Error>> {
         value.map(str::to_owned)
     };
     let rate = PagesPerSecond(setting("rate").map_or(Ok(50_000), |n| n.parse())?);
-    let phase = |rate, memory| Phase {
+    let phase = |rate, memory| WorkPhase {
         lasts: Duration::from_secs(2),
         rate: PagesPerSecond(rate),
         memory: Share::clamped(memory),
     };
-    let mut spec = Spec::new(match kind.as_str() {
-        "sweep" => Kind::Sweep,
-        "random" => Kind::Random { rate },
+    let mut spec = GuestSpec::new(match kind.as_str() {
+        "sweep" => Workload::Sweep,
+        "random" => Workload::Random { rate },
         "hotcold" => {
             let (hot_writes, hot_memory) = (Share::clamped(0.9), Share::clamped(0.1));
-            Kind::HotCold { rate, hot_writes, hot_memory }
+            Workload::HotCold { rate, hot_writes, hot_memory }
         }
-        "phases" => Kind::Phases { busy: phase(rate.0, 1.0), quiet: phase(1000, 0.05) },
-        "idle" => Kind::Idle,
+        "phases" => Workload::Phases { busy: phase(rate.0, 1.0), quiet: phase(1000, 0.05) },
+        "idle" => Workload::Idle,
         other => return Err(format!("{other:?} is no kind of guest").into()),
     });
     for (name, size) in

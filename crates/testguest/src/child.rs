@@ -46,22 +46,22 @@ impl Drop for Child {
     }
 }
 
-type Order = (Command, Sender<io::Result<process::Child>>);
+type SpawnRequest = (Command, Sender<io::Result<process::Child>>);
 
 /// The kernel sends the death signal when the *thread* that forked ends, not the process. Tests and
 /// pools end threads all the time, so all children are forked by one thread that ends only with
 /// the process.
-static STARTER: LazyLock<Mutex<Sender<Order>>> = LazyLock::new(|| {
-    let (orders, received) = channel::<Order>();
+static STARTER: LazyLock<Mutex<Sender<SpawnRequest>>> = LazyLock::new(|| {
+    let (requests, received) = channel::<SpawnRequest>();
     let work = move || {
         for (mut command, reply) in received {
-            // Whoever asked may be gone; the child then ends with the handle.
+            // The requester may be gone; the child then ends with its handle.
             let _ = reply.send(spawn_tied(&mut command)).map_err(|failed| failed.0.map(Child));
         }
     };
-    // Without a thread the orders' receiver is dropped, and `Child::spawn` says so.
+    // Without a thread the requests' receiver is dropped, and `Child::spawn` says so.
     let _ = thread::Builder::new().name("child-starter".to_owned()).spawn(work);
-    Mutex::new(orders)
+    Mutex::new(requests)
 });
 
 #[allow(unsafe_code)]

@@ -1,24 +1,23 @@
-//! Processors for the guest's vCPUs alone, so that an experiment shows what a policy takes from a
-//! guest and not what everything else on a small machine does.
+//! Reserves CPUs for the guest's vCPUs, so that an experiment shows what a policy takes from a guest and not
+//! what everything else on a small machine does.
 
 use std::io;
 
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Processors on which nothing else of this process's making runs.
+/// CPUs of the host on which nothing else runs that this process has started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Processors(CpuSet);
+pub struct IsolatedCpus(CpuSet);
 
-impl Processors {
-    /// Sets as many processors as a guest has vCPUs apart, at most all but one, and confines the
-    /// calling thread to the others. What it starts from then on, threads and processes, inherits
-    /// that; what runs already stays where it is, and so does whatever others run on the machine.
-    /// `None` where there is but one.
+impl IsolatedCpus {
+    /// Reserves as many CPUs as a guest has vCPUs, at most all but one, and confines the calling thread to
+    /// the others. Threads and processes that it starts later inherit that; those that run already stay
+    /// where they are, and so do all other processes of the machine. `None` if the machine has one CPU.
     ///
     /// # Errors
     /// Those of `sched_getaffinity` and `sched_setaffinity`.
-    pub fn set_apart(vcpus: u32) -> io::Result<Option<Processors>> {
+    pub fn isolate(vcpus: u32) -> io::Result<Option<IsolatedCpus>> {
         let mut others = sched_getaffinity(None)?;
         let apart = (others.count().saturating_sub(1)).min(vcpus);
         if apart == 0 {
@@ -31,11 +30,11 @@ impl Processors {
             kept.set(cpu);
         }
         sched_setaffinity(None, &others)?;
-        Ok(Some(Processors(kept)))
+        Ok(Some(IsolatedCpus(kept)))
     }
 
-    /// Confines a thread to them.
-    pub(crate) fn take(self, thread: u32) -> io::Result<()> {
+    /// Confines a thread to these CPUs.
+    pub(crate) fn confine_thread(self, thread: u32) -> io::Result<()> {
         let thread = i32::try_from(thread).ok().and_then(Pid::from_raw);
         // No thread has such a number; `None` would be the caller.
         let thread = thread.ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -49,10 +48,10 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn what_is_set_apart_and_what_is_left_are_all_there_was() {
+    fn the_reserved_cpus_and_the_others_are_all_there_were() {
         let before = sched_getaffinity(None).unwrap();
         let work = || {
-            let apart = Processors::set_apart(1).unwrap();
+            let apart = IsolatedCpus::isolate(1).unwrap();
             let mine = sched_getaffinity(None).unwrap();
             let inherited = thread::spawn(|| sched_getaffinity(None).unwrap()).join().unwrap();
             (apart, mine, inherited)
@@ -60,7 +59,7 @@ mod tests {
         let (apart, mine, inherited) = thread::spawn(work).join().unwrap();
         assert_eq!(mine, inherited);
         assert_eq!(sched_getaffinity(None).unwrap(), before, "other threads stay as they are");
-        let Some(Processors(kept)) = apart else {
+        let Some(IsolatedCpus(kept)) = apart else {
             assert_eq!((before.count(), mine), (1, before));
             return;
         };

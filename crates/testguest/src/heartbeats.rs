@@ -16,22 +16,22 @@ const LONGEST_LINE: usize = 4096;
 
 /// One of the QEMUs that a guest has run or will run in, counted from 0 in the order of their start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub usize);
+pub struct QemuIndex(pub usize);
 
 /// A line of text from the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub struct GuestLine {
     /// When its end was read.
     pub at: Instant,
     /// Where its end came from.
-    pub place: Place,
+    pub place: QemuIndex,
     /// Without the line feed.
     pub text: String,
 }
 
 /// What the guest says about itself before it starts to work.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Header {
+pub struct GuestHeader {
     /// Version of this format; 1.
     #[serde(rename = "landfall_testguest")]
     pub version: u32,
@@ -52,21 +52,21 @@ pub struct Header {
     /// Turns of the spin loop in a millisecond, as measured.
     pub spins_per_ms: u64,
     /// Work from one beat to the next.
-    pub units: Units,
+    pub units: WorkUnits,
     /// What the dirtying vCPUs do: one phase, or two by turns.
-    pub phases: Vec<HeaderPhase>,
+    pub phases: Vec<CalibratedPhase>,
 }
 
 /// Units of work that a beat stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Units {
+pub struct WorkUnits {
     /// For each vCPU.
     pub per_beat: Vec<u64>,
 }
 
 /// One phase of the guest's work, as calibrated.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct HeaderPhase {
+pub struct CalibratedPhase {
     /// CPU time of a beat when it was calibrated, in nanoseconds.
     pub beat_ns: u64,
     /// Turns of the spin loop in each unit of work.
@@ -81,7 +81,7 @@ pub struct HeaderPhase {
 
 /// The answer to a full check of the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verified {
+pub struct MemoryCheck {
     /// Pages checked, cold ones included.
     pub pages: u64,
     /// Words that were not what they must be. The guest has put them right.
@@ -127,8 +127,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Log {
-    beats: Vec<(Beat, Place)>,
-    lines: Vec<Line>,
+    beats: Vec<(Beat, QemuIndex)>,
+    lines: Vec<GuestLine>,
     /// A line that has begun. One for all places: a guest that migrates in the middle of a line
     /// ends it elsewhere.
     begun: Vec<u8>,
@@ -148,11 +148,11 @@ impl Heartbeats {
     }
 
     /// Starts to listen to a serial port.
-    pub(crate) fn listen(&self, port: UnixStream) -> io::Result<Place> {
+    pub(crate) fn listen(&self, port: UnixStream) -> io::Result<QemuIndex> {
         let writer = port.try_clone()?;
         writer.set_write_timeout(Some(Duration::from_secs(1)))?;
         let mut log = self.lock();
-        let place = Place(log.ports.len());
+        let place = QemuIndex(log.ports.len());
         let beats = self.clone();
         thread::Builder::new()
             .name(format!("guest-serial-{}", place.0))
@@ -165,7 +165,7 @@ impl Heartbeats {
     ///
     /// # Errors
     /// [`GuestError`] if it does not get there in time, or its header cannot be read.
-    pub fn ready(&self, timeout: Duration) -> Result<Header, GuestError> {
+    pub fn ready(&self, timeout: Duration) -> Result<GuestHeader, GuestError> {
         self.wait("`ready`", timeout, |log| {
             log.lines.iter().find(|l| l.text == "ready").map(|_| ())
         })?;
@@ -176,7 +176,7 @@ impl Heartbeats {
     ///
     /// # Errors
     /// [`GuestError::Garbled`] if it cannot be read.
-    pub fn header(&self) -> Result<Option<Header>, GuestError> {
+    pub fn header(&self) -> Result<Option<GuestHeader>, GuestError> {
         let log = self.lock();
         let line = log.lines.iter().find(|line| line.text.starts_with('{'));
         line.map(|line| {
@@ -192,8 +192,8 @@ impl Heartbeats {
     }
 
     /// Where the last beat came from; `None` before the first.
-    pub fn place(&self) -> Option<Place> {
-        self.lock().place()
+    pub fn qemu_index(&self) -> Option<QemuIndex> {
+        self.lock().qemu_index()
     }
 
     /// Waits for a beat from a place, or one later than `after`, and says when it came.
@@ -202,7 +202,7 @@ impl Heartbeats {
     /// [`GuestError`] if none comes in time.
     pub fn beat_from(
         &self,
-        place: Place,
+        place: QemuIndex,
         after: Option<Instant>,
         timeout: Duration,
     ) -> Result<Instant, GuestError> {
@@ -214,13 +214,13 @@ impl Heartbeats {
     }
 
     /// All lines up to now.
-    pub fn lines(&self) -> Vec<Line> {
+    pub fn lines(&self) -> Vec<GuestLine> {
         self.lock().lines.clone()
     }
 
     /// The guest's complaints about memory that was not what it must be. Beyond the first 20 it
     /// tells only the doublings of their number.
-    pub fn corruptions(&self) -> Vec<Line> {
+    pub fn corruptions(&self) -> Vec<GuestLine> {
         self.lock().lines.iter().filter(|l| l.text.starts_with("CORRUPT")).cloned().collect()
     }
 
@@ -229,14 +229,14 @@ impl Heartbeats {
     ///
     /// # Errors
     /// [`GuestError`] if there is no answer in time; a guest that is paused answers when it goes on.
-    pub fn verify(&self, timeout: Duration) -> Result<Verified, GuestError> {
+    pub fn verify(&self, timeout: Duration) -> Result<MemoryCheck, GuestError> {
         let said = self.lock().lines.len();
         let mut asked = None;
         let mut failed = None;
         let answer = self.wait("answer to `v`", timeout, |log| {
             // Asked again if it turns out to have moved: a question put to a source that has
             // stopped for good is lost.
-            let place = log.place().or((!log.ports.is_empty()).then_some(Place(0)));
+            let place = log.qemu_index().or((!log.ports.is_empty()).then_some(QemuIndex(0)));
             if place.is_some() && place != asked {
                 asked = place;
                 failed = log.ask(place).err();
@@ -282,7 +282,7 @@ impl Heartbeats {
 
     /// Reads one port to its end. Blocking, and nothing else to do: a byte is stamped as soon as
     /// the kernel can run this thread.
-    fn read_all(&self, mut port: UnixStream, place: Place) {
+    fn read_all(&self, mut port: UnixStream, place: QemuIndex) {
         let mut buffer = [0; 4096];
         loop {
             let got = match port.read(&mut buffer) {
@@ -306,14 +306,14 @@ impl Heartbeats {
 }
 
 impl Log {
-    fn take(&mut self, bytes: &[u8], at: Instant, place: Place) {
+    fn take(&mut self, bytes: &[u8], at: Instant, place: QemuIndex) {
         for &byte in bytes {
             match byte {
                 0x80.. => self.beats.push((Beat { vcpu: usize::from(byte & 0x7f), at }, place)),
                 b'\n' => {
                     let text = String::from_utf8_lossy(&self.begun).into_owned();
                     self.begun.clear();
-                    self.lines.push(Line { at, place, text });
+                    self.lines.push(GuestLine { at, place, text });
                 }
                 _ if self.begun.len() < LONGEST_LINE => self.begun.push(byte),
                 _ => {}
@@ -321,13 +321,13 @@ impl Log {
         }
     }
 
-    fn place(&self) -> Option<Place> {
+    fn qemu_index(&self) -> Option<QemuIndex> {
         // By time, not by position: what the source sent last may be read after what the
         // destination sent first.
         self.beats.iter().rev().take(64).max_by_key(|(beat, _)| beat.at).map(|(_, place)| *place)
     }
 
-    fn ask(&mut self, place: Option<Place>) -> io::Result<()> {
+    fn ask(&mut self, place: Option<QemuIndex>) -> io::Result<()> {
         match place.and_then(|place| self.ports.get_mut(place.0)) {
             Some(port) => port.writer.write_all(b"v"),
             None => Ok(()),
@@ -335,9 +335,9 @@ impl Log {
     }
 }
 
-fn parse_verified(line: &str) -> Option<Verified> {
+fn parse_verified(line: &str) -> Option<MemoryCheck> {
     let (pages, errors) = line.strip_prefix("verified pages=")?.split_once(" errors=")?;
-    Some(Verified { pages: pages.parse().ok()?, errors: errors.parse().ok()? })
+    Some(MemoryCheck { pages: pages.parse().ok()?, errors: errors.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -370,10 +370,10 @@ mod tests {
         let (ours, mut destination) = UnixStream::pair().unwrap();
         let place = beats.listen(ours).unwrap();
         source.write_all(b"CORRUPT vcpu=\x80").unwrap();
-        beats.beat_from(Place(0), None, SHORT).unwrap();
+        beats.beat_from(QemuIndex(0), None, SHORT).unwrap();
         destination.write_all(b"0\n\x80").unwrap();
         beats.beat_from(place, None, SHORT).unwrap();
-        assert_eq!(beats.place(), Some(place));
+        assert_eq!(beats.qemu_index(), Some(place));
         assert_eq!(beats.corruptions()[0].text, "CORRUPT vcpu=0");
         assert_eq!(beats.timeline().beats(0).len(), 2);
     }
@@ -391,7 +391,7 @@ mod tests {
             destination.write_all(b"verified pages=24576 errors=1\n").unwrap();
             (asked, destination)
         });
-        assert_eq!(beats.verify(SHORT).unwrap(), Verified { pages: 24576, errors: 1 });
+        assert_eq!(beats.verify(SHORT).unwrap(), MemoryCheck { pages: 24576, errors: 1 });
         assert_eq!(answer.join().unwrap().0, *b"v");
     }
 
@@ -411,7 +411,7 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..10_000),
         ) {
             let mut log = Log::default();
-            log.take(&bytes, Instant::now(), Place(0));
+            log.take(&bytes, Instant::now(), QemuIndex(0));
             prop_assert_eq!(log.beats.len(), bytes.iter().filter(|b| **b >= 0x80).count());
             for line in log.lines {
                 let _ = parse_verified(&line.text);

@@ -1,17 +1,22 @@
-//! Guests whose behaviour is known, for tests, the demo and benchmarks: a bare-metal program that
-//! dirties memory as it is told and reports its own progress ([`Spec`]), a real QEMU that runs it
-//! ([`Vm`]), the timeline of its work ([`Heartbeats`], [`Timeline`]), and a link of a set speed
-//! between two of them ([`Link`]). What steers a migration does not belong here: this crate knows
-//! nothing of policies, and what it measures it measures from inside the guest and from the wire,
-//! independently of the program under test.
+//! Guests whose behaviour is known, for tests and experiments, and independent witnesses of what happens to
+//! them.
+//!
+//! **What belongs here:** a bare-metal guest that dirties memory as it is told and reports its own progress
+//! ([`GuestSpec`], [`Heartbeats`], [`Timeline`]), the real QEMU that runs it ([`Vm`]), a relay in place of a
+//! network link of a set rate ([`LinkRelay`]), a source and a destination joined by it ([`MigrationPair`]),
+//! and the QMP client of tests ([`RawQmp`]).
+//!
+//! **What does not belong here:** whatever steers a migration. This crate knows no policies, and it measures
+//! from inside the guest, on the wire and over a QMP socket of its own, independently of the program under
+//! test. Experiments are in `landfall-lab`.
 //!
 //! ```no_run
-//! use landfall_testguest::{Kind, PagesPerSecond, Spec, Vm};
+//! use landfall_testguest::{Workload, PagesPerSecond, GuestSpec, Vm};
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), landfall_testguest::VmError> {
-//! let kind = Kind::Random { rate: PagesPerSecond(50_000) };
-//! let source = Vm::builder(&Spec::new(kind)).start()?;
+//! let kind = Workload::Random { rate: PagesPerSecond(50_000) };
+//! let source = Vm::builder(&GuestSpec::new(kind)).start()?;
 //! let destination = source.destination().start()?;
 //! source.heartbeats().ready(Duration::from_secs(10))?;
 //! println!("migrate {} to {}", source.qmp_socket().display(), destination.incoming().unwrap_or("?"));
@@ -28,15 +33,20 @@ mod raw_qmp;
 mod retry;
 mod spec;
 mod timeline;
+mod turn;
 mod vm;
 
-pub use cpu_isolation::Processors;
-pub use heartbeats::{GuestError, Header, HeaderPhase, Heartbeats, Line, Place, Units, Verified};
+pub use cpu_isolation::IsolatedCpus;
+pub use heartbeats::{
+    CalibratedPhase, GuestError, GuestHeader, GuestLine, Heartbeats, MemoryCheck, QemuIndex,
+    WorkUnits,
+};
 pub use image::IMAGE;
-pub use link::{Endpoint, Link};
-pub use pair::Pair;
-pub use raw_qmp::{Probe, ProbeError};
+pub use link::{Endpoint, LinkRelay};
+pub use pair::MigrationPair;
+pub use raw_qmp::{QmpAnswer, QmpEvent, RawQmp, RawQmpError, SentCommand};
 pub use retry::{agrees_once_in_three, claim};
-pub use spec::{Content, Kind, PagesPerSecond, Phase, Spec, SpecError};
-pub use timeline::{Baseline, Beat, Sample, Timeline};
-pub use vm::{Incoming, Machine, Vm, VmBuilder, VmError};
+pub use spec::{GuestSpec, GuestSpecError, PageContent, PagesPerSecond, WorkPhase, Workload};
+pub use timeline::{Baseline, Beat, ProgressPoint, Timeline};
+pub use turn::take_turn;
+pub use vm::{Incoming, MachineType, Vm, VmBuilder, VmError};

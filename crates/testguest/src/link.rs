@@ -1,14 +1,14 @@
 //! A link of a set speed between two QEMUs on one machine.
 //!
 //! On bare loopback QEMU's own bandwidth limit is all that paces a migration, and QEMU switches it
-//! off for the last copy: the blackout is then far shorter than on any real link. A [`Link`] is a
+//! off for the last copy: the blackout is then far shorter than on any real link. A [`LinkRelay`] is a
 //! relay that lets bytes from source to destination through at its rate whatever QEMU does, and
 //! can fail in the two ways a link fails: fall silent, or break.
 //!
 //! Measured on two shared cores, from 1 to 100 MB/s: the rate is kept within 0.2 %, for 2 to 7 % of
 //! a core. What QEMU has handed to its socket and the link has not passed yet is up to 4.6 MB over
 //! TCP, as on a real network, for the kernel lets QEMU's send buffer grow; from a unix socket
-//! ([`Link::from`]) it is 0.5 MB.
+//! ([`LinkRelay::from`]) it is 0.5 MB.
 
 use landfall_core::units::{ByteRate, Bytes};
 use rustix::net::{Shutdown, shutdown, sockopt};
@@ -71,14 +71,14 @@ impl FromStr for Endpoint {
 
 /// A relay in a thread of its own. Ends, with all its connections, when it is dropped.
 #[derive(Debug)]
-pub struct Link {
+pub struct LinkRelay {
     at: Endpoint,
     shared: Arc<Shared>,
     listener: Arc<Listener>,
     acceptor: Option<JoinHandle<()>>,
 }
 
-impl Link {
+impl LinkRelay {
     /// A link from a free port of 127.0.0.1 to a destination; without a rate it lets all through.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ impl Link {
         self.shared.break_all();
     }
 
-    /// Lets new connections through again after [`Link::sever`].
+    /// Lets new connections through again after [`LinkRelay::sever`].
     pub fn mend(&self) {
         self.shared.change(|state| state.severed = false);
     }
@@ -144,7 +144,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for LinkRelay {
     fn drop(&mut self) {
         self.sever();
         // Wakes the acceptor, which then finds its listener shut.
@@ -422,8 +422,11 @@ mod tests {
     use crate::retry::{agrees_once_in_three, claim};
 
     /// A link to `listener`, and both ends of one connection through it.
-    fn through(listener: &TcpListener, rate: Option<ByteRate>) -> (Link, TcpStream, TcpStream) {
-        let link = Link::new(Endpoint::Tcp(listener.local_addr().unwrap()), rate).unwrap();
+    fn through(
+        listener: &TcpListener,
+        rate: Option<ByteRate>,
+    ) -> (LinkRelay, TcpStream, TcpStream) {
+        let link = LinkRelay::new(Endpoint::Tcp(listener.local_addr().unwrap()), rate).unwrap();
         let Endpoint::Tcp(address) = link.endpoint() else { unreachable!() };
         let source = TcpStream::connect(address).unwrap();
         let destination = listener.accept().unwrap().0;

@@ -4,46 +4,46 @@ use std::time::Duration;
 
 use landfall_core::units::ByteRate;
 
-use crate::{Endpoint, Header, Link, Spec, Vm, VmError};
+use crate::{Endpoint, GuestHeader, GuestSpec, LinkRelay, Vm, VmError};
 
 /// A source with a running guest, a destination that waits for it, and the link between them.
 ///
 /// On bare loopback QEMU's final copy, for which it switches its rate limit off, is so fast that
 /// every blackout looks short. Over the link it takes the time it takes on a real one.
 #[derive(Debug)]
-pub struct Pair {
+pub struct MigrationPair {
     /// Where the guest runs.
     pub source: Vm,
     /// Where it can go.
     pub destination: Vm,
     /// The way there.
-    pub link: Link,
+    pub link: LinkRelay,
     /// What the guest said of itself when it was ready.
-    pub header: Header,
+    pub header: GuestHeader,
 }
 
 /// How long a guest may take from the start of QEMU until its memory is filled.
 const READY: Duration = Duration::from_secs(30);
 
-impl Pair {
+impl MigrationPair {
     /// Boots a guest and waits until it works.
     ///
     /// # Errors
     /// See [`VmError`].
-    pub fn boot(spec: &Spec, rate: ByteRate) -> Result<Pair, VmError> {
-        Pair::start(Vm::builder(spec).start()?, rate)
+    pub fn boot(spec: &GuestSpec, rate: ByteRate) -> Result<MigrationPair, VmError> {
+        MigrationPair::start(Vm::builder(spec).start()?, rate)
     }
 
     /// Completes a running source with a destination of the same kind.
     ///
     /// # Errors
     /// See [`VmError`].
-    pub fn start(source: Vm, rate: ByteRate) -> Result<Pair, VmError> {
+    pub fn start(source: Vm, rate: ByteRate) -> Result<MigrationPair, VmError> {
         let destination = source.destination().start()?;
         let to: Endpoint = destination.incoming().unwrap_or_default().parse().map_err(no_link)?;
-        let link = Link::new(to, Some(rate)).map_err(no_link)?;
+        let link = LinkRelay::new(to, Some(rate)).map_err(no_link)?;
         let header = source.heartbeats().ready(READY)?;
-        Ok(Pair { source, destination, link, header })
+        Ok(MigrationPair { source, destination, link, header })
     }
 
     /// The migration URI of the link's near end.

@@ -24,7 +24,7 @@ impl fmt::Display for PagesPerSecond {
 /// How a guest uses its working set. Rates and parts of the working set are those of each vCPU
 /// that dirties memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
+pub enum Workload {
     /// Every page in turn, flat out.
     Sweep,
     /// Pages at random.
@@ -44,30 +44,30 @@ pub enum Kind {
     /// Busy and quiet by turns, pages at random in both.
     Phases {
         /// The first of the two.
-        busy: Phase,
+        busy: WorkPhase,
         /// The second.
-        quiet: Phase,
+        quiet: WorkPhase,
     },
     /// Asleep; wakes every 10 ms, writes one page and beats.
     Idle,
 }
 
-impl Kind {
+impl Workload {
     /// The guest's own name for it, which its header repeats.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Sweep => "sweep",
-            Kind::Random { .. } => "random",
-            Kind::HotCold { .. } => "hotcold",
-            Kind::Phases { .. } => "phases",
-            Kind::Idle => "idle",
+            Workload::Sweep => "sweep",
+            Workload::Random { .. } => "random",
+            Workload::HotCold { .. } => "hotcold",
+            Workload::Phases { .. } => "phases",
+            Workload::Idle => "idle",
         }
     }
 }
 
-/// One of the two phases of [`Kind::Phases`].
+/// One of the two phases of [`Workload::Phases`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Phase {
+pub struct WorkPhase {
     /// How long it lasts, in CPU time of the vCPU: a throttled guest stays in it longer.
     pub lasts: Duration,
     /// How fast pages are written.
@@ -78,7 +78,7 @@ pub struct Phase {
 
 /// What the pages hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Content {
+pub enum PageContent {
     /// One word over and over, not zero: QEMU sends such a page whole unless it compresses.
     #[default]
     Compressible,
@@ -88,9 +88,9 @@ pub enum Content {
 
 /// A guest: its machine's size and its workload.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Spec {
+pub struct GuestSpec {
     /// How it uses its working set.
-    pub kind: Kind,
+    pub kind: Workload,
     /// Memory of the machine. Default 256 MiB, at most 2 GiB.
     pub memory: Bytes,
     /// Memory that is written all the time, by all dirtying vCPUs together. Default 96 MiB.
@@ -101,17 +101,17 @@ pub struct Spec {
     pub vcpus: u32,
     /// How many of the vCPUs, from the first on, dirty memory; the others only compute. Default 1.
     pub dirtiers: u32,
-    /// Default [`Content::Compressible`].
-    pub content: Content,
+    /// Default [`PageContent::Compressible`].
+    pub content: PageContent,
     /// CPU time of a vCPU from one beat to the next. Default 2 ms; from 100 us to 1 s.
     pub beat: Duration,
     /// What random choices and contents follow from. Default 1.
     pub seed: u64,
 }
 
-/// Why a [`Spec`] cannot be.
+/// Why a [`GuestSpec`] cannot be.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum SpecError {
+pub enum GuestSpecError {
     /// More vCPUs than the guest has stacks for, or none.
     #[error("vcpus is {0}; choose 1 to {MOST_VCPUS}")]
     Vcpus(u32),
@@ -174,9 +174,9 @@ pub enum SpecError {
     },
 }
 
-impl Spec {
+impl GuestSpec {
     /// A guest of this kind, everything else as by default.
-    pub fn new(kind: Kind) -> Self {
+    pub fn new(kind: Workload) -> Self {
         Self {
             kind,
             memory: Bytes::mib(256),
@@ -184,7 +184,7 @@ impl Spec {
             cold: Bytes(0),
             vcpus: 1,
             dirtiers: 1,
-            content: Content::default(),
+            content: PageContent::default(),
             beat: Duration::from_millis(2),
             seed: 1,
         }
@@ -194,21 +194,23 @@ impl Spec {
     ///
     /// # Errors
     /// The first thing that cannot be, with its value and what to choose instead.
-    pub fn validate(&self) -> Result<(), SpecError> {
+    pub fn validate(&self) -> Result<(), GuestSpecError> {
         if !(1..=MOST_VCPUS).contains(&self.vcpus) {
-            return Err(SpecError::Vcpus(self.vcpus));
+            return Err(GuestSpecError::Vcpus(self.vcpus));
         }
         if !(1..=self.vcpus).contains(&self.dirtiers) {
-            return Err(SpecError::Dirtiers { dirtiers: self.dirtiers, vcpus: self.vcpus });
+            return Err(GuestSpecError::Dirtiers { dirtiers: self.dirtiers, vcpus: self.vcpus });
         }
         self.validate_memory()?;
         if !(Duration::from_micros(100)..=Duration::from_secs(1)).contains(&self.beat) {
-            return Err(SpecError::Beat(self.beat));
+            return Err(GuestSpecError::Beat(self.beat));
         }
         match self.kind {
-            Kind::Sweep | Kind::Idle => Ok(()),
-            Kind::Random { rate } | Kind::HotCold { rate, .. } => validate_rate("rate", rate),
-            Kind::Phases { busy, quiet } => {
+            Workload::Sweep | Workload::Idle => Ok(()),
+            Workload::Random { rate } | Workload::HotCold { rate, .. } => {
+                validate_rate("rate", rate)
+            }
+            Workload::Phases { busy, quiet } => {
                 validate_rate("busy rate", busy.rate)?;
                 validate_rate("quiet rate", quiet.rate)?;
                 validate_length("busy", busy.lasts)?;
@@ -217,19 +219,19 @@ impl Spec {
         }
     }
 
-    fn validate_memory(&self) -> Result<(), SpecError> {
+    fn validate_memory(&self) -> Result<(), GuestSpecError> {
         let Self { memory, working_set, cold, dirtiers, .. } = *self;
         if memory > MOST_MEMORY {
-            return Err(SpecError::Memory(memory));
+            return Err(GuestSpecError::Memory(memory));
         }
         let least = Bytes(u64::from(dirtiers) * PAGE.0);
         if working_set < least {
-            return Err(SpecError::NoPages { working_set, dirtiers, needed: least });
+            return Err(GuestSpecError::NoPages { working_set, dirtiers, needed: least });
         }
         let whole = |bytes: Bytes| Bytes(bytes.0.div_ceil(Bytes::mib(1).0).saturating_mul(1 << 20));
         let needed = whole(working_set + cold + OVERHEAD);
         if needed > memory {
-            return Err(SpecError::DoesNotFit { working_set, cold, memory, needed });
+            return Err(GuestSpecError::DoesNotFit { working_set, cold, memory, needed });
         }
         Ok(())
     }
@@ -244,22 +246,22 @@ impl Spec {
             self.vcpus,
             self.dirtiers,
             match self.content {
-                Content::Compressible => "compressible",
-                Content::Random => "random",
+                PageContent::Compressible => "compressible",
+                PageContent::Random => "random",
             },
             self.beat.as_micros(),
             self.seed,
         );
         line += &match self.kind {
-            Kind::Sweep | Kind::Idle => String::new(),
-            Kind::Random { rate } => format!(" rate={}", rate.0),
-            Kind::HotCold { rate, hot_writes, hot_memory } => format!(
+            Workload::Sweep | Workload::Idle => String::new(),
+            Workload::Random { rate } => format!(" rate={}", rate.0),
+            Workload::HotCold { rate, hot_writes, hot_memory } => format!(
                 " rate={} hot_writes={} hot_pages={}",
                 rate.0,
                 per_mille(hot_writes),
                 per_mille(hot_memory)
             ),
-            Kind::Phases { busy, quiet } => format!(
+            Workload::Phases { busy, quiet } => format!(
                 " rate={} busy={} busy_pages={} quiet_rate={} quiet={} quiet_pages={}",
                 busy.rate.0,
                 busy.lasts.as_millis(),
@@ -277,14 +279,14 @@ fn per_mille(share: Share) -> u64 {
     (share.get() * 1000.0).round() as u64
 }
 
-fn validate_rate(name: &'static str, value: PagesPerSecond) -> Result<(), SpecError> {
+fn validate_rate(name: &'static str, value: PagesPerSecond) -> Result<(), GuestSpecError> {
     let fits = (1..=MOST_PAGES_PER_SECOND).contains(&value.0);
-    fits.then_some(()).ok_or(SpecError::Rate { name, value })
+    fits.then_some(()).ok_or(GuestSpecError::Rate { name, value })
 }
 
-fn validate_length(name: &'static str, value: Duration) -> Result<(), SpecError> {
+fn validate_length(name: &'static str, value: Duration) -> Result<(), GuestSpecError> {
     let fits = (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&value);
-    fits.then_some(()).ok_or(SpecError::PhaseLength { name, value })
+    fits.then_some(()).ok_or(GuestSpecError::PhaseLength { name, value })
 }
 
 #[cfg(test)]
@@ -297,33 +299,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn kinds() -> impl Strategy<Value = Kind> {
+    fn kinds() -> impl Strategy<Value = Workload> {
         let rate = || (1..=MOST_PAGES_PER_SECOND).prop_map(PagesPerSecond);
         let share = || (0.0..=1.0).prop_map(Share::clamped);
         let phase = move || {
-            (10..3_600_000u64, rate(), share()).prop_map(|(ms, rate, memory)| Phase {
+            (10..3_600_000u64, rate(), share()).prop_map(|(ms, rate, memory)| WorkPhase {
                 lasts: Duration::from_millis(ms),
                 rate,
                 memory,
             })
         };
         prop_oneof![
-            Just(Kind::Sweep),
-            Just(Kind::Idle),
-            rate().prop_map(|rate| Kind::Random { rate }),
-            (rate(), share(), share()).prop_map(|(rate, hot_writes, hot_memory)| Kind::HotCold {
-                rate,
-                hot_writes,
-                hot_memory
+            Just(Workload::Sweep),
+            Just(Workload::Idle),
+            rate().prop_map(|rate| Workload::Random { rate }),
+            (rate(), share(), share()).prop_map(|(rate, hot_writes, hot_memory)| {
+                Workload::HotCold { rate, hot_writes, hot_memory }
             }),
-            (phase(), phase()).prop_map(|(busy, quiet)| Kind::Phases { busy, quiet }),
+            (phase(), phase()).prop_map(|(busy, quiet)| Workload::Phases { busy, quiet }),
         ]
     }
 
     proptest! {
         #[test]
         fn the_guest_reads_what_the_host_writes(kind in kinds(), vcpus in 1..=16u32, ws in 1..1u64 << 31) {
-            let spec = Spec { vcpus, working_set: Bytes(ws), ..Spec::new(kind) };
+            let spec = GuestSpec { vcpus, working_set: Bytes(ws), ..GuestSpec::new(kind) };
             let line = spec.command_line();
             let read = guest_params::parse(&line).map_err(|word| TestCaseError::fail(word.to_owned()))?;
             prop_assert_eq!(read.kind.name(), kind.name());
@@ -331,14 +331,14 @@ mod tests {
             prop_assert_eq!(read.vcpus, u64::from(vcpus));
             prop_assert_eq!(read.beat, 2000);
             match kind {
-                Kind::Sweep | Kind::Idle => prop_assert_eq!(read.rate, 0),
-                Kind::Random { rate } => prop_assert_eq!(read.rate, rate.0),
-                Kind::HotCold { rate, hot_writes, hot_memory } => {
+                Workload::Sweep | Workload::Idle => prop_assert_eq!(read.rate, 0),
+                Workload::Random { rate } => prop_assert_eq!(read.rate, rate.0),
+                Workload::HotCold { rate, hot_writes, hot_memory } => {
                     prop_assert_eq!(read.rate, rate.0);
                     prop_assert_eq!(read.hot_writes, per_mille(hot_writes));
                     prop_assert_eq!(read.hot_pages, per_mille(hot_memory));
                 }
-                Kind::Phases { busy, quiet } => {
+                Workload::Phases { busy, quiet } => {
                     prop_assert_eq!((read.rate, read.quiet_rate), (busy.rate.0, quiet.rate.0));
                     prop_assert_eq!(u128::from(read.busy), busy.lasts.as_millis());
                     prop_assert_eq!(u128::from(read.quiet), quiet.lasts.as_millis());
@@ -352,9 +352,9 @@ mod tests {
         fn any_guest_is_either_valid_or_refused_without_a_panic(
             memory: u64, ws: u64, cold: u64, vcpus: u32, dirtiers: u32,
         ) {
-            let spec = Spec {
+            let spec = GuestSpec {
                 memory: Bytes(memory), working_set: Bytes(ws), cold: Bytes(cold), vcpus, dirtiers,
-                ..Spec::new(Kind::Sweep)
+                ..GuestSpec::new(Workload::Sweep)
             };
             if spec.validate().is_ok() {
                 prop_assert!(ws + cold < memory);
@@ -364,28 +364,30 @@ mod tests {
 
     #[test]
     fn the_defaults_are_valid() {
-        assert_eq!(Spec::new(Kind::Sweep).validate(), Ok(()));
+        assert_eq!(GuestSpec::new(Workload::Sweep).validate(), Ok(()));
     }
 
     #[test]
     fn a_working_set_that_does_not_fit_is_refused_with_the_memory_it_needs() {
-        let spec = Spec { working_set: Bytes::mib(250), ..Spec::new(Kind::Sweep) };
+        let spec = GuestSpec { working_set: Bytes::mib(250), ..GuestSpec::new(Workload::Sweep) };
         let error = spec.validate().unwrap_err();
-        assert!(matches!(error, SpecError::DoesNotFit { needed, .. } if needed == Bytes::mib(258)));
+        assert!(
+            matches!(error, GuestSpecError::DoesNotFit { needed, .. } if needed == Bytes::mib(258))
+        );
         assert!(error.to_string().contains("at least 271 MB"), "{error}");
-        let roomy = Spec { memory: Bytes::mib(258), ..spec };
+        let roomy = GuestSpec { memory: Bytes::mib(258), ..spec };
         assert_eq!(roomy.validate(), Ok(()));
     }
 
     #[test]
     fn more_dirtiers_than_vcpus_are_refused() {
-        let spec = Spec { vcpus: 2, dirtiers: 3, ..Spec::new(Kind::Sweep) };
-        assert_eq!(spec.validate(), Err(SpecError::Dirtiers { dirtiers: 3, vcpus: 2 }));
+        let spec = GuestSpec { vcpus: 2, dirtiers: 3, ..GuestSpec::new(Workload::Sweep) };
+        assert_eq!(spec.validate(), Err(GuestSpecError::Dirtiers { dirtiers: 3, vcpus: 2 }));
     }
 
     #[test]
     fn a_rate_of_zero_is_refused() {
-        let spec = Spec::new(Kind::Random { rate: PagesPerSecond(0) });
+        let spec = GuestSpec::new(Workload::Random { rate: PagesPerSecond(0) });
         assert!(spec.validate().unwrap_err().to_string().contains("kind sweep"));
     }
 }

@@ -37,7 +37,7 @@ pub struct Beat {
 
 /// Progress of a guest over a short while, for a plot.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sample {
+pub struct ProgressPoint {
     /// End of the while, counted from the start of the window.
     pub at: Duration,
     /// Beats per second of each vCPU in it.
@@ -135,13 +135,13 @@ impl Timeline {
 
     /// The rates of a window, one sample every `step`, the last one shorter where the window is not
     /// a multiple. Empty for a step of zero.
-    pub fn progress(&self, from: Instant, to: Instant, step: Duration) -> Vec<Sample> {
+    pub fn progress(&self, from: Instant, to: Instant, step: Duration) -> Vec<ProgressPoint> {
         let mut samples = Vec::new();
         let mut begin = from;
         while begin < to && !step.is_zero() {
             let end = begin.checked_add(step).unwrap_or(to).min(to);
             let rates = (0..self.vcpus()).map(|vcpu| self.rate(vcpu, begin, end)).collect();
-            samples.push(Sample { at: end.saturating_duration_since(from), rates });
+            samples.push(ProgressPoint { at: end.saturating_duration_since(from), rates });
             begin = end;
         }
         samples

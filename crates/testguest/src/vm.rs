@@ -1,11 +1,11 @@
-//! A QEMU process that runs a [`Spec`], or waits for one to be migrated in.
+//! A QEMU process that runs a [`GuestSpec`], or waits for one to be migrated in.
 
 use crate::child::Child;
-use crate::cpu_isolation::Processors;
-use crate::heartbeats::{Heartbeats, Place};
+use crate::cpu_isolation::IsolatedCpus;
+use crate::heartbeats::{Heartbeats, QemuIndex};
 use crate::image::IMAGE;
-use crate::raw_qmp::{Probe, ProbeError};
-use crate::spec::{Spec, SpecError};
+use crate::raw_qmp::{RawQmp, RawQmpError};
+use crate::spec::{GuestSpec, GuestSpecError};
 use landfall_core::units::Bytes;
 use std::env;
 use std::fs::{self, File};
@@ -25,7 +25,7 @@ const LONGEST_SOCKET: usize = 107;
 
 /// QEMU's machine type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Machine {
+pub enum MachineType {
     /// `pc`: the i440FX of old.
     #[default]
     Pc,
@@ -49,7 +49,7 @@ pub enum Incoming {
 pub enum VmError {
     /// The guest asked for cannot be.
     #[error(transparent)]
-    Spec(#[from] SpecError),
+    GuestSpec(#[from] GuestSpecError),
     /// There is no such program.
     #[error("{program} cannot be found; install qemu-system-x86 or set LANDFALL_QEMU to its path")]
     NoQemu {
@@ -87,7 +87,7 @@ pub enum VmError {
     },
     /// QEMU does not say what it is asked.
     #[error(transparent)]
-    Probe(#[from] ProbeError),
+    RawQmp(#[from] RawQmpError),
     /// The guest does not say what it should.
     #[error(transparent)]
     Guest(#[from] crate::heartbeats::GuestError),
@@ -96,17 +96,17 @@ pub enum VmError {
 /// How a guest is to be started. Made by [`Vm::builder`] or [`Vm::destination`].
 #[derive(Debug, Clone)]
 pub struct VmBuilder {
-    spec: Spec,
+    spec: GuestSpec,
     qemu: String,
     accel: String,
-    machine: Machine,
+    machine: MachineType,
     incoming: Option<Incoming>,
     paused: bool,
     run_directory: Option<PathBuf>,
     memory_file: Option<PathBuf>,
     arguments: Vec<String>,
     heartbeats: Heartbeats,
-    processors: Option<Processors>,
+    isolated_cpus: Option<IsolatedCpus>,
 }
 
 impl VmBuilder {
@@ -122,8 +122,8 @@ impl VmBuilder {
         self
     }
 
-    /// The machine type. Default: [`Machine::Pc`].
-    pub fn machine(mut self, machine: Machine) -> Self {
+    /// The machine type. Default: [`MachineType::Pc`].
+    pub fn machine(mut self, machine: MachineType) -> Self {
         self.machine = machine;
         self
     }
@@ -168,8 +168,8 @@ impl VmBuilder {
 
     /// Has the vCPUs run on these processors and nowhere else, here and at the destination. Default:
     /// wherever the kernel puts them.
-    pub fn processors(mut self, processors: Option<Processors>) -> Self {
-        self.processors = processors;
+    pub fn isolated_cpus(mut self, isolated_cpus: Option<IsolatedCpus>) -> Self {
+        self.isolated_cpus = isolated_cpus;
         self
     }
 
@@ -200,16 +200,18 @@ impl VmBuilder {
         let mut start = Start { child, log: file("qemu.log"), deadline: Instant::now() + START_UP };
         let serial = start.accept(&listener)?;
         let place = self.heartbeats.listen(serial).map_err(io_error("read the serial port"))?;
-        let mut probe = start.probe(&file("probe.sock"))?;
+        let mut qmp = start.connect_qmp(&file("raw-qmp.sock"))?;
         let incoming = match &self.incoming {
             None => None,
-            Some(Incoming::Tcp) => Some(start.listening_port(&mut probe)?),
+            Some(Incoming::Tcp) => Some(start.listening_port(&mut qmp)?),
             Some(Incoming::Unix) => Some(format!("unix:{}", file("incoming.sock").display())),
             Some(Incoming::Uri(uri)) => Some(uri.clone()),
         };
-        if let Some(processors) = self.processors {
-            for thread in vcpu_threads(&mut probe)? {
-                processors.take(thread).map_err(io_error("put a vCPU on its processor"))?;
+        if let Some(isolated_cpus) = self.isolated_cpus {
+            for thread in vcpu_threads(&mut qmp)? {
+                isolated_cpus
+                    .confine_thread(thread)
+                    .map_err(io_error("confine a vCPU to its CPU"))?;
             }
         }
         Ok(Vm { builder: self, child: Mutex::new(start.child), pid, directory, incoming, place })
@@ -234,12 +236,12 @@ impl VmBuilder {
     }
 
     fn command(&self, directory: &RunDirectory) -> Command {
-        let Spec { memory, vcpus, .. } = self.spec;
+        let GuestSpec { memory, vcpus, .. } = self.spec;
         let file = |name: &str| escape(&directory.path().join(name));
         let mebibytes = memory.0.div_ceil(Bytes::mib(1).0);
         let machine = match self.machine {
-            Machine::Pc => "pc",
-            Machine::Q35 => "q35",
+            MachineType::Pc => "pc",
+            MachineType::Q35 => "q35",
         };
         let role = if self.incoming.is_some() { "destination" } else { "source" };
         // The same name on both sides, whatever the kind: QEMU matches memory by it.
@@ -263,7 +265,7 @@ impl VmBuilder {
         command.args(["-append", &self.spec.command_line()]);
         command.args(["-chardev", &format!("socket,id=serial,path={}", file("serial.sock"))]);
         command.args(["-serial", "chardev:serial"]);
-        for name in ["qmp", "probe"] {
+        for name in ["qmp", "raw-qmp"] {
             let path = file(&format!("{name}.sock"));
             let chardev = format!("socket,id={name},path={path},server=on,wait=off");
             command.args(["-chardev", &chardev, "-mon", &format!("chardev={name},mode=control")]);
@@ -293,25 +295,25 @@ pub struct Vm {
     pid: u32,
     directory: RunDirectory,
     incoming: Option<String>,
-    place: Place,
+    place: QemuIndex,
 }
 
 impl Vm {
     /// A guest of this kind on a QEMU as the environment names it.
-    pub fn builder(spec: &Spec) -> VmBuilder {
+    pub fn builder(spec: &GuestSpec) -> VmBuilder {
         let from = |name, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
         VmBuilder {
             spec: spec.clone(),
             qemu: from("LANDFALL_QEMU", "qemu-system-x86_64"),
             accel: from("LANDFALL_ACCEL", "tcg,thread=multi"),
-            machine: Machine::default(),
+            machine: MachineType::default(),
             incoming: None,
             paused: false,
             run_directory: None,
             memory_file: None,
             arguments: Vec::new(),
             heartbeats: Heartbeats::new(),
-            processors: None,
+            isolated_cpus: None,
         }
     }
 
@@ -328,7 +330,7 @@ impl Vm {
     }
 
     /// What the guest is.
-    pub fn spec(&self) -> &Spec {
+    pub fn spec(&self) -> &GuestSpec {
         &self.builder.spec
     }
 
@@ -343,8 +345,8 @@ impl Vm {
     }
 
     /// The monitor for the harness; QEMU serves one client at a time on each.
-    pub fn probe_socket(&self) -> PathBuf {
-        self.directory.path().join("probe.sock")
+    pub fn raw_qmp_socket(&self) -> PathBuf {
+        self.directory.path().join("raw-qmp.sock")
     }
 
     /// The URI to migrate to, if this QEMU was started to wait for a guest.
@@ -358,7 +360,7 @@ impl Vm {
     }
 
     /// How this QEMU is called in that record.
-    pub fn place(&self) -> Place {
+    pub fn qemu_index(&self) -> QemuIndex {
         self.place
     }
 
@@ -366,17 +368,17 @@ impl Vm {
     /// of [`Vm::vcpu_threads`], waits until the first is dropped.
     ///
     /// # Errors
-    /// [`VmError::Probe`] if QEMU does not answer within 10 s.
-    pub fn probe(&self) -> Result<Probe, VmError> {
-        Ok(Probe::connect(&self.probe_socket(), Duration::from_secs(10))?)
+    /// [`VmError::RawQmp`] if QEMU does not answer within 10 s.
+    pub fn raw_qmp(&self) -> Result<RawQmp, VmError> {
+        Ok(RawQmp::connect(&self.raw_qmp_socket(), Duration::from_secs(10))?)
     }
 
     /// The threads that run the vCPUs, in order; the same one for all under `thread=single`.
     ///
     /// # Errors
-    /// As [`Vm::probe`].
+    /// As [`Vm::raw_qmp`].
     pub fn vcpu_threads(&self) -> Result<Vec<u32>, VmError> {
-        vcpu_threads(&mut self.probe()?)
+        vcpu_threads(&mut self.raw_qmp()?)
     }
 
     /// CPU time that one of QEMU's threads has had, by the kernel's count.
@@ -427,20 +429,20 @@ impl Start {
     }
 
     /// Waits until QEMU answers on its monitor: from then on all its sockets are there.
-    fn probe(&mut self, socket: &Path) -> Result<Probe, VmError> {
+    fn connect_qmp(&mut self, socket: &Path) -> Result<RawQmp, VmError> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
-            match Probe::connect(socket, left.max(Duration::from_millis(1))) {
-                Ok(probe) => return Ok(probe),
+            match RawQmp::connect(socket, left.max(Duration::from_millis(1))) {
+                Ok(qmp) => return Ok(qmp),
                 Err(_) => self.wait_a_little()?,
             }
         }
     }
 
     /// The address QEMU listens on, once it does.
-    fn listening_port(&mut self, probe: &mut Probe) -> Result<String, VmError> {
+    fn listening_port(&mut self, qmp: &mut RawQmp) -> Result<String, VmError> {
         loop {
-            let state = probe.run("query-migrate")?;
+            let state = qmp.run("query-migrate")?;
             if let Some(port) = state["socket-address"][0]["port"].as_str() {
                 return Ok(format!("tcp:127.0.0.1:{port}"));
             }
@@ -475,8 +477,8 @@ impl RunDirectory {
     }
 }
 
-fn vcpu_threads(probe: &mut Probe) -> Result<Vec<u32>, VmError> {
-    let cpus = probe.run("query-cpus-fast")?;
+fn vcpu_threads(qmp: &mut RawQmp) -> Result<Vec<u32>, VmError> {
+    let cpus = qmp.run("query-cpus-fast")?;
     let thread = |cpu: &serde_json::Value| u32::try_from(cpu["thread-id"].as_u64()?).ok();
     Ok(cpus.as_array().into_iter().flatten().filter_map(thread).collect())
 }

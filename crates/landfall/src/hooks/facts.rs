@@ -1,14 +1,15 @@
-//! What a hook is told, as JSON: what was asked for, what was found out, how it goes, how it ended.
+//! What a hook gets on its standard input, as JSON: what was asked for, what the probe found, how the
+//! migration stands, how it ended.
 
 use landfall_core::report::{Forecast, Report};
 use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::units::Bytes;
+use landfall_migration::preflight::Preflight;
 use landfall_qemu::driver::Decided;
 use serde_json::{Value, json};
 
-use super::Point;
-use crate::cli::Migrate;
-use crate::foresight::Foresight;
+use super::HookPoint;
+use crate::cli::MigrateArgs;
 
 /// The facts as far as they are known by now.
 pub struct Facts {
@@ -23,8 +24,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// What was asked for.
-    pub fn of(options: &Migrate, asked: &Requirements, aggression: Aggression) -> Facts {
+    /// Takes what was asked for.
+    pub fn of(options: &MigrateArgs, asked: &Requirements, aggression: Aggression) -> Facts {
         Facts {
             source: options.source.to_string(),
             destination: options.destination.clone(),
@@ -37,19 +38,24 @@ impl Facts {
         }
     }
 
-    /// What was found out before the start.
-    pub fn know(&mut self, foresight: &Foresight, forecast: Option<Forecast>) {
-        let prior = &foresight.prior;
+    /// Sets what was found out before the start.
+    pub fn set_preflight(&mut self, preflight: &Preflight, forecast: Option<Forecast>) {
+        let prior = &preflight.prior;
         self.guest = json!({
             "contents_bytes": prior.contents.map(|contents| contents.0),
-            "vcpus": Some(foresight.vcpus).filter(|count| *count > 0),
+            "vcpus": Some(preflight.vcpus).filter(|count| *count > 0),
             "link_bytes_per_second": prior.link.map(|link| link.0),
         });
         self.forecast = forecast;
     }
 
-    /// All of it at a point, as text.
-    pub fn at(&self, point: Point, now: Option<&Decided>, report: Option<&Report>) -> String {
+    /// Returns all facts at a point of the migration as JSON.
+    pub fn to_json(
+        &self,
+        point: HookPoint,
+        now: Option<&Decided>,
+        report: Option<&Report>,
+    ) -> String {
         let asked = &self.requirements;
         json!({
             "point": point.name(),

@@ -1,9 +1,9 @@
-//! Programs of the operator's, run at set points of a migration with the facts on standard input.
+//! The operator's programs that run at set points of a migration, with the facts on their standard input.
 //! `docs/scripts.md` has the points and the facts.
 //!
-//! None of them can stretch a blackout or keep a guest held: before the start nothing has been changed
-//! yet, before the switch-over nobody waits for them, and at the end the guest is settled and the
-//! guardian gone.
+//! No hook can lengthen a blackout or keep a guest throttled: before the start nothing has been changed yet,
+//! before the switch-over landfall does not wait for them, and at the end the guest runs freely and the
+//! guardian has ended.
 
 mod facts;
 mod program;
@@ -23,7 +23,7 @@ pub use facts::Facts;
 
 /// Where in a migration a program is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Point {
+pub enum HookPoint {
     /// Nothing has been changed yet; a program that fails refuses the migration.
     BeforeStart,
     /// The guest is about to stand still.
@@ -34,12 +34,12 @@ pub enum Point {
     Failed,
 }
 
-impl Point {
-    const ALL: [(Point, &str); 4] = [
-        (Point::BeforeStart, "before-start"),
-        (Point::BeforeSwitchOver, "before-switch-over"),
-        (Point::Landed, "landed"),
-        (Point::Failed, "failed"),
+impl HookPoint {
+    const ALL: [(HookPoint, &str); 4] = [
+        (HookPoint::BeforeStart, "before-start"),
+        (HookPoint::BeforeSwitchOver, "before-switch-over"),
+        (HookPoint::Landed, "landed"),
+        (HookPoint::Failed, "failed"),
     ];
 
     fn name(self) -> &'static str {
@@ -51,14 +51,14 @@ impl Point {
 /// A program to be run at a point: `before-start=/usr/local/bin/may-it`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
-    point: Point,
+    point: HookPoint,
     program: PathBuf,
 }
 
-/// Text that is no hook.
+/// Why a text is no hook.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HookError {
-    /// It does not say where.
+    /// It does not begin with a point of the migration.
     #[error(
         "no point {0:?}; write before-start=PROGRAM, before-switch-over=PROGRAM, landed=PROGRAM or failed=PROGRAM"
     )]
@@ -78,7 +78,7 @@ impl FromStr for Hook {
 
     fn from_str(text: &str) -> Result<Hook, HookError> {
         let (name, path) = text.split_once('=').unwrap_or((text, ""));
-        let point = Point::ALL.iter().find(|(_, known)| *known == name);
+        let point = HookPoint::ALL.iter().find(|(_, known)| *known == name);
         let (point, _) = point.ok_or_else(|| HookError::Point(name.to_owned()))?;
         let wrong = |problem: String| HookError::Program { path: PathBuf::from(path), problem };
         let program = std::path::absolute(path).map_err(|error| wrong(error.to_string()))?;
@@ -101,64 +101,65 @@ impl Hooks {
         Hooks { hooks, facts, switching: None }
     }
 
-    /// What has become known since.
+    /// Returns the facts, to be completed.
     pub fn facts(&mut self) -> &mut Facts {
         &mut self.facts
     }
 
-    /// Asks those before the start, in their order, up to the first that has something against it.
+    /// Runs those before the start, in their order, up to the first that refuses.
     ///
     /// # Errors
-    /// In words: who refuses, and why.
+    /// A message: which program refuses, and why.
     pub async fn before_start(&self) -> Result<(), String> {
-        let facts = self.facts.at(Point::BeforeStart, None, None);
-        for program in self.programs(Point::BeforeStart) {
-            let run = program::run(&program, Point::BeforeStart, &facts).await;
-            run.map_err(|problem| in_words(Point::BeforeStart, &program, &problem))?;
+        let facts = self.facts.to_json(HookPoint::BeforeStart, None, None);
+        for program in self.programs(HookPoint::BeforeStart) {
+            let run = program::run(&program, HookPoint::BeforeStart, &facts).await;
+            run.map_err(|problem| describe(HookPoint::BeforeStart, &program, &problem))?;
         }
         Ok(())
     }
 
-    /// Starts those before the switch-over as soon as a look shows that it is near, and waits for none.
-    pub fn look(&mut self, look: &Look) {
+    /// Starts those before the switch-over as soon as it is near, without waiting for them.
+    pub fn on_look(&mut self, look: &Look) {
         if let Some(decided) = &look.decided
             && self.switching.is_none()
             && is_near(decided)
         {
-            let facts = self.facts.at(Point::BeforeSwitchOver, Some(decided), None);
+            let facts = self.facts.to_json(HookPoint::BeforeSwitchOver, Some(decided), None);
             self.start_switching(facts);
         }
     }
 
     fn start_switching(&mut self, facts: String) {
-        let programs = self.programs(Point::BeforeSwitchOver);
-        self.switching = Some(tokio::spawn(run_all(Point::BeforeSwitchOver, programs, facts)));
+        let programs = self.programs(HookPoint::BeforeSwitchOver);
+        self.switching = Some(tokio::spawn(run_all(HookPoint::BeforeSwitchOver, programs, facts)));
     }
 
-    /// Runs those of the end, when whatever came before has ended.
-    pub async fn ended(mut self, report: &Report) {
+    /// Runs those of the end, once the earlier ones have ended.
+    pub async fn on_end(mut self, report: &Report) {
         let landed = report.outcome == Outcome::Landed;
         if landed && self.switching.is_none() {
-            // QEMU was quicker than the looks.
-            let facts = self.facts.at(Point::BeforeSwitchOver, None, None);
+            // The switch-over came between two looks.
+            let facts = self.facts.to_json(HookPoint::BeforeSwitchOver, None, None);
             self.start_switching(facts);
         }
         if let Some(switching) = self.switching.take() {
             // Each of its programs has a time limit.
             let _ = switching.await;
         }
-        let point = if landed { Point::Landed } else { Point::Failed };
-        let facts = self.facts.at(point, None, Some(report));
+        let point = if landed { HookPoint::Landed } else { HookPoint::Failed };
+        let facts = self.facts.to_json(point, None, Some(report));
         run_all(point, self.programs(point), facts).await;
     }
 
-    fn programs(&self, point: Point) -> Vec<PathBuf> {
+    fn programs(&self, point: HookPoint) -> Vec<PathBuf> {
         let of_point = self.hooks.iter().filter(|hook| hook.point == point);
         of_point.map(|hook| hook.program.clone()).collect()
     }
 }
 
-/// Whether the guest is about to stand still: it was decided, what remains fits the stall, or it does.
+/// Returns whether the guest is about to stand still: that was decided, what remains fits the allowed stall,
+/// or it stands still already.
 fn is_near(decided: &Decided) -> bool {
     let ends = matches!(decided.decision.finish, Some(Finish::Ship | Finish::PostCopy));
     ends || match decided.view.phase {
@@ -173,19 +174,19 @@ fn fits(view: &View) -> bool {
 }
 
 /// Runs programs one after the other, and says what goes wrong.
-async fn run_all(point: Point, programs: Vec<PathBuf>, facts: String) {
+async fn run_all(point: HookPoint, programs: Vec<PathBuf>, facts: String) {
     for program in programs {
         if let Err(problem) = program::run(&program, point, &facts).await {
-            eprint_line(&format!("landfall: {}", in_words(point, &program, &problem)));
+            eprint_line(&format!("landfall: {}", describe(point, &program, &problem)));
         }
     }
 }
 
-fn in_words(point: Point, program: &Path, problem: &program::Problem) -> String {
+fn describe(point: HookPoint, program: &Path, problem: &program::HookFailure) -> String {
     format!("--hook {point}={}: {problem}", program.display())
 }
 
-impl fmt::Display for Point {
+impl fmt::Display for HookPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn a_hook_is_a_point_and_a_program_that_can_be_run() {
         let hook: Hook = "landed=/bin/true".parse().unwrap();
-        assert_eq!(hook, Hook { point: Point::Landed, program: PathBuf::from("/bin/true") });
+        assert_eq!(hook, Hook { point: HookPoint::Landed, program: PathBuf::from("/bin/true") });
         for (text, says) in [
             ("/bin/true", "before-start=PROGRAM"),
             ("later=/bin/true", "no point \"later\""),

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{sleep, timeout};
 
-use super::Point;
+use super::HookPoint;
 
 /// How long a program may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -25,13 +25,13 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Bytes of its standard error that are kept: the last line is shown.
 const KEPT: usize = 4096;
 
-/// What a program did not do as it should.
+/// Why a hook has failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum HookFailure {
     /// It cannot be started.
     #[error("it cannot be started: {0}; see whether the file is a program or begins with #!")]
     Start(io::Error),
-    /// It says no, or has failed.
+    /// It refuses, or has failed.
     #[error("it ended with {status}{}", said(last_words))]
     Ended {
         /// How.
@@ -41,7 +41,7 @@ pub enum Problem {
     },
     /// It takes too long.
     #[error("it was not done after {} s and was killed", LIMIT.as_secs())]
-    Silent,
+    TimedOut,
     /// The kernel does not say what became of it.
     #[error("its end is not known: {0}")]
     Lost(io::Error),
@@ -65,28 +65,28 @@ pub fn check(program: &Path) -> Result<(), String> {
 ///
 /// Everything that landfall has open closes itself in a new program, so this one gets nothing but the
 /// three streams here.
-pub async fn run(program: &Path, point: Point, facts: &str) -> Result<(), Problem> {
+pub async fn run(program: &Path, point: HookPoint, facts: &str) -> Result<(), HookFailure> {
     let mut command = Command::new(program);
     command.env("LANDFALL_POINT", point.name()).process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(Problem::Start)?;
+    let mut child = command.spawn().map_err(HookFailure::Start)?;
     let group = Group::of(&child);
     let heard = Arc::new(Mutex::new(Vec::new()));
     let listening = child.stderr.take().map(|pipe| tokio::spawn(listen(pipe, Arc::clone(&heard))));
     let Ok(ended) = timeout(LIMIT, fed(&mut child, facts)).await else {
         drop(group);
         let _ = timeout(LIMIT, child.wait()).await;
-        return Err(Problem::Silent);
+        return Err(HookFailure::TimedOut);
     };
     group.has_ended();
-    let status = ended.map_err(Problem::Lost)?;
+    let status = ended.map_err(HookFailure::Lost)?;
     if let Some(mut listening) = listening
         && timeout(LAST_WORDS, &mut listening).await.is_err()
     {
         listening.abort();
     }
     let last_words = last_line(&heard.lock().unwrap_or_else(|broken| broken.into_inner()));
-    if status.success() { Ok(()) } else { Err(Problem::Ended { status, last_words }) }
+    if status.success() { Ok(()) } else { Err(HookFailure::Ended { status, last_words }) }
 }
 
 /// Gives a program the facts and waits for its end. One that does not read them may do so.
@@ -145,7 +145,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
-            // Where it has just ended there is nobody left to kill.
+            // An error means that it has just ended.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }

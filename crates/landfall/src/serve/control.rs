@@ -8,7 +8,7 @@ use landfall_qemu::control::{ControlAnswer, ControlRequest, SteeredMigration};
 
 use super::guests_page::UnderWay;
 use super::migrations::Migration;
-use crate::live;
+use landfall_migration::progress::progress_text;
 
 /// Gives it up: over its control socket, or, before it has one, by a signal to its very process.
 ///
@@ -32,7 +32,7 @@ pub async fn elsewhere() -> Vec<UnderWay> {
     let under_way = |(_, steered): (ControlClient, SteeredMigration)| UnderWay {
         source: steered.guest.source.to_string(),
         name: None,
-        stands: steered.progress.as_ref().map(live::line),
+        stands: steered.progress.as_ref().map(progress_text),
     };
     all.into_iter().map(under_way).collect()
 }

@@ -6,7 +6,7 @@ use landfall_core::report::Forecast;
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_sim::{Guest, Link, Qemu, Question, Seed, Setup, forecast, run_traced};
 
-use crate::law::{Law, say_once};
+use landfall_migration::policy_registry::{NamedPolicy, report_first_failure};
 
 /// What was to be expected.
 #[derive(Debug, Clone)]
@@ -20,9 +20,9 @@ pub struct Foreseen {
 /// The same that was forecast at the start, for it follows from what was known then; `None` where that
 /// was too little. Takes a good part of a second.
 pub fn foreseen(head: &RecordingHeader) -> Option<Foreseen> {
-    let law = Law::recorded(head)?;
-    let tell = say_once("in the forecast");
-    let make = || law.policy(&tell);
+    let law = NamedPolicy::of_recording(head)?;
+    let tell = report_first_failure("in the forecast");
+    let make = || law.create(&tell);
     let vcpus = u32::try_from(head.vcpus).ok()?;
     let question = Question {
         prior: head.prior.clone(),

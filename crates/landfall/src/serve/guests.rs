@@ -14,7 +14,7 @@ use landfall_qemu::mutex::lock_unpoisoned;
 use landfall_qemu::qmp::QmpAddress;
 
 use super::discover::{Discovered, discover};
-use crate::foresight::Foresight;
+use landfall_migration::preflight::Preflight;
 
 /// More than anybody adds by hand.
 const MOST_ADDED: usize = 1000;
@@ -42,7 +42,7 @@ pub struct Guest {
 #[derive(Debug)]
 pub struct Looked {
     /// Of guest and link.
-    pub foresight: Foresight,
+    pub foresight: Preflight,
     /// When.
     pub at: Instant,
     /// The frontier over a link, once somebody wanted to see it.
@@ -139,7 +139,7 @@ impl Guests {
             known.looking = true;
         }
         let looking = Looking { guests: self, id: &guest.id };
-        let found = Foresight::gain(&guest.monitor, &Requirements::default(), budget).await;
+        let found = Preflight::probe(&guest.monitor, &Requirements::default(), budget).await;
         let mut known = lock_unpoisoned(&looking.guests.known);
         let known = known.entry(guest.id.clone()).or_default();
         match found {

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::layout::{Place, badge, between, moment, outcome, page};
 use super::migrations::Migration;
-use crate::words::seconds;
+use landfall_migration::text::format_seconds as seconds;
 
 /// A migration in the list.
 pub struct Row {

@@ -16,8 +16,9 @@ use landfall_qemu::mutex::lock_unpoisoned;
 
 use super::guests::Looked;
 use super::settings::Settings;
-use crate::foresight::Foresight;
-use crate::plan::{Forecaster, Recommended, recommend};
+use landfall_migration::forecaster::Forecaster;
+use landfall_migration::preflight::Preflight;
+use landfall_migration::recommendation::{Recommendation, recommend};
 
 /// How an answer was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub struct Implied {
     /// Of each setting of the dial, all else as it was set.
     pub dial: Vec<Implication>,
     /// The setting to take.
-    pub recommended: Option<Recommended>,
+    pub recommended: Option<Recommendation>,
     /// What cannot all be kept, and what would resolve it.
     pub conflict: Option<Conflict>,
     /// Holding or pausing, and which of the two loses less.
@@ -59,14 +60,14 @@ pub fn implied(
 ) -> Option<Implied> {
     let forecaster = forecaster(looked, settings);
     let aggression = settings.demands.aggression;
-    let view = forecaster.view(aggression);
+    let view = forecaster.initial_view(aggression);
     let asked = &settings.demands.requirements;
     let (chosen, dial, conflict) = match grade {
         Grade::Planned => (implication(&view), implications(&view), planned_conflict(&view)),
         Grade::Simulated => {
-            let thorough = |dial| wanted().then(|| forecaster.thorough(dial));
+            let thorough = |dial| wanted().then(|| forecaster.simulate_aggression(dial));
             let all = dial().map(thorough).collect::<Option<Vec<_>>>()?;
-            let conflict = forecaster.conflict(&all);
+            let conflict = forecaster.find_conflict(&all);
             (thorough(aggression)?, all, conflict)
         }
     };
@@ -79,7 +80,7 @@ pub fn implied(
         dial,
         ways: ways(&view),
         frontier: known_frontier(looked, &view),
-        prior: forecaster.foresight.prior,
+        prior: forecaster.preflight.prior,
     })
 }
 
@@ -92,10 +93,10 @@ fn planned_conflict(view: &View) -> Option<Conflict> {
 
 /// Who answers, with the link as it may be used.
 fn forecaster(looked: &Looked, settings: &Settings) -> Forecaster {
-    let Foresight { prior, .. } = &looked.foresight;
+    let Preflight { prior, .. } = &looked.foresight;
     let link = settings.demands.requirements.max_bandwidth.or(prior.link);
     Forecaster {
-        foresight: Foresight { prior: Prior { link, ..prior.clone() }, ..looked.foresight.clone() },
+        preflight: Preflight { prior: Prior { link, ..prior.clone() }, ..looked.foresight.clone() },
         policy: settings.law(),
         demands: settings.demands.clone(),
     }
@@ -117,5 +118,5 @@ fn known_frontier(looked: &Looked, view: &View) -> Arc<Vec<ParetoPoint>> {
 /// The class of a guest that was looked at, with nothing demanded but what is demanded by default.
 pub fn class_by_default(looked: &Looked) -> Option<Class> {
     let settings = Settings::read(&[]);
-    classify_view(&forecaster(looked, &settings).view(settings.demands.aggression))
+    classify_view(&forecaster(looked, &settings).initial_view(settings.demands.aggression))
 }

@@ -13,7 +13,7 @@ use super::implied::{Grade, Implied};
 use super::layout::{badge, between, class_in_words, class_name, percent};
 use super::pictures::{self, Room};
 use super::settings::Settings;
-use crate::words::seconds;
+use landfall_migration::text::format_seconds as seconds;
 
 /// All parts that change with a setting.
 pub fn parts(implied: &Implied, settings: &Settings, room: Room) -> Markup {

@@ -9,7 +9,7 @@ use landfall_core::units::Share;
 use maud::{DOCTYPE, Markup, html};
 
 use super::migrations::date;
-use crate::words::seconds;
+use landfall_migration::text::format_seconds as seconds;
 
 /// Where somebody is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::layout::{Place, badge, between, known, moment, outcome, page, percent
 use super::migrations::Migration;
 use super::pictures::{self, Room};
 use super::track::Track;
-use crate::words::{self, seconds};
+use landfall_migration::text::{format_seconds as seconds, phase_name};
 
 /// A migration, with all that is known of it.
 pub struct Shown<'a> {
@@ -81,7 +81,7 @@ pub fn state(shown: &Shown<'_>) -> Markup {
             "live",
             match phase {
                 Phase::Over => "ending",
-                phase => words::phase(phase),
+                phase => phase_name(phase),
             },
         ),
     }

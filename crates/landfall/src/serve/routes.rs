@@ -218,7 +218,7 @@ async fn history(State(site): Shared) -> Response {
 
 /// What the list shows of one, read from the ends of its recording.
 fn row(migration: Migration) -> Row {
-    let (head, last) = crate::recording::ends(&migration.file);
+    let (head, last) = landfall_migration::recording::first_and_last_line(&migration.file);
     let reported = match last {
         Some(RecordingLine::Report { report }) => Some(*report),
         _ => migration.report(),

@@ -3,7 +3,7 @@
 use landfall_core::policy;
 use landfall_core::requirements::settings::Demands;
 
-use crate::law::Law;
+use landfall_migration::policy_registry::NamedPolicy;
 
 /// The fields of the form, by the names that the options have on the command line.
 pub const FIELDS: [&str; 7] =
@@ -85,9 +85,9 @@ impl Settings {
     }
 
     /// The policy as it is: one of landfall's own, for a script's file is not for a page to name.
-    pub fn law(&self) -> Law {
+    pub fn law(&self) -> NamedPolicy {
         let entry = policy::ALL.iter().find(|entry| entry.name == self.policy);
-        Law::BuiltIn(entry.unwrap_or(&policy::ALL[0]))
+        NamedPolicy::BuiltIn(entry.unwrap_or(&policy::ALL[0]))
     }
 
     /// The options of `landfall migrate` for it.

@@ -10,8 +10,8 @@ use landfall_core::telemetry::progress::{Progress, tightest_hold, time_left};
 use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::{ByteRate, Bytes, Share};
 
-use crate::recording::Following;
-use crate::recording::follow::FollowError;
+use landfall_migration::recording::RecordingFollower;
+use landfall_migration::recording::follow::FollowError;
 
 /// A look at the hypervisor.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ pub struct Moment {
 
 /// A recording, and what was made of it so far.
 pub struct Track {
-    following: Following,
+    following: RecordingFollower,
     views: Option<ViewReplay>,
     progress: Progress,
     /// All looks, oldest first.
@@ -53,7 +53,7 @@ impl Track {
     /// Of a recording, from its beginning.
     pub fn new(path: &Path) -> Track {
         Track {
-            following: Following::new(path),
+            following: RecordingFollower::new(path),
             views: None,
             progress: Progress::default(),
             moments: Vec::new(),
@@ -73,7 +73,7 @@ impl Track {
 
     /// How much of the recording was read: what has another number has changed.
     pub fn number(&self) -> usize {
-        self.following.lines()
+        self.following.lines_read()
     }
 
     /// Takes in what was written since the last time.
@@ -81,7 +81,7 @@ impl Track {
     /// # Errors
     /// [`FollowError`].
     pub fn read_on(&mut self) -> Result<(), FollowError> {
-        let lines = self.following.more()?;
+        let lines = self.following.read_new_lines()?;
         let Some(head) = &self.following.head else { return Ok(()) };
         let views = self.views.get_or_insert_with(|| ViewReplay::new(head));
         let mut shown = Vec::new();

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_testguest::{Link, Spec, Vm, agrees_once_in_three, claim};
+use landfall_testguest::{GuestSpec, LinkRelay, Vm, agrees_once_in_three, claim};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scene::{Run, Scene, landfall, migration_status, random, run_state, sweep, wait_until};
@@ -30,7 +30,7 @@ fn given_up_when_all_is_sent(monitor: bool, ask: impl FnOnce(&Run)) -> Option<(S
     }
     command.arg(scene.pair.source.qmp_socket()).arg(scene.pair.uri());
     let run = Run::start(command);
-    let mut probe = scene.pair.source.probe().unwrap();
+    let mut probe = scene.pair.source.raw_qmp().unwrap();
     wait_until("nearly all is sent", || {
         let answer = probe.run("query-migrate").unwrap();
         let remaining = answer["ram"]["remaining"].as_u64();
@@ -119,7 +119,7 @@ fn a_guest_that_somebody_else_paused_stays_paused() {
     let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(10)) else { return };
     let run = scene.landfall(&["--policy", "plain", "--max-bandwidth", "10MB/s"]);
     wait_until("the migration", || migration_status(&scene.pair.source) == "active");
-    let mut probe = scene.pair.source.probe().unwrap();
+    let mut probe = scene.pair.source.raw_qmp().unwrap();
     probe.run("stop").unwrap();
     probe.run("migrate_cancel").unwrap();
     drop(probe);
@@ -132,7 +132,7 @@ fn a_destination_started_stopped_runs_the_guest_once_it_is_there() {
     let Some(mut scene) = Scene::boot(&random(16, 500), ByteRate::mb(100)) else { return };
     let destination = scene.pair.source.destination().paused().start().unwrap();
     let to = destination.incoming().unwrap().parse().unwrap();
-    scene.pair.link = Link::new(to, Some(ByteRate::mb(100))).unwrap();
+    scene.pair.link = LinkRelay::new(to, Some(ByteRate::mb(100))).unwrap();
     scene.pair.destination = destination;
     scene.migrate(&["--policy", "plain"]).assert(0, "landed", &[]);
     scene.assert_landed();
@@ -202,7 +202,7 @@ fn the_floor_for_the_guests_cpu_holds() {
 #[test]
 fn a_guest_larger_than_its_patience_is_still_shipped_whole() {
     // The final copy takes longer than a monitor may be silent.
-    let spec = Spec { memory: Bytes::mib(192), ..sweep(128) };
+    let spec = GuestSpec { memory: Bytes::mib(192), ..sweep(128) };
     let Some(scene) = Scene::boot(&spec, ByteRate::mb(10)) else { return };
     let ended = scene.migrate(&[
         "--policy",

@@ -51,7 +51,7 @@ fn sockets(scene: &Scene) -> Vec<PathBuf> {
 }
 
 fn sent(scene: &Scene) -> u64 {
-    let answer = scene.pair.source.probe().unwrap().run("query-migrate").unwrap();
+    let answer = scene.pair.source.raw_qmp().unwrap().run("query-migrate").unwrap();
     answer["ram"]["transferred"].as_u64().unwrap_or_default()
 }
 
@@ -132,7 +132,7 @@ fn a_bandwidth_lowered_on_the_way_is_what_leaves_from_then_on_and_is_put_back() 
     // By its process as well as by its monitor; and back to what it was before landfall.
     let own = set_well(&scene.pid().to_string(), &["--max-bandwidth", "none"]);
     assert_eq!(own["now"]["max-bandwidth"], "none");
-    let parameters = scene.pair.source.probe().unwrap().run("query-migrate-parameters").unwrap();
+    let parameters = scene.pair.source.raw_qmp().unwrap().run("query-migrate-parameters").unwrap();
     assert_eq!(parameters["max-bandwidth"], scene.before.parameters["max-bandwidth"]);
     set_well(&source(&scene), &["--max-bandwidth", "10MB/s"]);
 
@@ -205,7 +205,7 @@ fn a_stall_allowed_on_the_way_lands_a_guest_that_would_not_have() {
     let file = directory.path().join("recording.jsonl");
     let run = scene.landfall(&["--max-bandwidth", "40MB/s", "--record", file.to_str().unwrap()]);
     under_way(&scene);
-    let mut probe = scene.pair.source.probe().unwrap();
+    let mut probe = scene.pair.source.raw_qmp().unwrap();
     wait_until("a pass that does not land it", || {
         let answer = probe.run("query-migrate").unwrap();
         answer["ram"]["dirty-sync-count"].as_u64() > Some(1)

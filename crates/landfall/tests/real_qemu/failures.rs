@@ -55,7 +55,7 @@ fn sigterm_gives_the_guest_back() {
 #[test]
 fn a_migration_cancelled_by_somebody_else_is_called_that() {
     let Some((scene, run)) = held() else { return };
-    scene.pair.source.probe().unwrap().run("migrate_cancel").unwrap();
+    scene.pair.source.raw_qmp().unwrap().run("migrate_cancel").unwrap();
     run.ended().assert(5, "cancelled", &["somebody else cancelled"]);
     scene.assert_unharmed_at_source();
 }

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_core::units::ByteRate;
-use landfall_testguest::{Kind, Spec, Vm, agrees_once_in_three, claim};
+use landfall_testguest::{GuestSpec, Vm, Workload, agrees_once_in_three, claim};
 
 use crate::scene::{PATIENCE, Scene, random, small, sweep};
 
@@ -46,7 +46,7 @@ fn without_leave_to_stall_a_pathological_guest_is_given_back_with_the_remedy() {
 #[test]
 fn an_idle_guest_is_never_touched() {
     agrees_once_in_three(|| {
-        let scene = Scene::boot(&small(Kind::Idle, 32), ByteRate::mb(100))?;
+        let scene = Scene::boot(&small(Workload::Idle, 32), ByteRate::mb(100))?;
         let ended = scene.migrate(&["--policy", "progressive"]);
         assert_eq!(ended.report["outcome"], "landed", "{ended:?}");
         assert_eq!(ended.number("throttled_s"), 0.0);
@@ -98,7 +98,7 @@ fn post_copy_lands_where_it_is_allowed_and_says_what_nobody_measured() {
 
 #[test]
 fn a_guest_with_two_vcpus_of_which_one_dirties_lands() {
-    let spec = Spec { vcpus: 2, ..sweep(24) };
+    let spec = GuestSpec { vcpus: 2, ..sweep(24) };
     let Some(scene) = Scene::boot(&spec, ByteRate::mb(60)) else { return };
     let ended = scene.migrate(&by("progressive"));
     assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
@@ -107,7 +107,7 @@ fn a_guest_with_two_vcpus_of_which_one_dirties_lands() {
 
 #[test]
 fn two_vcpus_on_one_thread_are_held_once_and_let_go() {
-    let spec = Spec { vcpus: 2, ..sweep(24) };
+    let spec = GuestSpec { vcpus: 2, ..sweep(24) };
     let source = Vm::builder(&spec).accel("tcg,thread=single");
     let Some(scene) = Scene::with(source, ByteRate::mb(60)) else { return };
     let ended = scene.migrate(&by("progressive"));
@@ -169,7 +169,7 @@ fn lost_as_the_guest_saw_it(policy: &'static str) -> Option<Result<(), String>> 
     let ended = scene.migrate(&by(policy));
     assert_eq!(ended.report["outcome"], "landed", "{:#}", ended.report);
     let beats = scene.pair.source.heartbeats();
-    let end = beats.beat_from(scene.pair.destination.place(), None, PATIENCE).unwrap();
+    let end = beats.beat_from(scene.pair.destination.qemu_index(), None, PATIENCE).unwrap();
     let timeline = beats.timeline();
     let baseline = timeline.baseline(begin - QUIET, begin);
     let stall = timeline.longest_stall(begin, end, &baseline).as_secs_f64();

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes, Share};
-use landfall_testguest::{Kind, PagesPerSecond, Phase, Spec, agrees_once_in_three, claim};
+use landfall_testguest::{
+    GuestSpec, PagesPerSecond, WorkPhase, Workload, agrees_once_in_three, claim,
+};
 use serde_json::Value;
 
 use crate::scene::{Ended, Run, Scene, landfall, migration_status};
@@ -16,8 +18,8 @@ const LINK: ByteRate = ByteRate::mb(33);
 /// What the guests are let use of it.
 const LIMIT: &str = "30MB/s";
 
-fn spec(kind: Kind, mib: u64) -> Spec {
-    Spec { memory: MEMORY, working_set: Bytes::mib(mib), ..Spec::new(kind) }
+fn spec(kind: Workload, mib: u64) -> GuestSpec {
+    GuestSpec { memory: MEMORY, working_set: Bytes::mib(mib), ..GuestSpec::new(kind) }
 }
 
 /// Writes so many times what the limit lets through.
@@ -25,18 +27,18 @@ fn times(times: f64) -> PagesPerSecond {
     PagesPerSecond((times * 30e6 / 4096.0) as u64)
 }
 
-fn hot_and_cold() -> Kind {
-    Kind::HotCold {
+fn hot_and_cold() -> Workload {
+    Workload::HotCold {
         rate: times(2.5),
         hot_writes: Share::clamped(0.8),
         hot_memory: Share::clamped(0.1),
     }
 }
 
-fn by_turns() -> Kind {
+fn by_turns() -> Workload {
     // Turns so short that a probe sees several: longer ones are another guest each.
-    let phase = |rate| Phase { lasts: Duration::from_millis(20), rate, memory: Share::FULL };
-    Kind::Phases { busy: phase(times(6.0)), quiet: phase(times(2.0)) }
+    let phase = |rate| WorkPhase { lasts: Duration::from_millis(20), rate, memory: Share::FULL };
+    Workload::Phases { busy: phase(times(6.0)), quiet: phase(times(2.0)) }
 }
 
 impl Scene {
@@ -75,7 +77,7 @@ fn within(plan: &Value, ended: &Ended, field: &str, noise: f64) -> Result<(), St
 }
 
 /// Plans for a guest and follows the plan.
-fn lands_as_planned(kind: Kind, mib: u64, class: &[&str], asked: &[&str]) {
+fn lands_as_planned(kind: Workload, mib: u64, class: &[&str], asked: &[&str]) {
     agrees_once_in_three(|| {
         let scene = Scene::boot(&spec(kind, mib), LINK)?;
         let plan = scene.plan(asked);
@@ -102,17 +104,17 @@ fn lands_as_planned(kind: Kind, mib: u64, class: &[&str], asked: &[&str]) {
 
 #[test]
 fn an_idle_guest_lands_as_planned() {
-    lands_as_planned(Kind::Idle, 32, &["unaided"], &[]);
+    lands_as_planned(Workload::Idle, 32, &["unaided"], &[]);
 }
 
 #[test]
 fn a_calm_guest_lands_as_planned() {
-    lands_as_planned(Kind::Random { rate: times(0.2) }, 32, &["unaided"], &[]);
+    lands_as_planned(Workload::Random { rate: times(0.2) }, 32, &["unaided"], &[]);
 }
 
 #[test]
 fn a_guest_that_writes_at_random_lands_as_planned() {
-    lands_as_planned(Kind::Random { rate: times(8.0) }, 32, &["middle"], &[]);
+    lands_as_planned(Workload::Random { rate: times(8.0) }, 32, &["middle"], &[]);
 }
 
 #[test]
@@ -127,7 +129,7 @@ fn a_guest_that_is_busy_and_quiet_by_turns_lands_as_planned() {
 
 #[test]
 fn a_guest_that_sweeps_lands_as_planned_where_it_may_be_paused() {
-    lands_as_planned(Kind::Sweep, 32, &["pathological"], &["--give-way", "max-stall"]);
+    lands_as_planned(Workload::Sweep, 32, &["pathological"], &["--give-way", "max-stall"]);
 }
 
 /// The options that ask what a plan asked, with one demand changed.
@@ -143,7 +145,7 @@ fn with_change(asked: &[(&str, &str)], change: &Value) -> Vec<String> {
 
 /// Plans for a guest that nothing lands within what is asked, applies each remedy in turn, and moves the
 /// guest by it.
-fn each_remedy_lands(kind: Kind, mib: u64, asked: &[(&str, &str)], named: &[&str]) {
+fn each_remedy_lands(kind: Workload, mib: u64, asked: &[(&str, &str)], named: &[&str]) {
     let options: Vec<String> =
         asked.iter().flat_map(|(name, text)| [format!("--{name}"), (*text).to_owned()]).collect();
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
@@ -183,25 +185,25 @@ fn each_remedy_lands(kind: Kind, mib: u64, asked: &[(&str, &str)], named: &[&str
 
 #[test]
 fn each_remedy_for_a_guest_that_only_a_pause_lands_is_accepted_and_keeps_the_rest() {
-    each_remedy_lands(Kind::Sweep, 32, &[], &["max-stall", "max-bandwidth", "give-way"]);
+    each_remedy_lands(Workload::Sweep, 32, &[], &["max-stall", "max-bandwidth", "give-way"]);
 }
 
 #[test]
 fn each_remedy_for_a_floor_in_the_way_of_the_stall_is_accepted_and_keeps_the_rest() {
-    let kind = Kind::Random { rate: times(12.0) };
+    let kind = Workload::Random { rate: times(12.0) };
     let asked = [("min-cpu", "60%")];
     each_remedy_lands(kind, 32, &asked, &["min-cpu", "max-stall"]);
 }
 
 #[test]
 fn a_time_that_is_too_short_has_a_remedy_that_is_kept() {
-    let kind = Kind::Random { rate: times(2.0) };
+    let kind = Workload::Random { rate: times(2.0) };
     each_remedy_lands(kind, 32, &[("max-time", "1s")], &["max-time", "max-bandwidth"]);
 }
 
 #[test]
 fn a_plan_takes_little_longer_than_its_probe_and_draws_what_it_found() {
-    let Some(scene) = Scene::boot(&spec(Kind::Random { rate: times(4.0) }, 32), LINK) else {
+    let Some(scene) = Scene::boot(&spec(Workload::Random { rate: times(4.0) }, 32), LINK) else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();

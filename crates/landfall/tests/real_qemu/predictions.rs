@@ -1,7 +1,7 @@
 //! The default policy: what it says before the start, and what it then does.
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_testguest::{Kind, PagesPerSecond, Spec, agrees_once_in_three, claim};
+use landfall_testguest::{GuestSpec, PagesPerSecond, Workload, agrees_once_in_three, claim};
 
 use crate::scene::{Ended, Scene};
 
@@ -11,14 +11,18 @@ const MEMORY: Bytes = Bytes::mib(192);
 const LINK: ByteRate = ByteRate::mb(66);
 const LIMIT: &[&str] = &["--max-bandwidth", "60MB/s", "--probe", "2s"];
 
-fn sweep() -> Spec {
-    Spec { memory: MEMORY, working_set: Bytes::mib(64), ..Spec::new(Kind::Sweep) }
+fn sweep() -> GuestSpec {
+    GuestSpec { memory: MEMORY, working_set: Bytes::mib(64), ..GuestSpec::new(Workload::Sweep) }
 }
 
 /// It writes so many times what the limit lets through.
-fn random(times: f64) -> Spec {
+fn random(times: f64) -> GuestSpec {
     let rate = PagesPerSecond((times * 60e6 / 4096.0) as u64);
-    Spec { memory: MEMORY, working_set: Bytes::mib(96), ..Spec::new(Kind::Random { rate }) }
+    GuestSpec {
+        memory: MEMORY,
+        working_set: Bytes::mib(96),
+        ..GuestSpec::new(Workload::Random { rate })
+    }
 }
 
 fn asked(options: &[&'static str]) -> Vec<&'static str> {
@@ -81,7 +85,7 @@ fn a_floor_for_the_cpu_holds_and_the_guest_lands() {
 
 #[test]
 fn guests_that_land_unaided_are_never_held() {
-    for spec in [random(0.1), Spec { memory: MEMORY, ..Spec::new(Kind::Idle) }] {
+    for spec in [random(0.1), GuestSpec { memory: MEMORY, ..GuestSpec::new(Workload::Idle) }] {
         let Some(scene) = Scene::boot(&spec, LINK) else { return };
         let ended = scene.migrate(&asked(&["--aggression", "1"]));
         assert_eq!(ended.report["outcome"], "landed", "{ended:?}");

@@ -17,17 +17,17 @@ fn scene() -> Option<Scene> {
 #[test]
 fn a_paused_guest_is_refused() {
     let Some(scene) = scene() else { return };
-    scene.pair.source.probe().unwrap().run("stop").unwrap();
+    scene.pair.source.raw_qmp().unwrap().run("stop").unwrap();
     let ended = scene.migrate(&[]);
     ended.assert(4, "refused", &["the guest is not running", "cont"]);
-    scene.pair.source.probe().unwrap().run("cont").unwrap();
+    scene.pair.source.raw_qmp().unwrap().run("cont").unwrap();
     scene.assert_unharmed_at_source();
 }
 
 #[test]
 fn a_guest_that_is_migrating_already_is_refused_and_its_migration_goes_on() {
     let Some(scene) = scene() else { return };
-    let mut probe = scene.pair.source.probe().unwrap();
+    let mut probe = scene.pair.source.raw_qmp().unwrap();
     probe.run_with("migrate", json!({ "uri": scene.pair.uri() })).unwrap();
     let ended = scene.migrate(&[]);
     ended.assert(4, "refused", &["being migrated already"]);
@@ -59,7 +59,7 @@ fn a_second_landfall_on_the_same_guest_is_refused_and_the_first_goes_on() {
     let mut command = landfall();
     command
         .args(["migrate", "--json"])
-        .arg(scene.pair.source.probe_socket())
+        .arg(scene.pair.source.raw_qmp_socket())
         .arg("tcp:127.0.0.1:1");
     let second = Run::start(command).ended();
     second.assert(4, "refused", &["already"]);

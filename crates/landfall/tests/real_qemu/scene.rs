@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_testguest::{
-    Kind, PagesPerSecond, Pair, Probe, Spec, Verified, Vm, VmBuilder, VmError,
+    GuestSpec, MemoryCheck, MigrationPair, PagesPerSecond, RawQmp, Vm, VmBuilder, VmError, Workload,
 };
-use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
 /// For whatever must happen at all: long, because the machine may be busy with something else.
@@ -20,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A guest, its way to a destination, and its state before anybody touched it.
 pub struct Scene {
-    pub pair: Pair,
+    pub pair: MigrationPair,
     pub before: Found,
     /// Two QEMUs and landfall fill two cores: one scene at a time on a machine.
     _turn: fs::File,
@@ -38,7 +37,7 @@ pub struct Found {
 
 impl Scene {
     /// A guest at work; `None`, with the reason printed, where there is no QEMU.
-    pub fn boot(spec: &Spec, rate: ByteRate) -> Option<Scene> {
+    pub fn boot(spec: &GuestSpec, rate: ByteRate) -> Option<Scene> {
         Self::with(Vm::builder(spec), rate)
     }
 
@@ -52,7 +51,7 @@ impl Scene {
             }
             Err(error) => panic!("{error}"),
         };
-        let pair = Pair::start(source, rate).unwrap();
+        let pair = MigrationPair::start(source, rate).unwrap();
         let before = Found::of(&pair.source);
         Some(Scene { pair, before, _turn: turn })
     }
@@ -80,7 +79,7 @@ impl Scene {
         self.pair.destination = self.pair.source.destination().start().unwrap();
         let rate = ByteRate::mb(1000);
         let to = self.pair.destination.incoming().unwrap().parse().unwrap();
-        self.pair.link = landfall_testguest::Link::new(to, Some(rate)).unwrap();
+        self.pair.link = landfall_testguest::LinkRelay::new(to, Some(rate)).unwrap();
     }
 
     pub fn pid(&self) -> i32 {
@@ -114,7 +113,7 @@ impl Scene {
         assert_eq!(now.capabilities, self.before.capabilities);
         self.assert_nothing_left();
         let after = Instant::now();
-        let place = self.pair.source.place();
+        let place = self.pair.source.qemu_index();
         let beats = self.pair.source.heartbeats();
         beats.beat_from(place, Some(after), PATIENCE).expect("the guest beats at the source");
         self.assert_memory_right();
@@ -125,7 +124,7 @@ impl Scene {
     pub fn assert_landed(&self) {
         assert_eq!(run_state(&self.pair.destination), "running");
         let beats = self.pair.source.heartbeats();
-        let place = self.pair.destination.place();
+        let place = self.pair.destination.qemu_index();
         beats.beat_from(place, Some(Instant::now()), PATIENCE).expect("the guest beats there");
         let now = limits(self.pid());
         assert_eq!(now, self.before.limits_as_they_were(&now));
@@ -136,7 +135,7 @@ impl Scene {
     #[track_caller]
     pub fn assert_memory_right(&self) {
         let beats = self.pair.source.heartbeats();
-        let Verified { errors, pages, .. } = beats.verify(PATIENCE).unwrap();
+        let MemoryCheck { errors, pages, .. } = beats.verify(PATIENCE).unwrap();
         assert!(pages > 0);
         assert_eq!(errors, 0);
         assert_eq!(beats.corruptions(), []);
@@ -151,7 +150,7 @@ impl Scene {
 
 impl Found {
     pub fn of(vm: &Vm) -> Found {
-        let mut probe = vm.probe().unwrap();
+        let mut probe = vm.raw_qmp().unwrap();
         Found {
             limits: limits(i32::try_from(vm.pid()).unwrap()),
             parameters: probe.run("query-migrate-parameters").unwrap(),
@@ -249,28 +248,32 @@ impl Ended {
 }
 
 /// The pathological guest of 2015, small: it dirties all of its working set in milliseconds.
-pub fn sweep(mib: u64) -> Spec {
-    small(Kind::Sweep, mib)
+pub fn sweep(mib: u64) -> GuestSpec {
+    small(Workload::Sweep, mib)
 }
 
 /// A guest that writes at random.
-pub fn random(mib: u64, pages_per_second: u64) -> Spec {
-    small(Kind::Random { rate: PagesPerSecond(pages_per_second) }, mib)
+pub fn random(mib: u64, pages_per_second: u64) -> GuestSpec {
+    small(Workload::Random { rate: PagesPerSecond(pages_per_second) }, mib)
 }
 
-pub fn small(kind: Kind, mib: u64) -> Spec {
-    Spec { memory: Bytes::mib(mib * 2 + 32), working_set: Bytes::mib(mib), ..Spec::new(kind) }
+pub fn small(kind: Workload, mib: u64) -> GuestSpec {
+    GuestSpec {
+        memory: Bytes::mib(mib * 2 + 32),
+        working_set: Bytes::mib(mib),
+        ..GuestSpec::new(kind)
+    }
 }
 
 pub fn run_state(vm: &Vm) -> String {
-    word(&mut vm.probe().unwrap(), "query-status")
+    word(&mut vm.raw_qmp().unwrap(), "query-status")
 }
 
 pub fn migration_status(vm: &Vm) -> String {
-    word(&mut vm.probe().unwrap(), "query-migrate")
+    word(&mut vm.raw_qmp().unwrap(), "query-migrate")
 }
 
-fn word(probe: &mut Probe, command: &str) -> String {
+fn word(probe: &mut RawQmp, command: &str) -> String {
     probe.run(command).unwrap()["status"].as_str().unwrap_or("none").to_owned()
 }
 
@@ -330,8 +333,5 @@ fn groups_left(pid: i32) -> Vec<PathBuf> {
 
 /// Waits for this machine's other scenes to be over.
 pub fn take_turn() -> fs::File {
-    let path = std::env::temp_dir().join("landfall-tests.lock");
-    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
-    flock(&file, FlockOperation::LockExclusive).unwrap();
-    file
+    landfall_testguest::take_turn().unwrap()
 }

@@ -4,17 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use landfall_core::units::{ByteRate, Bytes};
-use landfall_testguest::{Kind, PagesPerSecond, Spec};
+use landfall_testguest::{GuestSpec, PagesPerSecond, Workload};
 
 use crate::scene::{Ended, Scene, landfall};
 
 const LINK: ByteRate = ByteRate::mb(66);
 
 /// A guest that writes eight times what the limit lets through: also on a busy machine it takes a hold.
-fn middle() -> Spec {
+fn middle() -> GuestSpec {
     let rate = PagesPerSecond((8.0 * 60e6 / 4096.0) as u64);
     let memory = Bytes::mib(192);
-    Spec { memory, working_set: Bytes::mib(96), ..Spec::new(Kind::Random { rate }) }
+    GuestSpec { memory, working_set: Bytes::mib(96), ..GuestSpec::new(Workload::Random { rate }) }
 }
 
 fn shipped(name: &str) -> String {

@@ -1,7 +1,9 @@
 //! What the tests with a real QEMU share.
 
 use landfall_core::units::Bytes;
-use landfall_testguest::{Endpoint, Kind, Link, PagesPerSecond, Spec, Vm, VmBuilder, VmError};
+use landfall_testguest::{
+    Endpoint, GuestSpec, LinkRelay, PagesPerSecond, Vm, VmBuilder, VmError, Workload,
+};
 use serde_json::json;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -22,13 +24,13 @@ pub fn start(builder: VmBuilder) -> Option<Vm> {
 }
 
 /// A small guest that writes at random.
-pub fn random(rate: u64) -> Spec {
-    small(Kind::Random { rate: PagesPerSecond(rate) })
+pub fn random(rate: u64) -> GuestSpec {
+    small(Workload::Random { rate: PagesPerSecond(rate) })
 }
 
 /// A guest of 64 MiB that uses 16 of them.
-pub fn small(kind: Kind) -> Spec {
-    Spec { memory: Bytes::mib(64), working_set: Bytes::mib(16), ..Spec::new(kind) }
+pub fn small(kind: Workload) -> GuestSpec {
+    GuestSpec { memory: Bytes::mib(64), working_set: Bytes::mib(16), ..GuestSpec::new(kind) }
 }
 
 /// Pages in the working set of [`small`].
@@ -44,7 +46,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Waits until nothing passes a link any more: what it had in hand may still have to go.
-pub fn wait_until_still(link: &Link) {
+pub fn wait_until_still(link: &LinkRelay) {
     wait_until("a link that stands still", || {
         let passed = link.passed();
         sleep(Duration::from_millis(200));
@@ -53,14 +55,14 @@ pub fn wait_until_still(link: &Link) {
 }
 
 /// A link to where a destination listens.
-pub fn link_to(destination: &Vm) -> Link {
+pub fn link_to(destination: &Vm) -> LinkRelay {
     let to: Endpoint = destination.incoming().unwrap().parse().unwrap();
-    Link::new(to, None).unwrap()
+    LinkRelay::new(to, None).unwrap()
 }
 
 /// Starts a migration, without QEMU's own bandwidth limit.
 pub fn migrate(source: &Vm, uri: &str) {
-    let mut probe = source.probe().unwrap();
+    let mut probe = source.raw_qmp().unwrap();
     let unlimited = json!({"max-bandwidth": 100_000_000_000u64});
     probe.run_with("migrate-set-parameters", unlimited).unwrap();
     probe.run_with("migrate", json!({"uri": uri})).unwrap();
@@ -68,6 +70,6 @@ pub fn migrate(source: &Vm, uri: &str) {
 
 /// QEMU's word for how the migration stands.
 pub fn migration_status(source: &Vm) -> String {
-    let state = source.probe().unwrap().run("query-migrate").unwrap();
+    let state = source.raw_qmp().unwrap().run("query-migrate").unwrap();
     state["status"].as_str().unwrap_or("none").to_owned()
 }

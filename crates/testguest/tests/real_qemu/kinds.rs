@@ -3,7 +3,8 @@
 use crate::common::{PATIENCE, SMALL_PAGES, migrate, random, small, start, wait_until};
 use landfall_core::units::{Bytes, Share};
 use landfall_testguest::{
-    Content, Kind, Machine, PagesPerSecond, Phase, Spec, Vm, agrees_once_in_three, claim,
+    GuestSpec, MachineType, PageContent, PagesPerSecond, Vm, WorkPhase, Workload,
+    agrees_once_in_three, claim,
 };
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -22,28 +23,28 @@ fn observe(vm: &Vm, vcpu: usize, time: Duration) -> (Duration, usize) {
 #[test]
 fn every_kind_boots_beats_and_keeps_its_memory_right() {
     let (hot_writes, hot_memory) = (Share::clamped(0.9), Share::clamped(0.1));
-    let phase = |rate, memory| Phase {
+    let phase = |rate, memory| WorkPhase {
         lasts: Duration::from_millis(20),
         rate: PagesPerSecond(rate),
         memory: Share::clamped(memory),
     };
     let kinds = [
-        Kind::Sweep,
-        Kind::Random { rate: RATE },
-        Kind::HotCold { rate: RATE, hot_writes, hot_memory },
-        Kind::Phases { busy: phase(20_000, 1.0), quiet: phase(500, 0.1) },
-        Kind::Idle,
+        Workload::Sweep,
+        Workload::Random { rate: RATE },
+        Workload::HotCold { rate: RATE, hot_writes, hot_memory },
+        Workload::Phases { busy: phase(20_000, 1.0), quiet: phase(500, 0.1) },
+        Workload::Idle,
     ];
     for kind in kinds {
-        let spec = Spec { cold: Bytes::mib(4), content: Content::Random, ..small(kind) };
+        let spec = GuestSpec { cold: Bytes::mib(4), content: PageContent::Random, ..small(kind) };
         let Some(vm) = start(Vm::builder(&spec)) else { return };
         let beats = vm.heartbeats();
         let header = beats.ready(PATIENCE).unwrap();
         assert_eq!((header.kind.as_str(), header.pages), (kind.name(), SMALL_PAGES));
         assert_eq!(header.phases.len(), if kind.name() == "phases" { 2 } else { 1 });
-        let first = beats.beat_from(vm.place(), None, PATIENCE).unwrap();
+        let first = beats.beat_from(vm.qemu_index(), None, PATIENCE).unwrap();
         let later = Some(first + Duration::from_millis(200));
-        beats.beat_from(vm.place(), later, PATIENCE).unwrap();
+        beats.beat_from(vm.qemu_index(), later, PATIENCE).unwrap();
         let verified = beats.verify(PATIENCE).unwrap();
         assert_eq!((verified.pages, verified.errors), (SMALL_PAGES + 1024, 0), "{kind:?}");
         assert_eq!(beats.corruptions(), []);
@@ -55,12 +56,12 @@ fn a_random_guest_writes_at_the_rate_asked_for() {
     // Two rates within one run, turn and turn about, so that the machine's own speed drops out: in
     // the phase of four times the rate a beat holds four times the pages, and must take as long.
     const BEATS: usize = 10;
-    let phase = |rate| Phase {
+    let phase = |rate| WorkPhase {
         lasts: Duration::from_millis(2 * BEATS as u64),
         rate: PagesPerSecond(rate),
         memory: Share::FULL,
     };
-    let kind = Kind::Phases { busy: phase(80_000), quiet: phase(20_000) };
+    let kind = Workload::Phases { busy: phase(80_000), quiet: phase(20_000) };
     let Some(vm) = start(Vm::builder(&small(kind))) else { return };
     let header = vm.heartbeats().ready(PATIENCE).unwrap();
     assert_eq!(header.phases.iter().map(|p| p.beats).collect::<Vec<_>>(), [BEATS as u64; 2]);
@@ -102,8 +103,8 @@ fn a_guest_slower_than_a_page_a_beat_still_beats() {
     let Some(vm) = start(Vm::builder(&random(50))) else { return };
     let header = vm.heartbeats().ready(PATIENCE).unwrap();
     assert_eq!((header.phases[0].every, header.units.per_beat[0]), (10, 1));
-    let first = vm.heartbeats().beat_from(vm.place(), None, PATIENCE).unwrap();
-    vm.heartbeats().beat_from(vm.place(), Some(first), PATIENCE).unwrap();
+    let first = vm.heartbeats().beat_from(vm.qemu_index(), None, PATIENCE).unwrap();
+    vm.heartbeats().beat_from(vm.qemu_index(), Some(first), PATIENCE).unwrap();
 }
 
 #[test]
@@ -116,7 +117,7 @@ fn an_idle_guest_leaves_the_cpu_alone_and_a_sweeping_one_does_not() {
         Some(cpu.as_secs_f64())
     };
     agrees_once_in_three(|| {
-        let (idle, sweep) = (share(Kind::Idle)?, share(Kind::Sweep)?);
+        let (idle, sweep) = (share(Workload::Idle)?, share(Workload::Sweep)?);
         Some(claim(idle < 0.2 * sweep, format!("idle {idle:.3} s, sweep {sweep:.3} s of CPU")))
     });
 }
@@ -124,7 +125,7 @@ fn an_idle_guest_leaves_the_cpu_alone_and_a_sweeping_one_does_not() {
 #[test]
 fn one_vcpu_dirties_memory_while_the_other_computes() {
     for accel in ["tcg,thread=multi", "tcg,thread=single"] {
-        let spec = Spec { vcpus: 2, ..random(RATE.0) };
+        let spec = GuestSpec { vcpus: 2, ..random(RATE.0) };
         let Some(vm) = start(Vm::builder(&spec).accel(accel)) else { return };
         let beats = vm.heartbeats();
         let header = beats.ready(PATIENCE).unwrap();
@@ -141,8 +142,8 @@ fn one_vcpu_dirties_memory_while_the_other_computes() {
 
 #[test]
 fn several_dirtiers_share_the_working_set_and_answer_for_all_of_it() {
-    let spec = Spec { vcpus: 3, dirtiers: 3, ..small(Kind::Sweep) };
-    let Some(vm) = start(Vm::builder(&spec).machine(Machine::Q35)) else { return };
+    let spec = GuestSpec { vcpus: 3, dirtiers: 3, ..small(Workload::Sweep) };
+    let Some(vm) = start(Vm::builder(&spec).machine(MachineType::Q35)) else { return };
     vm.heartbeats().ready(PATIENCE).unwrap();
     let verified = vm.heartbeats().verify(PATIENCE).unwrap();
     assert_eq!((verified.pages, verified.errors), (SMALL_PAGES, 0));
@@ -156,7 +157,7 @@ fn a_guest_boots_in_the_oldest_qemu_that_is_supported() {
     };
     let arguments = std::env::var("LANDFALL_QEMU_72_ARGS").unwrap_or_default();
     let arguments: Vec<&str> = arguments.split_ascii_whitespace().collect();
-    let spec = Spec { vcpus: 2, dirtiers: 2, ..random(RATE.0) };
+    let spec = GuestSpec { vcpus: 2, dirtiers: 2, ..random(RATE.0) };
     // On one thread for all vCPUs: with a thread for each, QEMU 7.2.22 loses writes of a migrating
     // guest under TCG. On a busy machine of two cores 3 of 64 migrations arrived with 43 to 317 pages
     // wrong; on one thread 0 of 120, and QEMU 10.0.2 with a thread for each 0 of 210.
@@ -165,13 +166,13 @@ fn a_guest_boots_in_the_oldest_qemu_that_is_supported() {
     let destination = vm.destination().start().unwrap();
     vm.heartbeats().ready(PATIENCE).unwrap();
     migrate(&vm, destination.incoming().unwrap());
-    vm.heartbeats().beat_from(destination.place(), None, PATIENCE).unwrap();
+    vm.heartbeats().beat_from(destination.qemu_index(), None, PATIENCE).unwrap();
     assert_eq!(vm.heartbeats().verify(PATIENCE).unwrap().errors, 0);
 }
 
 #[test]
 fn what_keeps_a_qemu_from_starting_is_told_with_a_remedy() {
-    let spec = small(Kind::Idle);
+    let spec = small(Workload::Idle);
     let missing = Vm::builder(&spec).qemu("/nowhere/qemu").start().unwrap_err();
     assert!(missing.to_string().contains("install qemu-system-x86 or set LANDFALL_QEMU"));
     let Some(_) = start(Vm::builder(&spec)) else { return };

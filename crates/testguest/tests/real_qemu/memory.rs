@@ -2,14 +2,14 @@
 
 use crate::common::{PATIENCE, SMALL_PAGES, random, small, start, wait_until};
 use landfall_core::units::Bytes;
-use landfall_testguest::{Kind, Spec, Vm};
+use landfall_testguest::{GuestSpec, Vm, Workload};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
 const PAGE: u64 = 4096;
 
 /// A guest whose memory lies in a file, and the file.
-fn guest_in_a_file(spec: &Spec) -> Option<(Vm, File, tempfile::TempDir)> {
+fn guest_in_a_file(spec: &GuestSpec) -> Option<(Vm, File, tempfile::TempDir)> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("memory");
     let vm = start(Vm::builder(spec).memory_file(&path))?;
@@ -25,7 +25,7 @@ fn flip_a_bit(file: &File, address: u64) {
 
 #[test]
 fn a_full_check_finds_a_flipped_bit_names_it_and_mends_it() {
-    let spec = Spec { cold: Bytes::mib(1), ..small(Kind::Idle) };
+    let spec = GuestSpec { cold: Bytes::mib(1), ..small(Workload::Idle) };
     let Some((vm, file, _directory)) = guest_in_a_file(&spec) else { return };
     let header = vm.heartbeats().ready(PATIENCE).unwrap();
     assert_eq!(vm.heartbeats().verify(PATIENCE).unwrap().errors, 0);
@@ -43,7 +43,7 @@ fn a_full_check_finds_a_flipped_bit_names_it_and_mends_it() {
 #[test]
 fn work_going_on_finds_a_flipped_bit_by_itself() {
     // Few pages, so that their turn comes often: a page shows another word at each of 511 visits.
-    let spec = Spec { working_set: Bytes(64 * PAGE), ..random(100_000) };
+    let spec = GuestSpec { working_set: Bytes(64 * PAGE), ..random(100_000) };
     let Some((vm, file, _directory)) = guest_in_a_file(&spec) else { return };
     let header = vm.heartbeats().ready(PATIENCE).unwrap();
     let complaint_about = |slot| {
@@ -61,12 +61,12 @@ fn work_going_on_finds_a_flipped_bit_by_itself() {
 
 #[test]
 fn a_guest_that_finds_much_wrong_complains_briefly_and_works_on() {
-    let Some((vm, file, _directory)) = guest_in_a_file(&small(Kind::Idle)) else { return };
+    let Some((vm, file, _directory)) = guest_in_a_file(&small(Workload::Idle)) else { return };
     let header = vm.heartbeats().ready(PATIENCE).unwrap();
     file.write_all_at(&[0xa5; 8 * 4096], header.base + 100 * PAGE).unwrap();
     let verified = vm.heartbeats().verify(PATIENCE).unwrap();
     assert_eq!(verified.errors, 8 * 512);
     assert!(vm.heartbeats().corruptions().len() < 30);
     let now = std::time::Instant::now();
-    vm.heartbeats().beat_from(vm.place(), Some(now), PATIENCE).unwrap();
+    vm.heartbeats().beat_from(vm.qemu_index(), Some(now), PATIENCE).unwrap();
 }

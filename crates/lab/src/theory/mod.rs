@@ -1,0 +1,158 @@
+//! `landfall bench theory`: does throttling act as time dilation?
+//!
+//! The theory: a guest that got `c` seconds of CPU time has dirtied `D(c)` distinct memory, however it was
+//! throttled. Here guests of known behaviour are measured unthrottled and throttled in two ways, by two
+//! independent means, and each measurement is compared with the curve of the unthrottled guest.
+//!
+//! [`sampled`] measures by QEMU's page sampling, [`synced`] by the dirty bitmap of a running
+//! migration; [`landed`] measures what a migration costs beyond its bytes. [`stage`] has the guest,
+//! [`throttle`] the throttles, [`trace`] its CPU time; [`figures`], [`doc`] and [`chart`] show the
+//! results.
+
+mod chart;
+mod doc;
+mod figures;
+mod landed;
+mod sampled;
+mod stage;
+mod synced;
+mod throttle;
+mod trace;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use landfall_core::units::{ByteRate, Bytes, Share};
+use landfall_qemu::driver::Stops;
+use landfall_qemu::stdio::{eprint_line, print_line};
+use landfall_testguest::{GuestSpec, PagesPerSecond, WorkPhase, Workload};
+use serde_json::json;
+
+use figures::MeasuredGuest;
+use landed::Landing;
+use stage::TheoryStage;
+
+/// Measures how much distinct memory guests of known behaviour dirty, free and held by quota and by
+/// pauses, against the dirty curve of the free guest (6 minutes). Needs QEMU 8.2, root, and a machine
+/// with nothing else to do.
+#[derive(Debug, Args)]
+pub struct TheoryArgs {
+    /// Folder whose theory.md gets the figures, and whose theory/ the pictures
+    #[arg(long, value_name = "FOLDER")]
+    pub docs: Option<PathBuf>,
+
+    /// Print every measurement as JSON on standard output, and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Fast enough not to bound the later passes.
+const LINK: ByteRate = ByteRate::mb(100);
+
+/// Why the experiment could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TheoryError {
+    /// The guest did not start.
+    #[error(transparent)]
+    Vm(#[from] landfall_testguest::VmError),
+    /// The guest is not heard of.
+    #[error(transparent)]
+    Guest(#[from] landfall_testguest::GuestError),
+    /// QEMU does not do as it is asked.
+    #[error(transparent)]
+    Qmp(#[from] landfall_qemu::qmp::QmpError),
+    /// The guest cannot be held.
+    #[error(transparent)]
+    Cgroup(#[from] landfall_qemu::cgroup::CgroupError),
+    /// The kernel's counters cannot be read.
+    #[error("the kernel does not tell the CPU time of the vCPU threads (/proc/PID/schedstat)")]
+    NoCounters,
+    /// QEMU has measured nothing.
+    #[error("QEMU has not measured the dirty rate; this takes QEMU 8.2 or later")]
+    NotSampled,
+    /// There was nothing to look at.
+    #[error("the migration was over before its first pass")]
+    Landed,
+    /// A migration that was to land did not.
+    #[error("a guest did not land: {0}")]
+    NotLanded(String),
+    /// Something else.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// The guests: 96 MiB of 256 are written by all.
+fn guests() -> Vec<(&'static str, Workload)> {
+    let rate = PagesPerSecond;
+    let phase = |ms, rate, percent: f64| WorkPhase {
+        lasts: Duration::from_millis(ms),
+        rate: PagesPerSecond(rate),
+        memory: Share::clamped(percent / 100.0),
+    };
+    vec![
+        ("20 000 pages/s, all alike", Workload::Random { rate: rate(20_000) }),
+        (
+            "40 000 pages/s, nine of ten in a tenth of the memory",
+            Workload::HotCold {
+                rate: rate(40_000),
+                hot_writes: Share::clamped(0.9),
+                hot_memory: Share::clamped(0.1),
+            },
+        ),
+        ("every page in turn, flat out", Workload::Sweep),
+        (
+            "40 000 pages/s for 0.2 s of CPU, then 2 000 for 0.2 s",
+            Workload::Phases { busy: phase(200, 40_000, 100.0), quiet: phase(200, 2_000, 10.0) },
+        ),
+        ("wakes a hundred times a second for one page", Workload::Idle),
+    ]
+}
+
+/// Makes the experiment and returns the exit status.
+pub async fn run(options: TheoryArgs, mut stops: Stops) -> u8 {
+    let outcome = tokio::select! {
+        biased;
+        reason = stops.recv() => Err(reason.unwrap_or_default()),
+        done = experiment() => done.map_err(|problem| problem.to_string()),
+    };
+    let (guests, landings) = match outcome {
+        Ok(done) => done,
+        Err(problem) => {
+            eprint_line(&format!("landfall: {problem}"));
+            return 5;
+        }
+    };
+    if options.json {
+        print_line(&json!({ "guests": guests, "landings": landings }).to_string());
+    } else {
+        print_line(&doc::figures(&guests, &landings));
+    }
+    if let Some(folder) = &options.docs
+        && let Err(error) = doc::write(folder, &guests, &landings)
+    {
+        eprint_line(&format!("landfall: --docs {}: {error}", folder.display()));
+        return 5;
+    }
+    0
+}
+
+async fn experiment() -> Result<(Vec<MeasuredGuest>, Vec<Landing>), TheoryError> {
+    let mut all = Vec::new();
+    for (about, kind) in guests() {
+        eprint_line(&format!("{}: {about}", kind.name()));
+        let spec = GuestSpec { working_set: Bytes::mib(96), ..GuestSpec::new(kind) };
+        let mut stage = TheoryStage::boot(&spec, LINK).await?;
+        let mut seen = sampled::all(&mut stage).await?;
+        eprint_line(&format!(
+            "{}: {} times by sampling, now by migration",
+            kind.name(),
+            seen.len()
+        ));
+        let (by_syncs, pace) = synced::all(&mut stage).await?;
+        seen.extend(by_syncs);
+        all.push(MeasuredGuest::new(kind.name(), about, seen, pace));
+    }
+    eprint_line("landings");
+    Ok((all, landed::all().await?))
+}

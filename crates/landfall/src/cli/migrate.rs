@@ -1,0 +1,90 @@
+//! The options of `landfall migrate`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use landfall_qemu::monitor;
+use landfall_qemu::qmp::QmpAddress;
+
+use super::requirement_args::RequirementArgs;
+use crate::hooks::Hook;
+
+/// Moves a running guest from one QEMU to another, holding its CPU from outside where that is what
+/// makes it land.
+///
+/// The guest's CPU is held with the kernel's CFS bandwidth controller, on its vCPU threads alone.
+/// Whatever happens - an error, Ctrl-C, kill -9 - the guest ends running at full speed with its old
+/// limits, or landfall says exactly what it does not know.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct MigrateArgs {
+    /// QMP monitor of the QEMU that the guest is to leave: unix:/run/vm.qmp or tcp:127.0.0.1:4445
+    pub source: QmpAddress,
+
+    /// Where a QEMU started with -incoming waits: tcp:host:port or unix:/path
+    #[arg(value_parser = uri)]
+    pub destination: String,
+
+    /// QMP monitor of the destination: lets landfall check it beforehand, set it up, and see the
+    /// guest run there
+    #[arg(long, value_name = "ADDRESS")]
+    pub destination_qmp: Option<QmpAddress>,
+
+    #[command(flatten)]
+    pub asked: RequirementArgs,
+
+    /// Whether the guest may run at the destination before all its memory is there. It is lost if
+    /// the link fails then
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t = PostCopyArg::Never)]
+    pub post_copy: PostCopyArg,
+
+    /// Write every observation and decision to this file, a line of JSON each, for landfall replay
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+
+    /// Run a program at a point of the migration (before-start, before-switch-over, landed, failed),
+    /// with the facts as JSON on its standard input; again for another. A before-start that fails
+    /// refuses the migration
+    #[arg(long, value_name = "POINT=PROGRAM")]
+    pub hook: Vec<Hook>,
+
+    /// Print the report as one JSON object on standard output, and nothing else
+    #[arg(long)]
+    pub json: bool,
+
+    /// Go on when the terminal or the process that started this is gone (for landfall serve)
+    #[arg(long, hide = true)]
+    pub own_session: bool,
+}
+
+/// Whether post-copy is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PostCopyArg {
+    /// It stays at the source until all its memory is at the destination
+    Never,
+    /// It may, with --policy post-copy
+    Allow,
+}
+
+/// Lets through a migration URI that leads to another QEMU.
+fn uri(text: &str) -> Result<String, monitor::MigrationUriError> {
+    monitor::check_migration_uri(text).map(|()| text.to_owned())
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Start the destination as you would start the guest, plus -incoming tcp:0:4444, then:
+
+    landfall migrate unix:/run/vm.qmp tcp:otherhost:4444
+
+  Land within two minutes, pausing the guest for as long as it takes if nothing gentler will do:
+
+    landfall migrate unix:/run/vm.qmp tcp:otherhost:4444 --max-time 2min --give-way max-stall
+
+Exit status:
+  0  landed, every requirement kept
+  2  wrong arguments
+  3  landed, a requirement was broken
+  4  refused before starting; the guest is as it was
+  5  failed or cancelled; the guest runs at the source at full speed
+  6  the guest's state is not known; all that is known was said";

@@ -1,0 +1,61 @@
+//! The options of `landfall plan`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use landfall_core::units::ByteRate;
+use landfall_qemu::qmp::QmpAddress;
+
+use super::requirement_args::RequirementArgs;
+
+/// Says of a running guest what a migration would be: how it writes its memory, its class, what each
+/// setting of the aggression implies for time, CPU, stall and work lost, the setting to recommend, which
+/// requirements conflict, and what would resolve it. Changes nothing; the guest is only watched.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct PlanArgs {
+    /// QMP monitor of the QEMU that the guest runs in: unix:/run/vm.qmp or tcp:127.0.0.1:4445
+    pub source: QmpAddress,
+
+    /// Rate of the link that the guest would leave by: 100MB/s, 1Gbit/s [default: --max-bandwidth, or
+    /// what QEMU is set to]
+    #[arg(long, value_name = "RATE", value_parser = above_zero)]
+    pub to_rate: Option<ByteRate>,
+
+    #[command(flatten)]
+    pub asked: RequirementArgs,
+
+    /// Draw how the guest writes its memory into this file (SVG)
+    #[arg(long, value_name = "FILE")]
+    pub picture: Option<PathBuf>,
+
+    /// Print everything as one JSON object on standard output, and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn above_zero(text: &str) -> Result<ByteRate, String> {
+    match text.parse::<ByteRate>() {
+        Ok(rate) if rate.per_second() == 0 => Err(
+            "nothing can be sent at that rate; write what the link carries, for example 1Gbit/s"
+                .to_owned(),
+        ),
+        Ok(rate) => Ok(rate),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  What would it take to move this guest over a link of a gigabit, in two minutes at the most?
+
+    landfall plan unix:/run/vm.qmp --to-rate 1Gbit/s --max-time 2min
+
+  Look longer, for a guest whose ways change, and draw how it writes:
+
+    landfall plan unix:/run/vm.qmp --to-rate 1Gbit/s --probe 10s --picture vm.svg
+
+Exit status:
+  0  the plan was made; whether everything can be kept, it says
+  2  wrong arguments
+  5  the monitor of the guest does not answer";

@@ -1,0 +1,116 @@
+//! `landfall migrate`: one migration, steered to its end.
+
+use std::io::{self, Write};
+
+use landfall_core::report::Report;
+use landfall_core::requirements::Requirements;
+use landfall_core::requirements::settings::Demands;
+use landfall_migration::preflight::forecast_line;
+use landfall_migration::progress::ProgressLine;
+use landfall_migration::run::{FinishedRun, MigrationRun, RunConfig};
+use landfall_qemu::driver::Look;
+use landfall_qemu::stdio::eprint_line;
+
+use crate::cli::{MigrateArgs, PostCopyArg};
+use crate::hooks::{Facts, Hooks};
+use crate::output::report_text::format_report;
+use crate::{USAGE, signals};
+
+/// Runs it and returns the exit status.
+pub async fn run(options: Box<MigrateArgs>) -> u8 {
+    if options.own_session {
+        // An error means that it leads a session already.
+        let _ = rustix::process::setsid();
+    }
+    let demands = match options.asked.demands() {
+        Ok(demands) => demands,
+        Err(problem) => return usage(&problem),
+    };
+    let line = ProgressLine::new();
+    let mut run = match prepare(&options, &demands, &line) {
+        Ok(run) => run,
+        Err(problem) => return usage(&problem),
+    };
+    let mut stops = signals::listen();
+    let Demands { requirements: asked, aggression } = demands;
+    let mut hooks = Hooks::new(options.hook.clone(), Facts::of(&options, &asked, aggression));
+    let probed = tokio::select! {
+        biased;
+        Some(reason) = stops.recv() => Err(reason),
+        probed = run.probe(options.asked.probe) => probed.map_err(|error| error.to_string()),
+    };
+    let (preflight, expected) = match probed {
+        Ok(probed) => probed,
+        Err(reason) => return finish(run.refuse(reason), hooks, options.json).await,
+    };
+    if let Some(expected) = &expected
+        && !options.json
+    {
+        eprint_line(&forecast_line(expected));
+    }
+    hooks.facts().set_preflight(&preflight, expected.and_then(|expected| expected.forecast));
+    let leave = tokio::select! {
+        biased;
+        Some(reason) = stops.recv() => Err(reason),
+        leave = hooks.before_start() => leave,
+    };
+    if let Err(reason) = leave {
+        return finish(run.refuse(reason), hooks, options.json).await;
+    }
+    let mut on_look = |look: &Look<'_>| {
+        line.on_look(look);
+        hooks.on_look(look);
+    };
+    let finished = run.steer(&mut stops, &mut on_look).await;
+    line.clear();
+    finish(finished, hooks, options.json).await
+}
+
+fn prepare(
+    options: &MigrateArgs,
+    demands: &Demands,
+    line: &ProgressLine,
+) -> Result<MigrationRun, String> {
+    let config = RunConfig {
+        source: options.source.clone(),
+        destination: options.destination.clone(),
+        destination_qmp: options.destination_qmp.clone(),
+        requirements: demands.requirements.clone(),
+        aggression: demands.aggression,
+        policy: options.asked.policy.clone(),
+        post_copy: options.post_copy == PostCopyArg::Allow,
+    };
+    let mut run = MigrationRun::new(config, &line.message_printer())
+        .map_err(|error| format!("landfall cannot find its own program: {error}"))?;
+    if let Some(path) = &options.record {
+        run.record_to(path).map_err(|error| error.to_string())?;
+    }
+    Ok(run)
+}
+
+/// Shows the report, then runs the hooks of the end; returns the exit status.
+async fn finish(run: FinishedRun, hooks: Hooks, json: bool) -> u8 {
+    let FinishedRun { report, requirements } = run;
+    show(&report, &requirements, json);
+    hooks.on_end(&report).await;
+    report.exit_status()
+}
+
+fn usage(problem: &str) -> u8 {
+    eprint_line(&format!("landfall: {problem}"));
+    USAGE
+}
+
+/// Prints the report. Standard output may be closed by now; the exit status tells the outcome in any case.
+fn show(report: &Report, asked: &Requirements, json: bool) {
+    if json {
+        match serde_json::to_string(report) {
+            Ok(text) => drop(writeln!(io::stdout(), "{text}")),
+            Err(error) => {
+                eprint_line(&format!("landfall: the report cannot be written as JSON: {error}"))
+            }
+        }
+    } else {
+        drop(write!(anstream::stdout(), "{}", format_report(report, asked)));
+    }
+}

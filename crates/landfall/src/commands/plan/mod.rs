@@ -1,0 +1,80 @@
+//! `landfall plan`: what is known of a guest, what each setting implies, what conflicts, what to do.
+//!
+//! Nothing but the probe touches the guest. All answers are computed once ([`Prospects`]) and then shown: as
+//! text, as JSON, as a picture.
+
+mod text;
+
+use std::io::Write;
+
+use landfall_core::requirements::settings::Demands;
+use landfall_migration::charts::dirty_curve::draw_prior;
+use landfall_migration::charts::write_svg;
+use landfall_migration::forecaster::{Forecaster, Prospects};
+use landfall_migration::preflight::Preflight;
+use landfall_qemu::stdio::{eprint_line, print_line};
+
+use crate::cli::PlanArgs;
+use crate::{FAILED, USAGE, signals};
+
+/// Runs it and returns the exit status.
+pub async fn run(options: PlanArgs) -> u8 {
+    let mut demands = match options.asked.demands() {
+        Ok(demands) => demands,
+        Err(problem) => return fail(&problem, USAGE),
+    };
+    limit_to_link(&mut demands, &options);
+    let mut stops = signals::listen();
+    let probed = tokio::select! {
+        biased;
+        Some(reason) = stops.recv() => Err(reason),
+        found = Preflight::probe(&options.source, &demands.requirements, options.asked.probe) => {
+            found.map_err(|error| error.to_string())
+        }
+    };
+    let preflight = match probed {
+        Ok(preflight) => preflight,
+        Err(problem) => return fail(&problem, FAILED),
+    };
+    let forecaster = Forecaster { preflight, policy: options.asked.policy.clone(), demands };
+    let prospects = forecaster.prospects();
+    if let Some(picture) = &options.picture
+        && let Err(error) =
+            draw_prior(&forecaster.preflight.prior).and_then(|svg| write_svg(picture, &svg))
+    {
+        return fail(&error.to_string(), USAGE);
+    }
+    show(&options, &prospects);
+    0
+}
+
+/// Limits the bandwidth to what the link carries.
+fn limit_to_link(demands: &mut Demands, options: &PlanArgs) {
+    let limit = &mut demands.requirements.max_bandwidth;
+    *limit = match (*limit, options.to_rate) {
+        (Some(limit), Some(carries)) if limit.0 > carries.0 => Some(carries),
+        (limit, carries) => limit.or(carries),
+    };
+}
+
+fn fail(problem: &str, status: u8) -> u8 {
+    eprint_line(&format!("landfall: {problem}"));
+    status
+}
+
+fn show(options: &PlanArgs, prospects: &Prospects) {
+    if options.json {
+        match serde_json::to_string(prospects) {
+            Ok(text) => print_line(&text),
+            Err(error) => {
+                eprint_line(&format!("landfall: the plan cannot be written as JSON: {error}"))
+            }
+        }
+        return;
+    }
+    // Standard output may be closed by now.
+    drop(write!(anstream::stdout(), "{}", text::format_plan(options, prospects)));
+    if let Some(picture) = &options.picture {
+        print_line(&format!("The curve is in {}", picture.display()));
+    }
+}

@@ -1,0 +1,150 @@
+//! One migration, from probe to report: what `landfall migrate` and every experiment have in common.
+//!
+//! The caller goes through it step by step, so that it can do its own things in between: ask hooks, show
+//! the forecast, listen for a request to end.
+//!
+//! ```text
+//! MigrationRun::new -> record_to -> probe -> steer  -> report
+//!                                      \---> refuse -> report
+//! ```
+
+use std::env;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use landfall_core::model::prior::Prior;
+use landfall_core::report::Report;
+use landfall_core::requirements::{Aggression, Requirements};
+use landfall_qemu::driver::{self, Look, Order, Stops};
+use landfall_qemu::qmp::{QmpAddress, QmpError};
+use landfall_script::Tell;
+use landfall_sim::Expected;
+
+use crate::policy_registry::NamedPolicy;
+use crate::preflight::Preflight;
+use crate::recording::{CreateError, Recorder, RecordingStart};
+
+/// What to migrate, where to, and how.
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    /// QMP monitor of the QEMU that the guest is to leave.
+    pub source: QmpAddress,
+    /// Migration URI at which the destination waits.
+    pub destination: String,
+    /// QMP monitor of the destination, if it can be reached.
+    pub destination_qmp: Option<QmpAddress>,
+    /// The requirements.
+    pub requirements: Requirements,
+    /// How fast against how gentle.
+    pub aggression: Aggression,
+    /// The policy that steers.
+    pub policy: NamedPolicy,
+    /// Whether the guest may run at the destination before all its memory is there.
+    pub post_copy: bool,
+}
+
+/// A migration before its start.
+pub struct MigrationRun {
+    policy: NamedPolicy,
+    order: Order,
+    recorder: Option<Recorder>,
+}
+
+/// A migration after its end.
+#[derive(Debug, Clone)]
+pub struct FinishedRun {
+    /// The report.
+    pub report: Report,
+    /// The requirements at the end; they may have been changed on the way.
+    pub requirements: Requirements,
+}
+
+impl MigrationRun {
+    /// Prepares a migration. `tell` is called at once when a script fails. This program has to know the
+    /// guardian's subcommand ([`landfall_qemu::guardian::SUBCOMMAND`]): it is started again as guardian.
+    ///
+    /// # Errors
+    /// The file of this program cannot be found.
+    pub fn new(config: RunConfig, tell: &Tell) -> io::Result<MigrationRun> {
+        let RunConfig { policy, .. } = config;
+        let order = Order {
+            source: config.source,
+            destination: config.destination,
+            destination_qmp: config.destination_qmp,
+            requirements: config.requirements,
+            aggression: config.aggression,
+            policy: policy.create(tell),
+            post_copy: config.post_copy,
+            prior: Prior::default(),
+            forecast: None,
+            guardian: env::current_exe()?,
+        };
+        Ok(MigrationRun { policy, order, recorder: None })
+    }
+
+    /// Records the migration into a file, which is created at once.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    pub fn record_to(&mut self, path: &Path) -> Result<(), CreateError> {
+        let start = RecordingStart {
+            policy: self.policy.name().to_owned(),
+            script: self.policy.script_text(),
+            aggression: self.order.aggression,
+            requirements: self.order.requirements.clone(),
+            prior: self.order.prior.clone(),
+        };
+        self.recorder = Some(Recorder::create(path, start)?);
+        Ok(())
+    }
+
+    /// Probes the guest for about `budget` and makes the forecast; the policy starts with what was found.
+    ///
+    /// # Errors
+    /// [`QmpError`]: the source's monitor cannot be reached.
+    pub async fn probe(
+        &mut self,
+        budget: Duration,
+    ) -> Result<(Preflight, Option<Expected>), QmpError> {
+        let asked = &self.order.requirements;
+        let preflight = Preflight::probe(&self.order.source, asked, budget).await?;
+        let expected = preflight.forecast(&self.policy, asked, self.order.aggression);
+        self.order.forecast = expected.as_ref().and_then(|expected| expected.forecast);
+        self.order.prior = preflight.prior.clone();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.set_prior(&self.order.prior);
+        }
+        Ok((preflight, expected))
+    }
+
+    /// Ends the run before the migration has started, for a reason to be reported.
+    pub fn refuse(self, reason: String) -> FinishedRun {
+        let report = Report::refused(self.policy.name(), reason);
+        if let Some(recorder) = self.recorder {
+            recorder.finish(&report);
+        }
+        FinishedRun { report, requirements: self.order.requirements }
+    }
+
+    /// Steers the migration to its end. `watch` sees every look at the hypervisor; a reason that comes by
+    /// `stops` ends the migration.
+    pub async fn steer(self, stops: &mut Stops, watch: &mut dyn FnMut(&Look<'_>)) -> FinishedRun {
+        let MigrationRun { order, mut recorder, .. } = self;
+        let mut requirements = order.requirements.clone();
+        let report = driver::migrate(order, stops, &mut |look| {
+            watch(look);
+            if let Some(changed) = look.changed {
+                requirements = changed.requirements.clone();
+            }
+            if let Some(recorder) = &mut recorder {
+                recorder.write_look(look);
+            }
+        })
+        .await;
+        if let Some(recorder) = recorder {
+            recorder.finish(&report);
+        }
+        FinishedRun { report, requirements }
+    }
+}
