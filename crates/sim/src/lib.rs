@@ -41,5 +41,5 @@ pub use link::{Change, Congestion, Link, SwitchOver};
 pub use oracle::{Oracle, oracle, regret};
 pub use qemu::{AutoConverge, Qemu};
 pub use rng::{Draws, Seed};
-pub use run::{Point, Run, Setup, run, run_traced};
+pub use run::{Run, Setup, TracePoint, run, run_traced};
 pub use scenario::{Scenario, ScenarioError};

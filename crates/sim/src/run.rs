@@ -1,20 +1,25 @@
-//! One simulated migration: the steering loop of a real one, with virtual time in place of a clock.
+//! One simulated migration: drives a [`Session`] in virtual time.
 //!
-//! The loop looks ten times a second, at a moment of QEMU's window that follows from the seed, and
-//! oftener near the end of a pass. Each look becomes a sample, a view, a decision and an act, by the same functions and in the same order as
-//! in `landfall-qemu`. Between two looks QEMU's migration thread does what it does when its moments
-//! come; everything else is a formula.
+//! The session is the one that steers real guests; this is the world in which it steers a simulated
+//! one. Ten times a second, at a moment of QEMU's window that follows from the seed, and more often
+//! near the end of a pass, the session gets a sample, and what it asks for is done to the simulated
+//! guest. Between two samples QEMU's migration thread does what it does when its moments come;
+//! everything else is a formula.
+//!
+//! Most samples change nothing. The policy says until when its decision stands, and until then they
+//! are left out: that is where the simulator's speed comes from.
 
 use std::time::Duration;
 
-use landfall_core::decision::{Decision, Finish, Tuning};
-use landfall_core::guard::{self, enforce};
+use landfall_core::decision::Tuning;
 use landfall_core::model::prior::Prior;
-use landfall_core::policy::{Needs, Policy, with_fallback_reason};
-use landfall_core::report::{Measurements, Outcome, PeakRate, Report};
-use landfall_core::requirements::{Aggression, Requirement, Requirements};
+use landfall_core::policy::{Needs, Policy};
+use landfall_core::report::losses::Losses;
+use landfall_core::report::{Measurements, Outcome, Report};
+use landfall_core::requirements::settings::Demands;
+use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::session::{Action, Session, SessionConfig, preflight};
 use landfall_core::switch_over;
-use landfall_core::telemetry::observer::Observer;
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status};
 use landfall_core::telemetry::view::{Levers, NEAR_END_SAMPLE_INTERVAL, Phase, View};
 use landfall_core::units::{Bytes, Moment, Share, show_duration};
@@ -77,10 +82,12 @@ pub struct Run {
     pub outcome: Outcome,
     /// Why, where that needs saying.
     pub reason: Option<String>,
-    /// Times, losses, bytes.
+    /// Times, losses, bytes: the truth, which the simulator knows.
     pub measured: Measurements,
+    /// What the session made of the losses by the kernel's counters alone, as with a real guest.
+    pub counted: Losses,
     /// How it went, if that was asked for.
-    pub trace: Vec<Point>,
+    pub trace: Vec<TracePoint>,
 }
 
 impl Run {
@@ -92,7 +99,7 @@ impl Run {
 
 /// A moment of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
+pub struct TracePoint {
     /// When.
     pub at: Moment,
     /// Pages known dirty and not yet sent.
@@ -103,142 +110,121 @@ pub struct Point {
     pub syncs: u64,
 }
 
-/// The loop looks so often.
-const LOOK: f64 = 0.1;
+/// Time between two samples, in seconds.
+const SAMPLE_INTERVAL: f64 = 0.1;
 /// From the command until the migration thread starts: the connection.
 const SETUP: f64 = 0.01;
 /// A cancelled migration is over after so long (`docs/measurements/levers-qemu-10.0.md`).
 const CANCEL: f64 = 0.001;
-/// A migration of which not a byte moves for so long is given up, as the real loop does.
-const NO_BYTE: f64 = 10.0;
 /// A moment is taken to be reached when it is nearer than this: sums of times round.
 const TINY: f64 = 1e-9;
-/// The highest rate is looked for over spans of this length, as the real loop does.
-const PEAK_SPAN: f64 = 2.0;
+/// Seconds after the start in which every sample is taken: the first view of what there is to send is
+/// where the first pass is reckoned from.
+const SETTLING: f64 = 2.0;
 
 /// Simulates a migration.
 pub fn run(setup: &Setup, policy: &mut dyn Policy, seed: Seed) -> Run {
-    steer(setup, policy, seed, false)
+    simulate(setup, policy, seed, false)
 }
 
-/// Simulates a migration and says how it went on the way, a point a look.
+/// Simulates a migration and says how it went on the way, a point for each sample.
 pub fn run_traced(setup: &Setup, policy: &mut dyn Policy, seed: Seed) -> Run {
-    steer(setup, policy, seed, true)
+    simulate(setup, policy, seed, true)
 }
 
-fn steer(setup: &Setup, policy: &mut dyn Policy, seed: Seed, traced: bool) -> Run {
+fn simulate(setup: &Setup, policy: &mut dyn Policy, seed: Seed, traced: bool) -> Run {
     let needs = policy.needs();
-    let mut steering = Steering::begin(setup, needs, seed, traced);
-    if let Some(reason) = refusal(setup, needs, policy, &steering.observer) {
-        return steering.ended(Outcome::Refused, Some(reason));
-    }
-    let (outcome, reason) = steering.run(policy);
-    let account = || (outcome == Outcome::Landed).then(|| policy.explanation()).flatten();
-    let reason = with_fallback_reason(policy, reason.or_else(account));
-    steering.ended(outcome, reason)
-}
-
-/// Why it is not even started.
-fn refusal(
-    setup: &Setup,
-    needs: Needs,
-    policy: &mut dyn Policy,
-    observer: &Observer,
-) -> Option<String> {
-    let name = policy.name();
-    if needs.post_copy && !setup.levers.post_copy {
-        return Some(format!("policy {name} needs post-copy to be allowed"));
-    }
-    if needs.quota && !setup.levers.quota {
-        return Some(format!("policy {name} holds vCPUs, and here they cannot be held"));
-    }
-    // Where nothing was looked at beforehand there is nothing to tell it by.
-    let contents = setup.prior.contents?;
-    policy.preflight(&observer.view_before_start(contents, setup.guest.vcpus as usize)).err()
-}
-
-/// Longest shipment that the operator allows.
-fn longest(view: &View) -> Duration {
-    match view.requirements.may_break(Requirement::MaxStall) {
-        true => Duration::MAX,
-        false => switch_over::limit(view.requirements.max_stall, view.link),
-    }
+    let settings =
+        Demands { requirements: setup.requirements.clone(), aggression: setup.aggression };
+    let vcpus = setup.guest.vcpus as usize;
+    let levers = Levers { post_copy: needs.post_copy, ..setup.levers };
+    let refusal = preflight::check_needs(policy, setup.levers)
+        .map(drop)
+        .and_then(|()| preflight::look_ahead(policy, &settings, levers, &setup.prior, vcpus));
+    let config = SessionConfig { settings, levers, prior: &setup.prior, forecast: None, vcpus };
+    let session = Session::new(config, Box::new(policy));
+    let mut simulation = Simulation::new(setup, session, needs, seed, traced);
+    let (outcome, reason) = match refusal {
+        Ok(()) => simulation.run(),
+        Err(refusal) => return simulation.into_run(Outcome::Refused, Some(refusal.to_string())),
+    };
+    let reason = simulation.session.final_reason(outcome, reason);
+    simulation.into_run(outcome, reason)
 }
 
 /// How a run ends, and why.
 type End = (Outcome, Option<String>);
 
-struct Steering<'a> {
+struct Simulation<'a> {
     setup: &'a Setup,
+    session: Session<'a>,
     seed: Seed,
     precopy: Precopy<'a>,
     vcpus: Vcpus,
-    observer: Observer,
     sample: Sample,
     now: f64,
-    /// When the next look is due, or the next point of a trace.
-    next_look: f64,
-    /// How soon the last view is to be followed by another.
-    soon: f64,
-    /// Until then no look would change anything, unless QEMU looks at its bitmap before.
-    rests: f64,
+    /// When the next sample is due, or the next point of a trace.
+    next_sample: f64,
+    /// Time between the last sample and the next, in seconds.
+    sample_interval: f64,
+    /// Until then no sample would change anything, unless QEMU looks at its bitmap before.
+    valid_until: f64,
     /// A new setting of QEMU's throttle, and when it counts.
     sleep: Option<(Sleep, f64)>,
-    /// The intervals there were when the policy decided to ship.
-    shipped: Option<u64>,
     downtime: Option<Duration>,
+    /// What had left when something last left, and when that was.
     moved: (Bytes, f64),
-    span: (Bytes, f64),
-    peak: Option<PeakRate>,
-    cpu_seen: (f64, f64),
+    /// When the last point of the trace was noted, and the guest's CPU time then.
+    cpu_noted: (f64, f64),
     cpu: f64,
-    trace: Option<Vec<Point>>,
+    trace: Option<Vec<TracePoint>>,
 }
 
-impl<'a> Steering<'a> {
-    fn begin(setup: &'a Setup, needs: Needs, seed: Seed, traced: bool) -> Steering<'a> {
+impl<'a> Simulation<'a> {
+    fn new(
+        setup: &'a Setup,
+        session: Session<'a>,
+        needs: Needs,
+        seed: Seed,
+        traced: bool,
+    ) -> Simulation<'a> {
         let Setup { guest, link, qemu, requirements, .. } = setup;
         let throttle = needs.auto_converge.then_some(qemu.auto_converge);
         let memory = Memory::new(guest, seed.fork(2));
         let mut precopy = Precopy::new(link, seed.fork(3), memory, throttle, SETUP);
         precopy.set_limit(requirements.max_bandwidth.unwrap_or(qemu.max_bandwidth));
         precopy.set_downtime_limit(switch_over::limit(requirements.max_stall, None).as_secs_f64());
-        let levers = Levers { post_copy: needs.post_copy, ..setup.levers };
-        let observer = Observer::new(requirements.clone(), setup.aggression, levers, &setup.prior);
-        let mut vcpus = Vec::with_capacity(guest.vcpus as usize);
-        let counted = Vcpus::new(guest.vcpus as usize, guest.appetite());
-        counted.counters(&mut vcpus);
-        Steering {
+        let mut counters = Vec::with_capacity(guest.vcpus as usize);
+        let vcpus = Vcpus::new(guest.vcpus as usize, guest.appetite());
+        vcpus.counters(&mut counters);
+        Simulation {
             setup,
+            session,
             seed,
             precopy,
-            vcpus: counted,
-            observer,
-            sample: Sample { at: Moment::START, migration: None, vcpus },
+            vcpus,
+            sample: Sample { at: Moment::START, migration: None, vcpus: counters },
             now: 0.0,
-            next_look: seed.part(0) * LOOK,
-            soon: LOOK,
-            rests: 0.0,
+            next_sample: seed.part(0) * SAMPLE_INTERVAL,
+            sample_interval: SAMPLE_INTERVAL,
+            valid_until: 0.0,
             sleep: None,
-            shipped: None,
             downtime: None,
             moved: (Bytes(0), 0.0),
-            span: (Bytes(0), 0.0),
-            peak: None,
-            cpu_seen: (0.0, 0.0),
+            cpu_noted: (0.0, 0.0),
             cpu: 0.0,
             trace: traced.then(Vec::new),
         }
     }
 
-    fn run(&mut self, policy: &mut dyn Policy) -> End {
+    fn run(&mut self) -> End {
         let patience = self.setup.patience.as_secs_f64();
         loop {
             let turn = self.sleep.map_or(f64::INFINITY, |(_, at)| at);
-            let next = self.precopy.next().min(self.next_look).min(turn);
+            let next = self.precopy.next().min(self.next_sample).min(turn);
             if next > patience {
                 self.pass(patience);
-                self.vcpus.let_go();
+                self.vcpus.release_all();
                 return (
                     Outcome::Cancelled,
                     Some(format!("not landed after {}", show_duration(self.setup.patience))),
@@ -263,21 +249,19 @@ impl<'a> Steering<'a> {
                 }
                 self.note_bytes();
                 if let Some(before) = before_sync {
-                    self.wake_from_rest(before);
+                    self.on_sync(before);
                 }
                 if let Some(sleep) = self.precopy.take_sleep() {
                     self.sleep = Some((sleep, self.vcpus.next_turn(self.now)));
                 }
             }
-            if next == self.next_look {
-                if self.rests_at(next) {
+            if next == self.next_sample {
+                if self.is_valid_at(next) {
                     self.note_point();
-                } else if let Some(end) = self.look(policy) {
-                    self.vcpus.let_go();
-                    self.pass(self.now + CANCEL);
+                } else if let Some(end) = self.take_sample() {
                     return end;
                 }
-                self.next_look = self.look_after(next);
+                self.next_sample = self.sample_after(next);
             }
         }
     }
@@ -302,64 +286,68 @@ impl<'a> Steering<'a> {
         self.now = self.now.max(to);
     }
 
-    /// Whether a look at `t` may be left out.
-    fn rests_at(&self, t: f64) -> bool {
-        t + TINY < self.rests
+    // ---- Samples, and those that are left out --------------------------------------------------
+
+    /// Whether a sample at `t` may be left out.
+    fn is_valid_at(&self, t: f64) -> bool {
+        t + TINY < self.valid_until
     }
 
-    /// When to look, or to note a point of the trace, for the first time after `t`.
-    fn look_after(&self, t: f64) -> f64 {
-        // Close looks fall on the grid of the others, so that it does not matter which were left out.
-        let step = if self.rests_at(t + self.soon) { LOOK } else { self.soon };
-        let begin = self.seed.part(0) * LOOK;
+    /// When to take a sample, or to note a point of the trace, for the first time after `t`.
+    fn sample_after(&self, t: f64) -> f64 {
+        // Samples that follow each other closely fall on the grid of the others, so that it does not
+        // matter which were left out.
+        let valid = self.is_valid_at(t + self.sample_interval);
+        let step = if valid { SAMPLE_INTERVAL } else { self.sample_interval };
+        let begin = self.seed.part(0) * SAMPLE_INTERVAL;
         let number = |t: f64| ((t - begin) / step - TINY).ceil();
         let next = number(t + 2.0 * TINY).max(0.0);
-        let rested = if self.trace.is_none() { number(self.rests.min(1e9)) } else { next };
-        begin + next.max(rested) * step
+        let wanted = if self.trace.is_none() { number(self.valid_until.min(1e9)) } else { next };
+        begin + next.max(wanted) * step
     }
 
-    /// QEMU has looked at its bitmap while no look was taken. The observer is shown how things stood
-    /// before, and the next look is taken when it is due.
-    fn wake_from_rest(&mut self, before: Ram) {
-        if self.rests_at(self.now) {
-            self.take_sample(before);
-            self.observer.add_sample(&self.sample);
-            self.rests = 0.0;
-            // Whoever looks would have seen the end of the pass draw near.
-            self.soon = NEAR_END_SAMPLE_INTERVAL.as_secs_f64();
-            self.next_look = self.look_after(self.now);
+    /// QEMU has looked at its bitmap while samples were left out. The session is shown how things
+    /// stood before, and the next sample is taken when it is due.
+    fn on_sync(&mut self, before: Ram) {
+        if self.is_valid_at(self.now) {
+            self.fill_sample(before);
+            self.session.add_sample(&self.sample);
+            self.valid_until = 0.0;
+            // Had samples been taken, the end of the pass would have been seen to draw near.
+            self.sample_interval = NEAR_END_SAMPLE_INTERVAL.as_secs_f64();
+            self.next_sample = self.sample_after(self.now);
         }
     }
 
-    /// One look: sample, view, decision, act. `Some` where it ends the migration.
-    fn look(&mut self, policy: &mut dyn Policy) -> Option<End> {
-        self.take_sample(self.precopy.ram());
-        let view = self.observer.on_sample(&self.sample)?;
-        self.soon = view.next_sample_in().as_secs_f64();
-        let decision = enforce(&view, policy.decide(&view));
+    /// Gives the session a sample and does what it asks for. `Some` where that ends the migration.
+    fn take_sample(&mut self) -> Option<End> {
+        self.fill_sample(self.precopy.ram());
+        let observation = self.session.on_sample(&self.sample)?;
+        self.sample_interval = self.session.next_sample_in().as_secs_f64();
         self.note_bytes();
         self.note_point();
-        self.rests = self.rest(policy, &view);
-        if self.now - self.moved.1 > NO_BYTE {
-            let reason = format!("not a byte has moved for {NO_BYTE} s");
-            return Some((Outcome::Failed, Some(reason)));
+        self.valid_until = self.valid_until(&observation.view);
+        while let Some(action) = self.session.poll_action() {
+            self.carry_out(action);
+            self.session.on_action_done(action);
         }
-        self.act(&view, decision)
+        let abort = self.session.aborted()?;
+        let end = (abort.outcome, Some(abort.reason.clone()));
+        self.pass(self.now + CANCEL);
+        Some(end)
     }
 
-    /// Until when no look is needed. At first, and while nothing moves on the link, all are.
-    fn rest(&self, policy: &dyn Policy, view: &View) -> f64 {
-        // The first look at what there is to send is where the first pass is reckoned from.
-        let begun = view.phase != Phase::Setup;
-        let known = begun && (view.link.is_some() || self.now > PEAK_SPAN);
-        let moves = known && self.now - self.moved.1 < LOOK;
-        let rests = || Some(policy.valid_until(view)?.min(guard::valid_until(view)));
-        moves.then(rests).flatten().map_or(0.0, Moment::as_secs_f64)
+    /// Until when no sample is needed. At first, and while nothing moves on the link, all are.
+    fn valid_until(&self, view: &View) -> f64 {
+        let known = view.phase != Phase::Setup && (view.link.is_some() || self.now > SETTLING);
+        let moves = known && self.now - self.moved.1 < SAMPLE_INTERVAL;
+        let valid = || self.session.valid_until(view);
+        moves.then(valid).flatten().map_or(0.0, Moment::as_secs_f64)
     }
 
-    fn take_sample(&mut self, ram: Ram) {
+    fn fill_sample(&mut self, ram: Ram) {
         let begun = self.now >= SETUP;
-        self.sample.at = Moment(duration(self.now));
+        self.sample.at = self.moment();
         self.sample.migration = Some(Migration {
             status: if begun { Status::Active } else { Status::Setup },
             ram: begun.then_some(ram),
@@ -370,38 +358,19 @@ impl<'a> Steering<'a> {
         self.vcpus.counters(&mut self.sample.vcpus);
     }
 
-    /// What the hands do with a decision. `Some` where it ends the migration.
-    fn act(&mut self, view: &View, decision: Decision) -> Option<End> {
-        // A look at the bitmap after the decision to ship, and the guest still runs: it had
-        // dirtied more than was known. The policy decides anew.
-        if view.phase == Phase::Iterating {
-            self.shipped = self.shipped.filter(|intervals| *intervals == view.syncs);
+    // ---- What the session asks for -------------------------------------------------------------
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Hold { vcpu, hold } => self.vcpus.set_hold(vcpu, hold),
+            Action::ReleaseAll => self.vcpus.release_all(),
+            Action::StopGuest => self.vcpus.stop_guest(),
+            Action::ContinueGuest => self.vcpus.continue_guest(),
+            Action::Tune(tuning) => self.tune(tuning),
+            Action::StartPostCopy => self.precopy.ask_for_post_copy(),
+            // An aborted migration ends when all of its actions have been carried out.
+            Action::Cancel | Action::BreakLink => {}
         }
-        match decision.finish {
-            Some(Finish::Cancel) => {
-                return Some((Outcome::Cancelled, Some(decision.reason.into_owned())));
-            }
-            Some(Finish::PostCopy) if !self.precopy.post_copy_asked => {
-                self.precopy.ask_for_post_copy();
-                self.vcpus.let_go();
-            }
-            Some(Finish::Ship) if self.shipped.is_none() => {
-                self.shipped = Some(view.syncs);
-                let limit = decision.tuning.downtime_limit.unwrap_or_else(|| longest(view));
-                self.tune(Tuning { downtime_limit: Some(limit), ..decision.tuning });
-                if !decision.holds.is_empty() {
-                    self.vcpus.hold(&decision);
-                }
-            }
-            // What is held stays held until the guest stands still.
-            _ if self.shipped.is_some() || self.precopy.post_copy_asked => {}
-            _ => {
-                self.tune(decision.tuning);
-                self.vcpus.hold(&decision);
-            }
-        }
-        self.observer.on_holds(self.vcpus.holds());
-        None
     }
 
     fn tune(&mut self, tuning: Tuning) {
@@ -416,10 +385,12 @@ impl<'a> Steering<'a> {
         }
     }
 
+    // ---- The ways over -------------------------------------------------------------------------
+
     /// QEMU stops the guest and sends the rest, with no limit but the link's.
     fn switch_over(&mut self) -> End {
         let asked = self.now;
-        self.stop_guest();
+        self.stop_for_good();
         let overhead = self.overhead();
         let wire = self.precopy.complete();
         let time = self.setup.link.time_for(wire, self.now, self.seed.fork(3)) + overhead;
@@ -432,7 +403,7 @@ impl<'a> Steering<'a> {
 
     fn post_copy(&mut self) -> End {
         let asked = self.now;
-        self.stop_guest();
+        self.stop_for_good();
         self.precopy.sync();
         self.resume_after(self.overhead(), asked);
         let pace = self.vcpus.pace();
@@ -443,14 +414,18 @@ impl<'a> Steering<'a> {
         (Outcome::Landed, None)
     }
 
-    /// Stops the vCPUs. QEMU sends nothing while it waits for them.
-    fn stop_guest(&mut self) {
+    /// Stops the vCPUs for the switch-over. QEMU sends nothing while it waits for them.
+    fn stop_for_good(&mut self) {
         let (stops, lead) = self.vcpus.notices_stop();
         let cpu = self.vcpus.advance(stops);
         self.precopy.memory.run(cpu);
         self.now = stops;
         self.note_point();
         self.vcpus.stop(lead);
+        self.vcpus.counters(&mut self.sample.vcpus);
+        (self.sample.at, self.sample.migration) = (self.moment(), None);
+        self.session.add_sample(&self.sample);
+        self.session.on_stop(self.moment());
     }
 
     fn overhead(&self) -> f64 {
@@ -462,7 +437,14 @@ impl<'a> Steering<'a> {
         self.now += time;
         self.vcpus.advance(self.now);
         self.downtime = Some(duration(self.now - asked));
+        self.session.on_resume(self.moment(), true);
         self.note_point();
+    }
+
+    // ---- What is noted -------------------------------------------------------------------------
+
+    fn moment(&self) -> Moment {
+        Moment(duration(self.now))
     }
 
     fn note_bytes(&mut self) {
@@ -470,27 +452,17 @@ impl<'a> Steering<'a> {
         if transferred > self.moved.0 {
             self.moved = (transferred, self.now);
         }
-        let over = self.now - self.span.1;
-        if over + TINY < PEAK_SPAN {
-            return;
-        }
-        let sent = transferred.saturating_sub(self.span.0);
-        if let Some(rate) = sent / duration(over)
-            && self.peak.is_none_or(|peak| rate > peak.rate)
-        {
-            self.peak = Some(PeakRate { rate, over: duration(over) });
-        }
-        self.span = (transferred, self.now);
+        self.session.on_transferred(self.moment(), transferred, true);
     }
 
     fn note_point(&mut self) {
         let Some(trace) = &mut self.trace else { return };
-        let (then, cpu) = self.cpu_seen;
+        let (then, cpu) = self.cpu_noted;
         let wanted = self.vcpus.pace() * (self.now - then);
         let share = if wanted > 0.0 { (self.cpu - cpu) / wanted } else { 1.0 };
-        self.cpu_seen = (self.now, self.cpu);
+        self.cpu_noted = (self.now, self.cpu);
         let ram = self.precopy.ram();
-        trace.push(Point {
+        trace.push(TracePoint {
             at: Moment(duration(self.now)),
             remaining: ram.remaining,
             share: Share::clamped(share),
@@ -498,7 +470,7 @@ impl<'a> Steering<'a> {
         });
     }
 
-    fn ended(self, outcome: Outcome, reason: Option<String>) -> Run {
+    fn into_run(self, outcome: Outcome, reason: Option<String>) -> Run {
         let ram = self.precopy.ram();
         let measured = Measurements {
             total: duration(self.now),
@@ -508,8 +480,9 @@ impl<'a> Steering<'a> {
             stalls_known: true,
             transferred: Some(ram.transferred),
             passes: Some(ram.syncs),
-            peak_rate: self.peak,
+            peak_rate: self.session.peak_rate(),
         };
-        Run { outcome, reason, measured, trace: self.trace.unwrap_or_default() }
+        let counted = self.session.losses();
+        Run { outcome, reason, measured, counted, trace: self.trace.unwrap_or_default() }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use landfall_core::decision::{Decision, Hold};
+use landfall_core::decision::Hold;
 use landfall_core::report::losses::Losses;
 use landfall_core::telemetry::sample::VcpuCounters;
 use landfall_core::units::Share;
@@ -136,43 +136,30 @@ impl Vcpus {
         all
     }
 
-    /// Holds the vCPUs as a decision says, as the hands of the real loop do: a quota that is nearly
-    /// the one in force is left as it is.
-    pub(crate) fn hold(&mut self, decision: &Decision) {
-        let stop = decision.holds.contains(&Hold::Stopped);
-        match (self.is_stopped(), stop) {
-            (false, true) => {
-                let (_, lead) = self.notices_stop();
-                self.let_go();
-                self.stop(lead);
-                self.holds.fill(Hold::Stopped);
-                return;
-            }
-            (true, true) => return,
-            (true, false) => {
-                self.stopped = None;
-                self.let_go();
-            }
-            (false, false) => {}
-        }
-        for index in 0..self.vcpus.len() {
-            let (now, wanted) = (self.holds[index], decision.hold(index));
-            if now != wanted && !now.is_nearly(wanted) {
-                self.set(index, wanted);
-            }
-        }
+    /// Holds one vCPU by a quota, or frees it.
+    pub(crate) fn set_hold(&mut self, vcpu: usize, hold: Hold) {
+        self.set(vcpu, hold);
     }
 
     /// Lifts every hold.
-    pub(crate) fn let_go(&mut self) {
+    pub(crate) fn release_all(&mut self) {
         for index in 0..self.vcpus.len() {
             self.set(index, Hold::Free);
         }
     }
 
-    /// How the vCPUs are held.
-    pub(crate) fn holds(&self) -> &[Hold] {
-        &self.holds
+    /// Frees every vCPU and stops the guest as a whole.
+    pub(crate) fn stop_guest(&mut self) {
+        let (_, lead) = self.notices_stop();
+        self.release_all();
+        self.stop(lead);
+        self.holds.fill(Hold::Stopped);
+    }
+
+    /// Continues a guest that was stopped.
+    pub(crate) fn continue_guest(&mut self) {
+        self.stopped = None;
+        self.release_all();
     }
 
     /// From now on QEMU makes the vCPUs sleep, and first of all at once.

@@ -42,9 +42,9 @@ use crate::guard;
 use crate::model::prior::Prior;
 use crate::planner;
 use crate::policy::Policy;
-use crate::report::losses::LossMeter;
+use crate::report::losses::{LossMeter, Losses};
 use crate::report::peak_rate::PeakRateMeter;
-use crate::report::{Class, Forecast, Outcome};
+use crate::report::{Class, Forecast, Outcome, PeakRate};
 use crate::requirements::changes::Change;
 use crate::requirements::settings::Demands;
 use crate::switch_over;
@@ -393,6 +393,16 @@ impl<'p> Session<'p> {
     /// The last that the hypervisor said of the migration.
     pub fn last_migration(&self) -> Option<&Migration> {
         self.last_migration.as_ref()
+    }
+
+    /// What was taken from the guest so far, by the kernel's counters and the events.
+    pub fn losses(&self) -> Losses {
+        self.losses.losses()
+    }
+
+    /// The highest rate on the wire so far, where a limit for it is asked for.
+    pub fn peak_rate(&self) -> Option<PeakRate> {
+        self.peak_rate.peak()
     }
 
     /// Says to which class the guest of a view belongs, for the report. Apart from
