@@ -1,21 +1,21 @@
-//! Any course of counters, however impossible, through the whole of the core: nothing panics, and
-//! no decision that comes out breaks a requirement that may not give way.
+//! Any course of counters, events and failures, however impossible, through a steering session:
+//! nothing panics, no decision breaks a requirement that may not give way, and once a migration is
+//! aborted nothing is held any more.
 
 #![no_main]
 
 use std::time::Duration;
 
-use landfall_core::report::losses::LossMeter;
 use landfall_core::decision::{Finish, Hold};
-use landfall_core::guard::enforce;
-use landfall_core::telemetry::observer::Observer;
-use landfall_core::policy;
 use landfall_core::model::prior::Prior;
-use landfall_core::telemetry::progress::{Progress, time_left};
+use landfall_core::policy;
+use landfall_core::report::Outcome;
+use landfall_core::requirements::settings::Demands;
 use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::session::{Action, Observation, Session, SessionConfig};
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status, VcpuCounters};
-use landfall_core::units::{ByteRate, Bytes, Moment, Share};
 use landfall_core::telemetry::view::Levers;
+use landfall_core::units::{ByteRate, Bytes, Moment, Share};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -29,6 +29,7 @@ struct Course {
     max_bandwidth_mb: Option<u16>,
     give_way: u8,
     levers: u8,
+    vcpus: u8,
     tick_us: u16,
     steps: Vec<Step>,
 }
@@ -43,6 +44,7 @@ struct Step {
     vcpus: Vec<[Option<u64>; 4]>,
     event: u8,
     kernel_only: bool,
+    fails: bool,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -118,51 +120,76 @@ fuzz_target!(|course: Course| {
     let levers = Levers { quota: bit(0), stop: bit(1), post_copy: bit(2), tick };
     let aggression = Aggression::new(f64::from(course.aggression) / 255.0).unwrap();
     let entry = &policy::ALL[usize::from(course.policy) % policy::ALL.len()];
-    let mut policy = (entry.make)();
-    let mut observer = Observer::new(requirements.clone(), aggression, levers, &Prior::default());
-    let (mut account, mut progress) = (LossMeter::default(), Progress::default());
+    let settings = Demands { requirements: requirements.clone(), aggression };
+    let prior = Prior::default();
+    let vcpus = usize::from(course.vcpus % 9);
+    let config = SessionConfig { settings, levers, prior: &prior, forecast: None, vcpus };
+    let mut session = Session::new(config, (entry.make)());
     let (mut now, mut done) = (Moment::START, 0.0);
     for step in &course.steps {
         now = now + Duration::from_micros(step.after_us.into());
-        let sample = step.sample(now);
-        account.on_sample(&sample);
         match step.event % 8 {
-            0 => account.on_stop(now),
-            1 => account.on_resume(now),
-            2 => account.on_reported_downtime(Duration::from_millis(step.downtime_ms.unwrap_or(0))),
-            3 => account.restart(),
+            0 => session.on_stop(now),
+            1 => session.on_resume(now, false),
+            2 => session.on_resume(now, true),
+            3 => session.abort(Outcome::Cancelled, "asked to".to_owned(), now),
+            4 => {
+                session.check_monitor_stall(now, Duration::from_secs(step.after_us.into()), bit(3))
+            }
+            5 => session.on_run_state(Some(step.kernel_only)),
             _ => {}
         }
-        let Some(view) = observer.on_sample(&sample) else { continue };
-        let decision = enforce(&view, policy.decide(&view));
-        for vcpu in 0..view.vcpus.len() {
-            // Stopped is not held: the floor is for a guest that runs.
-            let Hold::Quota(quota) = decision.hold(vcpu) else { continue };
-            assert!(levers.quota, "there is no such lever: {quota}");
-            if !requirements.may_break(R::MinCpu) {
-                assert!(quota.share().get() >= requirements.min_cpu.get() - 1e-9, "{quota}");
-            }
-            if !requirements.may_break(R::MaxStall) {
-                assert!(quota.longest_gap(tick) <= requirements.max_stall, "{quota}");
+        let sample = step.sample(now);
+        if let Some(observation) = session.on_sample(&sample) {
+            check(&observation, &requirements, levers);
+            session.classify(&observation.view);
+            assert!(observation.fraction >= done && observation.fraction <= 1.0);
+            done = observation.fraction;
+            let _ = observation.progress();
+        }
+        let aborted = session.aborted().is_some();
+        let mut actions = 0;
+        while let Some(action) = session.poll_action() {
+            actions += 1;
+            assert!(actions < 1000, "actions without end");
+            let holds = matches!(action, Action::Hold { hold, .. } if hold != Hold::Free);
+            assert!(!(aborted && holds), "an aborted migration holds nobody");
+            assert!(levers.post_copy || action != Action::StartPostCopy);
+            match step.fails {
+                true => session.on_action_failed(action, "it was refused".to_owned(), now),
+                false => session.on_action_done(action),
             }
         }
-        let tuning = decision.tuning;
-        if let (Some(limit), false) =
-            (requirements.max_bandwidth, requirements.may_break(R::MaxBandwidth))
-        {
-            assert!(tuning.max_bandwidth.is_none_or(|rate| rate <= limit));
+        assert!(session.next_counters_in() > Duration::ZERO);
+        assert!((0.0..=1.0).contains(&session.losses().min_share.get()));
+    }
+    let outcome = if bit(4) { Outcome::Landed } else { Outcome::Failed };
+    let _ = session.report(outcome, None, now);
+});
+
+/// No decision breaks a requirement that may not give way.
+fn check(observation: &Observation, requirements: &Requirements, levers: Levers) {
+    use landfall_core::requirements::Requirement as R;
+    let Observation { view, decision, .. } = observation;
+    for vcpu in 0..view.vcpus.len() {
+        // Stopped is not held: the floor is for a guest that runs.
+        let Hold::Quota(quota) = decision.hold(vcpu) else { continue };
+        assert!(levers.quota, "there is no such lever: {quota}");
+        if !requirements.may_break(R::MinCpu) {
+            assert!(quota.share().get() >= requirements.min_cpu.get() - 1e-9, "{quota}");
         }
         if !requirements.may_break(R::MaxStall) {
-            assert!(tuning.downtime_limit.is_none_or(|limit| limit <= requirements.max_stall));
+            assert!(quota.longest_gap(levers.tick) <= requirements.max_stall, "{quota}");
         }
-        assert!(levers.post_copy || decision.finish != Some(Finish::PostCopy));
-        observer.on_holds(&decision.holds);
-        account.on_holds(&decision.holds);
-        let share = progress.fraction(&view);
-        assert!(share >= done && share <= 1.0);
-        done = share;
-        let _ = time_left(&view);
-        let losses = account.losses();
-        assert!((0.0..=1.0).contains(&losses.min_share.get()));
     }
-});
+    let tuning = decision.tuning;
+    if let (Some(limit), false) =
+        (requirements.max_bandwidth, requirements.may_break(R::MaxBandwidth))
+    {
+        assert!(tuning.max_bandwidth.is_none_or(|rate| rate <= limit));
+    }
+    if !requirements.may_break(R::MaxStall) {
+        assert!(tuning.downtime_limit.is_none_or(|limit| limit <= requirements.max_stall));
+    }
+    assert!(levers.post_copy || decision.finish != Some(Finish::PostCopy));
+}

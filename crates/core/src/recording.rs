@@ -11,15 +11,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decision::{Decision, Hold};
-use crate::guard::enforce;
 use crate::model::prior::Prior;
 use crate::policy::Policy;
 use crate::report::Report;
 use crate::requirements::settings::Demands;
 use crate::requirements::{Aggression, Requirements};
-use crate::telemetry::observer::Observer;
+use crate::session::{Observation, Session, SessionConfig, SettingsProposal, preflight};
 use crate::telemetry::sample::Sample;
-use crate::telemetry::view::{Levers, View};
+use crate::telemetry::view::Levers;
+use crate::units::Moment;
 
 /// What the first line of a recording calls it.
 pub const KIND: &str = "landfall-recording";
@@ -99,39 +99,45 @@ impl RecordedSample {
     }
 }
 
-/// Makes the views of a migration again, line by line.
-#[derive(Debug, Clone)]
-pub struct ViewReplay(Observer);
+/// Drives a [`Session`] by a recording, line by line: its actions have been carried out already.
+pub struct Replay<'p>(Session<'p>);
 
-impl ViewReplay {
-    /// The views of a recording that begins so.
-    pub fn new(head: &RecordingHeader) -> ViewReplay {
-        let requirements = head.requirements.clone();
-        ViewReplay(Observer::new(requirements, head.aggression, head.levers, &head.prior))
+impl<'p> Replay<'p> {
+    /// A replay of a recording that begins so, by the policy that decides now. The policy has looked
+    /// ahead already ([`look_ahead`]).
+    pub fn new(head: &RecordingHeader, policy: Box<dyn Policy + 'p>) -> Replay<'p> {
+        let config = SessionConfig {
+            settings: head.settings(),
+            levers: head.levers,
+            prior: &head.prior,
+            forecast: None,
+            vcpus: head.vcpus,
+        };
+        Replay(Session::new(config, policy))
     }
 
-    /// What the operator demands at this point of the recording.
-    pub fn demands(&self) -> &Demands {
+    /// What the operator asks for at this point of the recording.
+    pub fn settings(&self) -> &Demands {
         self.0.settings()
     }
 
-    /// What a policy was shown before the start, where enough was known to show it something.
-    fn before(&self, head: &RecordingHeader) -> Option<View> {
-        Some(self.0.view_before_start(head.prior.contents?, head.vcpus))
-    }
-
-    /// The view that was made when the line was written, where one was.
-    pub fn take(&mut self, line: &RecordingLine) -> Option<View> {
+    /// Takes in a line. Returns the view that was made when it was written, and what is decided on it
+    /// now; `None` for a line on which nothing was decided.
+    pub fn read_line(&mut self, line: &RecordingLine) -> Option<Observation> {
         match line {
-            RecordingLine::Look(look) => {
-                if let Some(holds) = &look.holds {
+            RecordingLine::Look(recorded) => {
+                if let Some(holds) = &recorded.holds {
                     self.0.on_holds(holds);
                 }
-                self.0.on_sample(&look.sample)
+                let observation = self.0.on_sample(&recorded.sample);
+                self.0.discard_actions();
+                observation
             }
             RecordingLine::Requirements { requirements, aggression } => {
-                let aggression = aggression.unwrap_or(self.demands().aggression);
-                self.0.set_settings(Demands { requirements: requirements.clone(), aggression });
+                let before = self.settings().clone();
+                let aggression = aggression.unwrap_or(before.aggression);
+                let after = Demands { requirements: requirements.clone(), aggression };
+                self.0.accept(&SettingsProposal { before, after }, Moment::START);
                 None
             }
             RecordingLine::Report { .. } | RecordingLine::Unknown => None,
@@ -139,17 +145,15 @@ impl ViewReplay {
     }
 }
 
-/// Lets a policy look ahead, as it did before the recorded migration began. That it then had nothing
-/// against it is known, for it was begun.
-///
-/// The views of what follows are made apart from this one, as they were.
-pub fn look_ahead(policy: &mut dyn Policy, head: &RecordingHeader) {
-    if let Some(view) = ViewReplay::new(head).before(head) {
-        let _ = policy.preflight(&view);
+impl RecordingHeader {
+    /// What the operator asked for at the start.
+    pub fn settings(&self) -> Demands {
+        Demands { requirements: self.requirements.clone(), aggression: self.aggression }
     }
 }
 
-/// What a policy decides on a view, inside the requirements.
-pub fn decide(policy: &mut dyn Policy, view: &View) -> Decision {
-    enforce(view, policy.decide(view))
+/// Lets a policy look ahead, as it did before the recorded migration began. That it then had nothing
+/// against it is known, for it was begun.
+pub fn look_ahead(policy: &mut dyn Policy, head: &RecordingHeader) {
+    let _ = preflight::look_ahead(policy, &head.settings(), head.levers, &head.prior, head.vcpus);
 }

@@ -6,11 +6,11 @@ use landfall_core::model::prior::{Pace, Prior};
 use landfall_core::model::{CpuTime, CurvePoint};
 use landfall_core::policy;
 use landfall_core::recording::{
-    KIND, RecordedSample, RecordingHeader, RecordingLine, VERSION, ViewReplay, decide, look_ahead,
+    KIND, RecordedSample, RecordingHeader, RecordingLine, Replay, VERSION, look_ahead,
 };
-use landfall_core::requirements::settings::Demands;
+use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
-use landfall_core::telemetry::observer::Observer;
+use landfall_core::session::{Session, SessionConfig};
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status, VcpuCounters};
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{ByteRate, Bytes, Moment, Share};
@@ -89,36 +89,37 @@ fn recorded(policy: &str, samples: &[Sample]) -> (RecordingHeader, Vec<Recording
             ..Prior::default()
         },
     };
-    let observer =
-        || Observer::new(head.requirements.clone(), head.aggression, head.levers, &head.prior);
     let mut policy = policy::by_name(policy).unwrap();
-    let _ = policy.preflight(&observer().view_before_start(Bytes(50_000_000), head.vcpus));
-    let mut observer = observer();
+    look_ahead(&mut *policy, &head);
+    let config = SessionConfig {
+        settings: head.settings(),
+        levers: head.levers,
+        prior: &head.prior,
+        forecast: None,
+        vcpus: head.vcpus,
+    };
+    let mut session = Session::new(config, policy);
     let mut lines = Vec::new();
     for (n, sample) in samples.iter().enumerate() {
         if n == samples.len() / 2 {
-            // The operator thinks better of it on the way.
-            let mut demands = observer.settings().clone();
-            for (name, text) in
-                [("min-cpu", "10%"), ("max-bandwidth", "60MB/s"), ("aggression", "0.9")]
-            {
-                demands.set(name, text).unwrap();
+            // The operator changes the settings on the way.
+            let changes = [("min-cpu", "10%"), ("max-bandwidth", "60MB/s"), ("aggression", "0.9")];
+            let changes = changes.map(|(name, text)| Demand::read(name, text).unwrap());
+            if let Ok(proposal) = session.propose(changes, Status::Active) {
+                session.accept(&proposal, sample.at);
+                let Demands { requirements, aggression } = proposal.after;
+                let aggression = Some(aggression);
+                lines.push(RecordingLine::Requirements { requirements, aggression });
             }
-            observer.set_settings(demands.clone());
-            let Demands { requirements, aggression } = demands;
-            lines.push(RecordingLine::Requirements { requirements, aggression: Some(aggression) });
         }
-        let holds = observer.holds().to_vec();
-        let decision = observer.on_sample(sample).map(|view| decide(&mut *policy, &view));
-        if let Some(decision) = &decision {
-            observer.on_holds(&decision.holds);
+        let holds = session.observed_holds().to_vec();
+        let decision = session.on_sample(sample).map(|observation| observation.decision);
+        while let Some(action) = session.poll_action() {
+            session.on_action_done(action);
         }
         let holds = decision.is_some().then_some(holds);
-        lines.push(RecordingLine::Look(Box::new(RecordedSample {
-            sample: sample.clone(),
-            holds,
-            decision,
-        })));
+        let sample = sample.clone();
+        lines.push(RecordingLine::Look(Box::new(RecordedSample { sample, holds, decision })));
     }
     (head, lines)
 }
@@ -127,16 +128,16 @@ fn recorded(policy: &str, samples: &[Sample]) -> (RecordingHeader, Vec<Recording
 fn then_and_now(
     (head, lines): &(RecordingHeader, Vec<RecordingLine>),
 ) -> (Vec<String>, Vec<String>) {
-    let mut views = ViewReplay::new(head);
     let mut policy = policy::by_name(&head.policy).unwrap();
     look_ahead(&mut *policy, head);
+    let mut replay = Replay::new(head, policy);
     let text = |decision: &_| serde_json::to_string(decision).unwrap();
     let recorded = lines.iter().filter_map(|line| match line {
         RecordingLine::Look(look) => look.decision.as_ref().map(text),
         _ => None,
     });
-    let views = lines.iter().filter_map(|line| views.take(line));
-    (recorded.collect(), views.map(|view| text(&decide(&mut *policy, &view))).collect())
+    let again = lines.iter().filter_map(|line| replay.read_line(line));
+    (recorded.collect(), again.map(|observation| text(&observation.decision)).collect())
 }
 
 fn written_and_read<T: Serialize + DeserializeOwned>(value: &T) -> T {

@@ -10,7 +10,7 @@ use landfall_core::requirements::{Aggression, Requirements};
 use landfall_core::units::{ByteRate, Bytes, Share, show_duration};
 use landfall_migration::progress::ProgressLine;
 use landfall_migration::tables::{Table, borderless_table};
-use landfall_qemu::driver::Stops;
+use landfall_qemu::driver::Interrupts;
 use landfall_qemu::stdio::{eprint_line, print_line};
 use landfall_sim::Spread;
 use landfall_testguest::{GuestSpec, IsolatedCpus, PagesPerSecond, WorkPhase, Workload};
@@ -171,7 +171,7 @@ pub fn comparison_names() -> Vec<&'static str> {
 }
 
 /// Runs the comparisons, or another experiment, and returns the exit status.
-pub async fn run(mut options: BenchArgs, mut stops: Stops) -> u8 {
+pub async fn run(mut options: BenchArgs, mut stops: Interrupts) -> u8 {
     match options.experiment.take() {
         Some(Experiment::Theory(options)) => return crate::theory::run(options, stops).await,
         Some(Experiment::Accuracy(options)) => return crate::accuracy::run(options, stops).await,
@@ -248,7 +248,7 @@ impl Comparison {
         contenders: &[&Contender],
         options: &BenchArgs,
         isolated_cpus: Option<IsolatedCpus>,
-        stops: &mut Stops,
+        stops: &mut Interrupts,
     ) -> Result<Vec<Vec<LabResult>>, String> {
         let mut runs: Vec<Vec<LabResult>> = contenders.iter().map(|_| Vec::new()).collect();
         let repeat = options.repeat.max(1);
@@ -269,7 +269,7 @@ impl Comparison {
                     }),
                     isolated_cpus,
                 };
-                let seen = run.run(stops, &mut |look| line.on_look(look)).await;
+                let seen = run.run(stops, &mut |tick| line.on_tick(tick)).await;
                 line.clear();
                 let seen = seen.map_err(|error| format!("{} by {policy}: {error}", self.name))?;
                 if !seen.memory_intact {

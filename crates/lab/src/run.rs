@@ -12,7 +12,7 @@ use landfall_migration::policy_registry::{NamedPolicy, PolicyError, report_first
 use landfall_migration::preflight::Preflight;
 use landfall_migration::recording::CreateError;
 use landfall_migration::run::{MigrationRun, RunConfig};
-use landfall_qemu::driver::{Look, Stops};
+use landfall_qemu::driver::{Interrupts, Tick};
 use landfall_qemu::qmp::QmpAddress;
 use landfall_qemu::stdio::eprint_line;
 use landfall_sim::Expected;
@@ -171,8 +171,8 @@ impl LabRun {
     /// [`LabRunError`].
     pub async fn run(
         &self,
-        stops: &mut Stops,
-        watch: &mut dyn FnMut(&Look<'_>),
+        stops: &mut Interrupts,
+        watch: &mut dyn FnMut(&Tick<'_>),
     ) -> Result<LabResult, LabRunError> {
         let ended = tokio::select! {
             seen = self.move_guest(watch) => match seen {
@@ -186,7 +186,7 @@ impl LabRun {
         Err(told.ok().flatten().map_or(ended, LabRunError::Ended))
     }
 
-    async fn move_guest(&self, watch: &mut dyn FnMut(&Look<'_>)) -> Result<LabResult, LabRunError> {
+    async fn move_guest(&self, watch: &mut dyn FnMut(&Tick<'_>)) -> Result<LabResult, LabRunError> {
         let source = Vm::builder(&self.spec).isolated_cpus(self.isolated_cpus).start()?;
         let pair = MigrationPair::start(source, ByteRate(self.link.0 * LINK_HEADROOM))?;
         tokio::time::sleep(BASELINE).await;
@@ -208,12 +208,12 @@ impl LabRun {
         let (begin, spent) = (Instant::now(), cpu_of_this_thread());
         // A request to end drops this future as a whole, so none is passed on.
         let (_sender, mut no_stops) = tokio::sync::mpsc::unbounded_channel();
-        let mut on_look = |look: &Look<'_>| {
+        let mut on_tick = |look: &Tick<'_>| {
             let used: Option<Duration> = look.sample.vcpus.iter().map(|vcpu| vcpu.cpu).sum();
             cpu.extend(used.map(|used| (look.sample.at.0, used)));
             watch(look);
         };
-        let report = run.steer(&mut no_stops, &mut on_look).await.report;
+        let report = run.steer(&mut no_stops, &mut on_tick).await.report;
         let steering_cpu =
             cpu_of_this_thread().saturating_sub(spent).div_duration_f64(begin.elapsed());
         let landed = report.outcome == Outcome::Landed;

@@ -1,6 +1,6 @@
 //! Signals: the ones that ask landfall to end, and a guardian that none of them ends.
 
-use landfall_qemu::driver::Stops;
+use landfall_qemu::driver::Interrupts;
 use tokio::signal::unix::{SignalKind, signal};
 
 const ENDING: [(SignalKind, &str); 3] = [
@@ -10,7 +10,7 @@ const ENDING: [(SignalKind, &str); 3] = [
 ];
 
 /// Listens, from now on, to the signals that ask for an end; each gives a reason.
-pub fn listen() -> Stops {
+pub fn listen() -> Interrupts {
     let (tell, told) = tokio::sync::mpsc::unbounded_channel();
     for (kind, reason) in ENDING {
         // A signal that cannot be listened to keeps its default: it ends landfall, and the guardian

@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use landfall_core::telemetry::progress::ProgressSnapshot;
 use landfall_core::telemetry::view::Phase;
 use landfall_core::units::show_duration;
-use landfall_qemu::driver::Look;
+use landfall_qemu::driver::Tick;
 use landfall_qemu::stdio::eprint_line;
 use landfall_script::Tell;
 
@@ -29,9 +29,9 @@ impl ProgressLine {
     }
 
     /// Shows what a look at the hypervisor found.
-    pub fn on_look(&self, look: &Look) {
-        if let Some(decided) = &look.decided {
-            self.show(&decided.glance());
+    pub fn on_tick(&self, tick: &Tick) {
+        if let Some(decided) = &tick.decided {
+            self.show(&decided.observation.progress());
         }
     }
 

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use landfall_core::model::prior::Prior;
 use landfall_core::report::Report;
+use landfall_core::requirements::settings::Demands;
 use landfall_core::requirements::{Aggression, Requirements};
-use landfall_qemu::driver::{self, Look, Order, Stops};
+use landfall_qemu::driver::{self, Interrupts, MigrationRequest, Tick};
 use landfall_qemu::qmp::{QmpAddress, QmpError};
 use landfall_script::Tell;
 use landfall_sim::Expected;
@@ -47,7 +48,7 @@ pub struct RunConfig {
 /// A migration before its start.
 pub struct MigrationRun {
     policy: NamedPolicy,
-    order: Order,
+    request: MigrationRequest,
     recorder: Option<Recorder>,
 }
 
@@ -68,19 +69,18 @@ impl MigrationRun {
     /// The file of this program cannot be found.
     pub fn new(config: RunConfig, tell: &Tell) -> io::Result<MigrationRun> {
         let RunConfig { policy, .. } = config;
-        let order = Order {
+        let request = MigrationRequest {
             source: config.source,
             destination: config.destination,
             destination_qmp: config.destination_qmp,
-            requirements: config.requirements,
-            aggression: config.aggression,
+            settings: Demands { requirements: config.requirements, aggression: config.aggression },
             policy: policy.create(tell),
             post_copy: config.post_copy,
             prior: Prior::default(),
             forecast: None,
             guardian: env::current_exe()?,
         };
-        Ok(MigrationRun { policy, order, recorder: None })
+        Ok(MigrationRun { policy, request, recorder: None })
     }
 
     /// Records the migration into a file, which is created at once.
@@ -91,9 +91,9 @@ impl MigrationRun {
         let start = RecordingStart {
             policy: self.policy.name().to_owned(),
             script: self.policy.script_text(),
-            aggression: self.order.aggression,
-            requirements: self.order.requirements.clone(),
-            prior: self.order.prior.clone(),
+            aggression: self.request.settings.aggression,
+            requirements: self.request.settings.requirements.clone(),
+            prior: self.request.prior.clone(),
         };
         self.recorder = Some(Recorder::create(path, start)?);
         Ok(())
@@ -107,13 +107,13 @@ impl MigrationRun {
         &mut self,
         budget: Duration,
     ) -> Result<(Preflight, Option<Expected>), QmpError> {
-        let asked = &self.order.requirements;
-        let preflight = Preflight::probe(&self.order.source, asked, budget).await?;
-        let expected = preflight.forecast(&self.policy, asked, self.order.aggression);
-        self.order.forecast = expected.as_ref().and_then(|expected| expected.forecast);
-        self.order.prior = preflight.prior.clone();
+        let asked = &self.request.settings.requirements;
+        let preflight = Preflight::probe(&self.request.source, asked, budget).await?;
+        let expected = preflight.forecast(&self.policy, asked, self.request.settings.aggression);
+        self.request.forecast = expected.as_ref().and_then(|expected| expected.forecast);
+        self.request.prior = preflight.prior.clone();
         if let Some(recorder) = &mut self.recorder {
-            recorder.set_prior(&self.order.prior);
+            recorder.set_prior(&self.request.prior);
         }
         Ok((preflight, expected))
     }
@@ -124,21 +124,25 @@ impl MigrationRun {
         if let Some(recorder) = self.recorder {
             recorder.finish(&report);
         }
-        FinishedRun { report, requirements: self.order.requirements }
+        FinishedRun { report, requirements: self.request.settings.requirements }
     }
 
-    /// Steers the migration to its end. `watch` sees every look at the hypervisor; a reason that comes by
-    /// `stops` ends the migration.
-    pub async fn steer(self, stops: &mut Stops, watch: &mut dyn FnMut(&Look<'_>)) -> FinishedRun {
-        let MigrationRun { order, mut recorder, .. } = self;
-        let mut requirements = order.requirements.clone();
-        let report = driver::migrate(order, stops, &mut |look| {
-            watch(look);
-            if let Some(changed) = look.changed {
+    /// Steers the migration to its end. `watch` sees every sample; a reason that comes by
+    /// `interrupts` ends the migration.
+    pub async fn steer(
+        self,
+        interrupts: &mut Interrupts,
+        watch: &mut dyn FnMut(&Tick<'_>),
+    ) -> FinishedRun {
+        let MigrationRun { request, mut recorder, .. } = self;
+        let mut requirements = request.settings.requirements.clone();
+        let report = driver::migrate(request, interrupts, &mut |tick| {
+            watch(tick);
+            if let Some(changed) = tick.changed {
                 requirements = changed.requirements.clone();
             }
             if let Some(recorder) = &mut recorder {
-                recorder.write_look(look);
+                recorder.write_tick(tick);
             }
         })
         .await;

@@ -305,7 +305,7 @@ impl QemuMonitor {
         self.qmp.execute("migrate-start-postcopy", Value::Null).await.map(drop)
     }
 
-    /// Stops the guest (`stop`).
+    /// Interrupts the guest (`stop`).
     pub async fn stop(&mut self) -> Result<(), QmpError> {
         self.qmp.execute("stop", Value::Null).await.map(drop)
     }

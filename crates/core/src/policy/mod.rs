@@ -26,7 +26,7 @@ pub use progressive::Progressive;
 pub use rfc2011::Rfc2011;
 
 /// A law of steering.
-pub trait Policy: Send {
+pub trait Policy: Send + Sync {
     /// Its name on the command line.
     fn name(&self) -> &str;
 

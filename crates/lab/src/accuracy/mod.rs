@@ -16,7 +16,7 @@ use landfall_core::requirements::Aggression;
 use landfall_core::units::ByteRate;
 use landfall_migration::preflight::all_levers;
 use landfall_migration::progress::ProgressLine;
-use landfall_qemu::driver::Stops;
+use landfall_qemu::driver::Interrupts;
 use landfall_qemu::stdio::{eprint_line, print_line};
 use landfall_sim::{Expected, Qemu, Run, Seed, Setup};
 use landfall_testguest::IsolatedCpus;
@@ -57,7 +57,7 @@ struct Row {
 }
 
 /// Makes the comparison and returns the exit status.
-pub async fn run(options: AccuracyArgs, mut stops: Stops) -> u8 {
+pub async fn run(options: AccuracyArgs, mut stops: Interrupts) -> u8 {
     let isolated_cpus = isolate_guest_cpu();
     let mut rows = Vec::new();
     let cases = matrix::cases();
@@ -98,7 +98,7 @@ pub async fn run(options: AccuracyArgs, mut stops: Stops) -> u8 {
 async fn row(
     case: &MatrixCell,
     isolated_cpus: Option<IsolatedCpus>,
-    stops: &mut Stops,
+    stops: &mut Interrupts,
 ) -> Result<Row, LabRunError> {
     let asked = case.asked();
     let run = LabRun {
@@ -112,7 +112,7 @@ async fn row(
         isolated_cpus,
     };
     let line = ProgressLine::new();
-    let seen = run.run(stops, &mut |look| line.on_look(look)).await;
+    let seen = run.run(stops, &mut |tick| line.on_tick(tick)).await;
     line.clear();
     let seen = seen?;
     let prior = &seen.preflight.prior;

@@ -13,7 +13,7 @@ use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_migration::progress::ProgressLine;
 use landfall_migration::tables::{Table, borderless_table};
 use landfall_migration::text::format_seconds;
-use landfall_qemu::driver::Stops;
+use landfall_qemu::driver::Interrupts;
 use landfall_qemu::stdio::{eprint_line, print_line};
 use landfall_testguest::{GuestSpec, PagesPerSecond, Workload};
 use serde_json::json;
@@ -39,7 +39,7 @@ pub struct DemoArgs {
 }
 
 /// Runs the demo and returns the exit status.
-pub async fn run(options: DemoArgs, mut stops: Stops) -> u8 {
+pub async fn run(options: DemoArgs, mut stops: Interrupts) -> u8 {
     eprint_line(&format!(
         "Four live migrations of real QEMU guests over a link of {}. About two minutes.\n",
         options.bandwidth
@@ -48,7 +48,7 @@ pub async fn run(options: DemoArgs, mut stops: Stops) -> u8 {
     for run in runs(options.bandwidth) {
         eprint_line(&format!("{}, by {}", run.guest, run.policy));
         let line = ProgressLine::new();
-        let result = run.run(&mut stops, &mut |look| line.on_look(look)).await;
+        let result = run.run(&mut stops, &mut |tick| line.on_tick(tick)).await;
         line.clear();
         match result {
             Ok(result) => {

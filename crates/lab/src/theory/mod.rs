@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use clap::Args;
 use landfall_core::units::{ByteRate, Bytes, Share};
-use landfall_qemu::driver::Stops;
+use landfall_qemu::driver::Interrupts;
 use landfall_qemu::stdio::{eprint_line, print_line};
 use landfall_testguest::{GuestSpec, PagesPerSecond, WorkPhase, Workload};
 use serde_json::json;
@@ -110,7 +110,7 @@ fn guests() -> Vec<(&'static str, Workload)> {
 }
 
 /// Makes the experiment and returns the exit status.
-pub async fn run(options: TheoryArgs, mut stops: Stops) -> u8 {
+pub async fn run(options: TheoryArgs, mut stops: Interrupts) -> u8 {
     let outcome = tokio::select! {
         biased;
         reason = stops.recv() => Err(reason.unwrap_or_default()),

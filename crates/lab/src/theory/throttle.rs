@@ -116,7 +116,7 @@ impl Drop for Throttler {
     }
 }
 
-/// Stops and resumes the guest in turns. The share that this really gives is counted by the kernel.
+/// Interrupts and resumes the guest in turns. The share that this really gives is counted by the kernel.
 async fn pause(
     mut machine: QemuMonitor,
     hold: ThrottleSetting,

@@ -8,7 +8,7 @@ use landfall_core::requirements::settings::Demands;
 use landfall_migration::preflight::forecast_line;
 use landfall_migration::progress::ProgressLine;
 use landfall_migration::run::{FinishedRun, MigrationRun, RunConfig};
-use landfall_qemu::driver::Look;
+use landfall_qemu::driver::Tick;
 use landfall_qemu::stdio::eprint_line;
 
 use crate::cli::{MigrateArgs, PostCopyArg};
@@ -57,11 +57,11 @@ pub async fn run(options: Box<MigrateArgs>) -> u8 {
     if let Err(reason) = leave {
         return finish(run.refuse(reason), hooks, options.json).await;
     }
-    let mut on_look = |look: &Look<'_>| {
-        line.on_look(look);
-        hooks.on_look(look);
+    let mut on_tick = |tick: &Tick<'_>| {
+        line.on_tick(tick);
+        hooks.on_tick(tick);
     };
-    let finished = run.steer(&mut stops, &mut on_look).await;
+    let finished = run.steer(&mut stops, &mut on_tick).await;
     line.clear();
     finish(finished, hooks, options.json).await
 }

@@ -81,12 +81,12 @@ impl Facts {
 }
 
 fn so_far(decided: &Decided) -> Value {
-    let view = decided.view;
+    let view = &decided.observation.view;
     let Bytes(remaining) = view.remaining;
     json!({
         "elapsed_s": view.now.as_secs_f64(),
         "remaining_bytes": remaining,
         "blackout_if_shipped_s": view.downtime_if_shipped().map(|stall| stall.as_secs_f64()),
-        "why": decided.decision.reason,
+        "why": decided.observation.decision.reason,
     })
 }

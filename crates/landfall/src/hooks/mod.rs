@@ -15,7 +15,7 @@ use std::str::FromStr;
 use landfall_core::decision::Finish;
 use landfall_core::report::{Outcome, Report};
 use landfall_core::telemetry::view::{Phase, View};
-use landfall_qemu::driver::{Decided, Look};
+use landfall_qemu::driver::{Decided, Tick};
 use landfall_qemu::stdio::eprint_line;
 use tokio::task::JoinHandle;
 
@@ -120,8 +120,8 @@ impl Hooks {
     }
 
     /// Starts those before the switch-over as soon as it is near, without waiting for them.
-    pub fn on_look(&mut self, look: &Look) {
-        if let Some(decided) = &look.decided
+    pub fn on_tick(&mut self, tick: &Tick) {
+        if let Some(decided) = &tick.decided
             && self.switching.is_none()
             && is_near(decided)
         {
@@ -161,10 +161,10 @@ impl Hooks {
 /// Returns whether the guest is about to stand still: that was decided, what remains fits the allowed stall,
 /// or it stands still already.
 fn is_near(decided: &Decided) -> bool {
-    let ends = matches!(decided.decision.finish, Some(Finish::Ship | Finish::PostCopy));
-    ends || match decided.view.phase {
+    let ends = matches!(decided.observation.decision.finish, Some(Finish::Ship | Finish::PostCopy));
+    ends || match decided.observation.view.phase {
         Phase::SwitchOver | Phase::PostCopy => true,
-        Phase::Iterating => fits(decided.view),
+        Phase::Iterating => fits(&decided.observation.view),
         _ => false,
     }
 }

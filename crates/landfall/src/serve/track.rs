@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use landfall_core::recording::{RecordingHeader, RecordingLine, ViewReplay};
+use landfall_core::policy::Plain;
+use landfall_core::recording::{RecordingHeader, RecordingLine, Replay};
 use landfall_core::report::Report;
 use landfall_core::requirements::settings::Demands;
 use landfall_core::telemetry::progress::{Progress, tightest_hold, time_left};
@@ -31,7 +32,7 @@ pub struct Moment {
 /// A recording, and what was made of it so far.
 pub struct Track {
     following: RecordingFollower,
-    views: Option<ViewReplay>,
+    views: Option<Replay<'static>>,
     progress: Progress,
     /// All looks, oldest first.
     pub moments: Vec<Moment>,
@@ -83,10 +84,10 @@ impl Track {
     pub fn read_on(&mut self) -> Result<(), FollowError> {
         let lines = self.following.read_new_lines()?;
         let Some(head) = &self.following.head else { return Ok(()) };
-        let views = self.views.get_or_insert_with(|| ViewReplay::new(head));
+        let views = self.views.get_or_insert_with(|| Replay::new(head, Box::new(Plain)));
         let mut shown = Vec::new();
         for line in &lines {
-            if let Some(view) = views.take(line) {
+            if let Some(view) = views.read_line(line).map(|observation| observation.view) {
                 shown.push((view, line));
             } else if let RecordingLine::Requirements { .. } = line {
                 let at = shown.last().map(|(view, _)| view.now.as_secs_f64());
@@ -96,7 +97,7 @@ impl Track {
                 self.report = Some((**report).clone());
             }
         }
-        self.demands = Some(views.demands().clone());
+        self.demands = Some(views.settings().clone());
         for (view, line) in shown {
             self.see(&view, line);
         }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use landfall_core::decision::{Decision, Hold, Quota};
 use landfall_core::policy::{Needs, Policy};
-use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::requirements::settings::Demands;
 use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::ByteRate;
-use landfall_qemu::driver::{Order, Stops, migrate};
+use landfall_qemu::driver::{Interrupts, MigrationRequest, migrate};
 use landfall_qemu::qmp::QmpAddress;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -28,7 +28,7 @@ fn held() -> Option<(Scene, Run)> {
 }
 
 /// Nobody asks for an end.
-fn no_stops() -> Stops {
+fn no_stops() -> Interrupts {
     tokio::sync::mpsc::unbounded_channel().1
 }
 
@@ -191,12 +191,11 @@ impl Policy for BreaksDown {
 #[test]
 fn a_policy_that_panics_ends_the_migration_and_not_the_guest() {
     let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(40)) else { return };
-    let order = Order {
+    let request = MigrationRequest {
         source: QmpAddress::Unix(scene.pair.source.qmp_socket()),
         destination: scene.pair.uri(),
         destination_qmp: None,
-        requirements: Requirements::default(),
-        aggression: Aggression::DEFAULT,
+        settings: Demands::default(),
         policy: Box::new(BreaksDown(0)),
         post_copy: false,
         prior: landfall_core::model::prior::Prior::default(),
@@ -204,7 +203,7 @@ fn a_policy_that_panics_ends_the_migration_and_not_the_guest() {
         guardian: PathBuf::from(env!("CARGO_BIN_EXE_landfall")),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let report = runtime.block_on(migrate(order, &mut no_stops(), &mut |_| {}));
+    let report = runtime.block_on(migrate(request, &mut no_stops(), &mut |_| {}));
     assert_eq!(report.exit_status(), 5, "{report:?}");
     assert!(report.reason.unwrap().contains("panicked"));
     scene.assert_unharmed_at_source();

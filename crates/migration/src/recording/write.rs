@@ -75,23 +75,23 @@ impl Recorder {
         }
     }
 
-    /// Writes a look. An error, such as a full disk, does not stop the migration.
-    pub fn write_look(&mut self, look: &driver::Look) {
+    /// Writes a tick. An error, such as a full disk, does not stop the migration.
+    pub fn write_tick(&mut self, tick: &driver::Tick) {
         if let Some(start) = self.start.take() {
-            self.write_line(&start.head(look));
+            self.write_line(&start.head(tick));
         }
-        if let Some(changed) = look.changed {
+        if let Some(changed) = tick.changed {
             let Demands { requirements, aggression } = changed.clone();
             self.write_line(&RecordingLine::Requirements {
                 requirements,
                 aggression: Some(aggression),
             });
         }
-        let decided = look.decided.as_ref();
+        let decided = tick.decided.as_ref();
         self.write_line(&RecordingLine::Look(Box::new(RecordedSample {
-            sample: look.sample.clone(),
+            sample: tick.sample.clone(),
             holds: decided.map(|decided| decided.holds.to_vec()),
-            decision: decided.map(|decided| decided.decision.clone()),
+            decision: decided.map(|decided| decided.observation.decision.clone()),
         })));
     }
 
@@ -124,7 +124,7 @@ impl Recorder {
 }
 
 impl RecordingStart {
-    fn head(self, look: &driver::Look) -> RecordingHeader {
+    fn head(self, tick: &driver::Tick) -> RecordingHeader {
         RecordingHeader {
             kind: KIND.to_owned(),
             version: VERSION,
@@ -133,8 +133,8 @@ impl RecordingStart {
             script: self.script,
             aggression: self.aggression,
             requirements: self.requirements,
-            levers: look.levers,
-            vcpus: look.sample.vcpus.len(),
+            levers: tick.levers,
+            vcpus: tick.sample.vcpus.len(),
             prior: self.prior,
         }
     }

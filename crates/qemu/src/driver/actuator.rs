@@ -1,16 +1,18 @@
-//! The hands of the loop: carry a decision out, and know the way back before the way out.
+//! Carries a session's actions out, and knows how to undo each before it is done.
 
 use std::path::Path;
 
-use landfall_core::decision::{Decision, Hold, Tuning};
+use landfall_core::decision::{Hold, Tuning};
 use landfall_core::requirements::Requirements;
+use landfall_core::session::Action;
 use landfall_core::switch_over;
 use landfall_core::telemetry::sample::VcpuCounters;
-use landfall_core::telemetry::view::Levers;
 
-use crate::cgroup::CpuLever;
+use super::refusal::Refusal;
+use crate::cgroup::{CgroupError, CpuLever};
 use crate::guardian::{Guardian, GuardianError};
 use crate::lock::GuestLock;
+use crate::migration_end::{self, CancelOutcome};
 use crate::monitor::{MigrationParameters, QemuMonitor};
 use crate::procfs::Process;
 use crate::qmp::QmpError;
@@ -19,249 +21,277 @@ use crate::vcpus;
 
 /// The guest's vCPUs on this host, locked for this landfall.
 #[derive(Debug)]
-pub(super) struct Vcpus {
+pub(super) struct LockedVcpus {
     pub(super) process: Process,
     pub(super) tids: Vec<i32>,
     pub(super) lever: Option<CpuLever>,
     pub(super) lock: GuestLock,
 }
 
-impl Vcpus {
-    pub(super) fn counters(&self) -> Vec<VcpuCounters> {
+impl LockedVcpus {
+    pub(super) fn read_counters(&self) -> Vec<VcpuCounters> {
         vcpus::read_vcpu_counters(&self.tids, self.lever.as_ref())
     }
 }
 
-/// Everything through which the loop can act on a guest.
+/// Why an action was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ActionError {
+    /// The guardian does not watch any more: someone ended it, or it has set out to put everything
+    /// back because this process did not move. Nothing is held without one.
+    #[error(
+        "the guardian has ended its watch (somebody ended it, or landfall itself was stopped for \
+         seconds): nothing is held without one"
+    )]
+    GuardianGone,
+    /// The guardian could not be told what to undo.
+    #[error(transparent)]
+    Guardian(#[from] GuardianError),
+    /// The kernel did not take a quota.
+    #[error("vCPU {vcpu} cannot be held: {error}")]
+    Quota {
+        /// Which vCPU.
+        vcpu: usize,
+        /// Why.
+        error: CgroupError,
+    },
+    /// There is no control group by which the vCPUs could be held.
+    #[error("vCPU {0} cannot be held: no control group was found for it")]
+    NoLever(usize),
+    /// A quota could not be lifted; it is tried again, and is the guardian's in the end.
+    #[error("{0}")]
+    StillHeld(String),
+    /// QEMU did not do it.
+    #[error(transparent)]
+    Monitor(#[from] QmpError),
+    /// The migration cannot be cancelled now.
+    #[error("the migration cannot be cancelled now")]
+    NotCancelled,
+}
+
+/// Everything through which a guest can be acted on.
 #[derive(Debug)]
-pub(super) struct Hands {
-    pub(super) process: Process,
-    pub(super) way_back: Rollback,
-    vcpus: Vcpus,
-    levers: Levers,
+pub(super) struct Actuator {
+    vcpus: LockedVcpus,
+    rollback: Rollback,
+    /// QEMU's parameters as they were found.
     found: MigrationParameters,
+    /// Those that were set last for the policy.
     tuned: Option<MigrationParameters>,
     guardian: Option<Guardian>,
-    holds: Vec<Hold>,
     still_held: Vec<String>,
 }
 
-impl Hands {
-    /// Starts the guardian and entrusts it with the way back.
+impl Actuator {
+    /// Starts the guardian and gives it the rollback: nothing is changed without one.
     ///
     /// # Errors
-    /// In words, if no guardian can be had: nothing is changed without one.
+    /// No guardian can be had.
     pub(super) fn new(
-        vcpus: Vcpus,
-        levers: Levers,
+        vcpus: LockedVcpus,
         found: MigrationParameters,
-        way_back: Rollback,
+        rollback: Rollback,
         program: &Path,
-    ) -> Result<Hands, String> {
-        let no_guardian = |error: GuardianError| format!("{error}; nothing was changed");
-        let mut guardian = Guardian::spawn(program).map_err(no_guardian)?;
-        guardian.update(&way_back).map_err(no_guardian)?;
-        let kept = vcpus.lock.close_on_exec();
-        kept.map_err(|error| {
-            format!("cannot keep the guest's lock: {error}; nothing was changed")
-        })?;
-        let holds = vec![Hold::Free; vcpus.tids.len()];
-        let process = vcpus.process;
-        Ok(Hands {
-            process,
-            way_back,
+    ) -> Result<Actuator, Refusal> {
+        let mut guardian = Guardian::spawn(program).map_err(Refusal::NoGuardian)?;
+        guardian.update(&rollback).map_err(Refusal::NoGuardian)?;
+        vcpus.lock.close_on_exec().map_err(Refusal::LockNotKept)?;
+        Ok(Actuator {
             vcpus,
-            levers,
+            rollback,
             found,
             tuned: None,
             guardian: Some(guardian),
-            holds,
             still_held: Vec::new(),
         })
     }
 
-    pub(super) fn levers(&self) -> Levers {
-        self.levers
+    /// The guest's QEMU.
+    pub(super) fn process(&self) -> Process {
+        self.vcpus.process
     }
 
-    /// How the vCPUs are held now.
-    pub(super) fn holds(&self) -> &[Hold] {
-        &self.holds
+    /// How many vCPUs can be held.
+    pub(super) fn vcpu_count(&self) -> usize {
+        self.vcpus.tids.len()
     }
 
-    /// Whether the guest stands still by our doing.
-    pub(super) fn stopped(&self) -> bool {
-        self.holds.contains(&Hold::Stopped)
+    pub(super) fn read_counters(&self) -> Vec<VcpuCounters> {
+        self.vcpus.read_counters()
     }
 
-    pub(super) fn counters(&self) -> Vec<VcpuCounters> {
-        self.vcpus.counters()
-    }
-
-    /// Says to the guardian that the migration under way is ours from now on, or is no more.
+    /// Carries out one action.
     ///
     /// # Errors
-    /// In words: the guardian is gone.
-    pub(super) fn begun(&mut self, begun: bool) -> Result<(), String> {
-        self.way_back.migration_started = begun;
-        self.update()
-    }
-
-    /// Holds the vCPUs as a decision says; writes nothing that is in force already.
-    ///
-    /// # Errors
-    /// In words; the caller gives the migration up.
-    pub(super) async fn hold(
+    /// It was not done; for what can be tried again the session asks again.
+    pub(super) async fn carry_out(
         &mut self,
+        action: Action,
         source: &mut QemuMonitor,
-        decision: &Decision,
-    ) -> Result<(), String> {
-        let wanted: Vec<Hold> =
-            (0..self.vcpus.tids.len()).map(|vcpu| decision.hold(vcpu)).collect();
-        if wanted == self.holds {
-            return Ok(());
+        destination: Option<&mut QemuMonitor>,
+    ) -> Result<(), ActionError> {
+        match action {
+            Action::Hold { vcpu, hold } => self.hold_vcpu(vcpu, hold),
+            Action::ReleaseAll => self.release_all(),
+            Action::StopGuest => self.stop_guest(source).await,
+            Action::ContinueGuest => self.continue_guest(source).await,
+            Action::Tune(tuning) => self.tune(source, tuning).await,
+            Action::StartPostCopy => Ok(source.migrate_start_postcopy().await?),
+            Action::Cancel => match migration_end::cancel_migration(source, destination).await? {
+                CancelOutcome::Requested => Ok(()),
+                _ => Err(ActionError::NotCancelled),
+            },
+            // Where this cannot be done safely, or is refused, there is nothing better than to wait.
+            Action::BreakLink => {
+                let _ = migration_end::break_migration_link(source, destination).await;
+                Ok(())
+            }
         }
+    }
+
+    fn hold_vcpu(&mut self, vcpu: usize, hold: Hold) -> Result<(), ActionError> {
         self.check_guardian()?;
-        match (self.stopped(), wanted.contains(&Hold::Stopped)) {
-            (false, true) => return self.stop(source).await,
-            (true, true) => return Ok(()),
-            (true, false) => self.go_on(source).await?,
-            (false, false) => {}
+        let quota = match hold {
+            Hold::Quota(quota) => Some(quota),
+            Hold::Free | Hold::Stopped => None,
+        };
+        match &mut self.vcpus.lever {
+            Some(lever) => match lever.hold_vcpu(vcpu, quota) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(ActionError::Quota { vcpu, error }),
+            },
+            None if quota.is_none() => Ok(()),
+            None => Err(ActionError::NoLever(vcpu)),
         }
-        for (vcpu, hold) in wanted.into_iter().enumerate() {
-            if self.holds[vcpu] == hold || self.holds[vcpu].is_nearly(hold) {
-                continue;
-            }
-            let Some(lever) = &mut self.vcpus.lever else { continue };
-            let quota = if let Hold::Quota(quota) = hold { Some(quota) } else { None };
-            lever
-                .hold_vcpu(vcpu, quota)
-                .map_err(|error| format!("vCPU {vcpu} cannot be held: {error}"))?;
-            self.holds[vcpu] = hold;
-        }
-        Ok(())
     }
 
-    async fn stop(&mut self, source: &mut QemuMonitor) -> Result<(), String> {
-        self.let_go();
-        self.way_back.guest_stopped = true;
-        self.update()?;
-        source.stop().await.map_err(in_words)?;
-        self.holds.fill(Hold::Stopped);
-        Ok(())
-    }
-
-    async fn go_on(&mut self, source: &mut QemuMonitor) -> Result<(), String> {
-        source.cont().await.map_err(in_words)?;
-        self.went_on();
-        self.update()
-    }
-
-    /// Changes QEMU's settings as a decision says; writes nothing that is in force already.
-    ///
-    /// # Errors
-    /// In words; the caller gives the migration up.
-    pub(super) async fn tune(
-        &mut self,
-        source: &mut QemuMonitor,
-        tuning: Tuning,
-    ) -> Result<(), String> {
-        let mut settings = MigrationParameters::default();
-        if let Some(limit) = tuning.downtime_limit {
-            settings.set_downtime_limit(&self.found, limit);
-        }
-        if let Some(rate) = tuning.max_bandwidth {
-            settings.set_max_bandwidth(&self.found, rate.per_second());
-        }
-        if let Some(rate) = tuning.switchover_bandwidth {
-            settings.set_switchover_bandwidth(&self.found, rate.per_second());
-        }
-        if settings == MigrationParameters::default() || self.tuned.as_ref() == Some(&settings) {
-            return Ok(());
-        }
-        source.set_migration_parameters(&settings).await.map_err(in_words)?;
-        self.tuned = Some(settings);
-        Ok(())
-    }
-
-    /// Has QEMU keep what is demanded now instead of what was: its bandwidth, and the blackout for
-    /// which it switches over by itself, unless a policy has set that, and sets it again at its next
-    /// decision. One that was raised to ship the rest is not left so.
-    ///
-    /// # Errors
-    /// In words; what QEMU does not take is not in force.
-    pub(super) async fn demand(
-        &mut self,
-        source: &mut QemuMonitor,
-        was: &Requirements,
-        now: &Requirements,
-        shipping: bool,
-    ) -> Result<(), String> {
-        let mut settings = MigrationParameters::default();
-        if now.max_bandwidth != was.max_bandwidth {
-            match now.max_bandwidth {
-                Some(rate) => settings.set_max_bandwidth(&self.found, rate.per_second()),
-                None => settings.restore_max_bandwidth(&self.found),
-            }
-        }
-        let by_policy = self.tuned.as_ref().is_some_and(MigrationParameters::has_downtime_limit);
-        if now.max_stall != was.max_stall && (shipping || !by_policy) {
-            settings.set_downtime_limit(&self.found, switch_over::limit(now.max_stall, None));
-        }
-        if settings == MigrationParameters::default() {
-            return Ok(());
-        }
-        source.set_migration_parameters(&settings).await.map_err(in_words)?;
-        self.tuned = None;
-        Ok(())
-    }
-
-    /// Lets all vCPUs go, by the same steps the guardian would take. What cannot be undone now can
-    /// be tried again, and is the guardian's in the end.
-    pub(super) fn let_go(&mut self) {
-        let Some(lever) = &mut self.vcpus.lever else { return };
+    /// Lifts all quotas, by the same steps the guardian would take. What cannot be undone now can be
+    /// tried again, and is the guardian's in the end.
+    pub(super) fn release_all(&mut self) -> Result<(), ActionError> {
+        let Some(lever) = &mut self.vcpus.lever else { return Ok(()) };
         self.still_held = lever.release_all().iter().map(ToString::to_string).collect();
-        if !self.stopped() {
-            self.holds.fill(Hold::Free);
+        match self.still_held.is_empty() {
+            true => Ok(()),
+            false => Err(ActionError::StillHeld(self.still_held.join("; "))),
         }
     }
 
-    /// What could not be undone when the vCPUs were let go, in words.
+    /// What could not be undone when the quotas were lifted last, in words.
     pub(super) fn still_held(&self) -> &[String] {
         &self.still_held
     }
 
-    /// Notes that the guest was let go on after a stop of ours.
-    pub(super) fn went_on(&mut self) {
-        self.way_back.guest_stopped = false;
-        self.holds.fill(Hold::Free);
+    async fn stop_guest(&mut self, source: &mut QemuMonitor) -> Result<(), ActionError> {
+        self.check_guardian()?;
+        // A vCPU that a quota keeps from running would answer late.
+        let _ = self.release_all();
+        self.rollback.guest_stopped = true;
+        self.update_guardian()?;
+        Ok(source.stop().await?)
     }
 
-    /// All is put back: sends the guardian home.
-    pub(super) fn dismiss(&mut self) {
+    async fn continue_guest(&mut self, source: &mut QemuMonitor) -> Result<(), ActionError> {
+        source.cont().await?;
+        self.forget_stop();
+        self.update_guardian()
+    }
+
+    /// Changes QEMU's parameters as a decision says; writes nothing that is in force already.
+    async fn tune(&mut self, source: &mut QemuMonitor, tuning: Tuning) -> Result<(), ActionError> {
+        let mut parameters = MigrationParameters::default();
+        if let Some(limit) = tuning.downtime_limit {
+            parameters.set_downtime_limit(&self.found, limit);
+        }
+        if let Some(rate) = tuning.max_bandwidth {
+            parameters.set_max_bandwidth(&self.found, rate.per_second());
+        }
+        if let Some(rate) = tuning.switchover_bandwidth {
+            parameters.set_switchover_bandwidth(&self.found, rate.per_second());
+        }
+        let in_force = self.tuned.as_ref() == Some(&parameters);
+        if parameters == MigrationParameters::default() || in_force {
+            return Ok(());
+        }
+        source.set_migration_parameters(&parameters).await?;
+        self.tuned = Some(parameters);
+        Ok(())
+    }
+
+    /// Has QEMU keep what is asked for now instead of what was: its bandwidth, and the downtime for
+    /// which it switches over by itself, unless a policy has set that, and sets it again at its next
+    /// decision. One that was raised to ship the rest is not left so.
+    ///
+    /// # Errors
+    /// What QEMU does not take is not in force.
+    pub(super) async fn apply_requirements(
+        &mut self,
+        source: &mut QemuMonitor,
+        before: &Requirements,
+        after: &Requirements,
+        shipping: bool,
+    ) -> Result<(), QmpError> {
+        let mut parameters = MigrationParameters::default();
+        if after.max_bandwidth != before.max_bandwidth {
+            match after.max_bandwidth {
+                Some(rate) => parameters.set_max_bandwidth(&self.found, rate.per_second()),
+                None => parameters.restore_max_bandwidth(&self.found),
+            }
+        }
+        let by_policy = self.tuned.as_ref().is_some_and(MigrationParameters::has_downtime_limit);
+        if after.max_stall != before.max_stall && (shipping || !by_policy) {
+            parameters.set_downtime_limit(&self.found, switch_over::limit(after.max_stall, None));
+        }
+        if parameters == MigrationParameters::default() {
+            return Ok(());
+        }
+        source.set_migration_parameters(&parameters).await?;
+        self.tuned = None;
+        Ok(())
+    }
+
+    /// Puts QEMU's parameters back as they were found.
+    ///
+    /// # Errors
+    /// QEMU does not take them.
+    pub(super) async fn restore_parameters(
+        &self,
+        source: &mut QemuMonitor,
+    ) -> Result<(), QmpError> {
+        source.set_migration_parameters(&self.rollback.parameters).await
+    }
+
+    // ---- The guardian --------------------------------------------------------------------------
+
+    /// Says to the guardian that the migration under way is landfall's from now on, or is no more.
+    ///
+    /// # Errors
+    /// The guardian is gone.
+    pub(super) fn set_migration_started(&mut self, started: bool) -> Result<(), ActionError> {
+        self.rollback.migration_started = started;
+        self.update_guardian()
+    }
+
+    /// The guest runs again after it was stopped: there is no stop to undo.
+    pub(super) fn forget_stop(&mut self) {
+        self.rollback.guest_stopped = false;
+    }
+
+    /// All is put back: ends the guardian.
+    pub(super) fn disarm_guardian(&mut self) {
         if let Some(guardian) = self.guardian.take() {
             guardian.disarm();
         }
     }
 
-    fn update(&mut self) -> Result<(), String> {
-        let guardian = self.guardian.as_mut().ok_or("there is no guardian")?;
-        guardian.update(&self.way_back).map_err(|error| error.to_string())
-    }
-
-    /// Nothing is steered without a guardian that would undo it. One that does not watch any more
-    /// was ended by somebody, or has set out on the way back because this process did not move.
-    ///
     /// # Errors
-    /// In words: it is gone.
-    pub(super) fn check_guardian(&self) -> Result<(), String> {
+    /// [`ActionError::GuardianGone`].
+    pub(super) fn check_guardian(&self) -> Result<(), ActionError> {
         let watches = self.guardian.as_ref().is_some_and(Guardian::is_watching);
-        let gone = "the guardian has ended its watch (somebody ended it, or landfall itself was \
-                    stopped for seconds): nothing is held without one";
-        watches.then_some(()).ok_or_else(|| gone.to_owned())
+        watches.then_some(()).ok_or(ActionError::GuardianGone)
     }
-}
 
-fn in_words(error: QmpError) -> String {
-    error.to_string()
+    fn update_guardian(&mut self) -> Result<(), ActionError> {
+        let guardian = self.guardian.as_mut().ok_or(ActionError::GuardianGone)?;
+        Ok(guardian.update(&self.rollback)?)
+    }
 }

@@ -1,76 +1,59 @@
-//! The steering loop: observes, decides, acts, records; and leaves nothing behind.
+//! Drives a [`Session`] on a real guest: observes, carries out, records; and leaves nothing behind.
 //!
-//! - [`prepare`] looks at everything before anything is changed, and refuses with the reason.
-//! - This file runs the migration: it polls, asks the policy, and hands its decision to the hands.
-//! - [`hands`] carries decisions out and knows the way back of each.
-//! - [`demands`] takes up what the operator demands otherwise on the way.
-//! - [`giving_up`] ends a migration early, and does what can be done where a monitor does not answer.
-//! - [`link`] notices a link on which nothing moves.
-//! - [`ending`] finds out where the guest is, puts everything back and writes the report.
+//! What to do is decided in `landfall_core::session`. What is done here is the rest of it: wait for the
+//! monitors, for the clock and for people; read counters; carry actions out on QEMU and the control
+//! groups; and find out at the end where the guest is.
+//!
+//! - [`preflight`] looks at everything before anything is changed, and refuses ([`refusal`]).
+//! - This file runs the migration: it waits for what comes next and gives it to the session.
+//! - [`actuator`] carries the session's actions out and knows how to undo each.
+//! - [`requests`] takes up what the operator changes on the way.
+//! - [`finalize`] finds out where the guest is, puts everything back and reports.
 //!
 //! Two clocks tick: the hypervisor is asked ten times a second, for QEMU renews its own figures no
-//! oftener, and more often near the end of a pass; the kernel's counters, which cost a hundredth of
+//! more often, and more often near the end of a pass; the kernel's counters, which cost a hundredth of
 //! that, are read every 10 to 20 ms while the guest is hindered, so that each gap of a quota is seen by
 //! itself.
 
-mod abort;
 mod actuator;
 mod finalize;
-mod link;
 mod preflight;
+mod refusal;
 mod requests;
 
-use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use landfall_core::decision::{Decision, Finish, Hold, Tuning};
-use landfall_core::guard::enforce;
+use landfall_core::decision::Hold;
 use landfall_core::model::prior::Prior;
-use landfall_core::planner;
 use landfall_core::policy::Policy;
-use landfall_core::report::losses::LossMeter;
-use landfall_core::report::peak_rate::PeakRateMeter;
-use landfall_core::report::{Class, Forecast, Outcome, Report};
-use landfall_core::requirements::changes::Change;
+use landfall_core::report::{Forecast, Outcome, Report};
 use landfall_core::requirements::settings::Demands;
-use landfall_core::requirements::{Aggression, Requirement, Requirements};
-use landfall_core::switch_over;
-use landfall_core::telemetry::observer::Observer;
-use landfall_core::telemetry::progress::{Progress, time_left};
-use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status};
-use landfall_core::telemetry::view::{Levers, Phase, SAMPLE_INTERVAL, View};
-use landfall_core::units::{Moment, Share};
-
+use landfall_core::session::{Observation, Session, SessionEnd};
+use landfall_core::telemetry::sample::{Migration, Sample};
+use landfall_core::telemetry::view::Levers;
+use landfall_core::units::Moment;
 use tokio::sync::mpsc;
 
-use crate::control::SteeredMigration;
 use crate::control::server::ControlServer;
 use crate::monitor::{QemuMonitor, RunState, parse_query_migrate};
 use crate::qmp::{PendingResponse, QmpAddress, QmpError, QmpEvent, QmpEvents};
-use abort::GivingUp;
-use actuator::Hands;
-use link::{LinkWatch, Minded};
-use requests::{Waiting, next_ask};
+use actuator::Actuator;
+use requests::{PendingChange, next_request};
 
-/// How often the kernel's counters are read while the guest is hindered: twice a period of its quota,
-/// within these. The kernel has the length of each gap; where the guest stands still by other means, or may
-/// soon, the looks have it, and are as close as they may be.
-const WATCH: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(20));
+pub use refusal::Refusal;
 
 /// A migration to be steered.
-pub struct Order {
-    /// The monitor of the QEMU the guest is to leave.
+pub struct MigrationRequest {
+    /// The monitor of the QEMU that the guest is to leave.
     pub source: QmpAddress,
-    /// The migration URI of the QEMU it is to go to.
+    /// The migration URI of the QEMU that it is to go to.
     pub destination: String,
     /// The monitor of that QEMU.
     pub destination_qmp: Option<QmpAddress>,
-    /// What the operator demands.
-    pub requirements: Requirements,
-    /// The second dial of 2011.
-    pub aggression: Aggression,
-    /// The law.
+    /// What the operator asks for.
+    pub settings: Demands,
+    /// The policy that steers.
     pub policy: Box<dyn Policy>,
     /// Post-copy may be used.
     pub post_copy: bool,
@@ -82,424 +65,236 @@ pub struct Order {
     pub guardian: PathBuf,
 }
 
-/// One look, for whoever watches: the live line, the record.
-pub struct Look<'a> {
+/// One sample, for those who watch: the progress line, the recording, the hooks.
+pub struct Tick<'a> {
     /// The raw counters.
     pub sample: &'a Sample,
     /// The levers there are.
     pub levers: Levers,
-    /// All that is demanded, where that has changed since the look before.
+    /// All that is asked for, where that has changed since the sample before.
     pub changed: Option<&'a Demands>,
-    /// What was made of them; `None` for a look at the kernel's counters alone.
+    /// What was made of it; `None` for a sample of the kernel's counters alone.
     pub decided: Option<Decided<'a>>,
 }
 
-/// A view, and what was decided on it.
+/// What a sample of the hypervisor led to.
 pub struct Decided<'a> {
-    /// What is known.
-    pub view: &'a View,
-    /// How the vCPUs were held, as the view has it.
+    /// What is known, and what is done about it.
+    pub observation: &'a Observation,
+    /// How the vCPUs were held when the view was made.
     pub holds: &'a [Hold],
-    /// What is done about it.
-    pub decision: &'a Decision,
-    /// Share of the way, 0 to 1; never less than before.
-    pub done: f64,
-    /// Time until the end at these rates.
-    pub time_left: Option<Duration>,
 }
 
-/// Reasons to give a migration up, as they come: signals, mostly. After a second one landfall ends
+/// Reasons to cancel the migration, as they come: signals, mostly. After a second one landfall ends
 /// without waiting for the migration to be over, and the guardian does the rest.
-pub type Stops = mpsc::UnboundedReceiver<String>;
+pub type Interrupts = mpsc::UnboundedReceiver<String>;
 
-/// Steers a migration to its end and reports. `watch` sees every look.
-pub async fn migrate(order: Order, stops: &mut Stops, watch: &mut dyn FnMut(&Look)) -> Report {
-    let policy = order.policy.name().to_owned();
+/// Steers a migration to its end and reports. `watch` sees every sample.
+pub async fn migrate(
+    request: MigrationRequest,
+    interrupts: &mut Interrupts,
+    watch: &mut dyn FnMut(&Tick),
+) -> Report {
+    let policy = request.policy.name().to_owned();
     let checked = tokio::select! {
         biased;
-        Some(reason) = stops.recv() => Err(preflight::Refusal(reason)),
-        checked = preflight::check(order) => checked,
+        Some(reason) = interrupts.recv() => Err(Refusal::Interrupted(reason)),
+        checked = preflight::check(request) => checked,
     };
-    let ready = match checked {
+    let started = match checked {
         Ok(checked) => checked.start().await,
         Err(refusal) => Err(refusal),
     };
-    match ready {
-        Ok(ready) => {
-            let mut steering = Steering::begin(ready);
-            let end = steering.run(stops, watch).await;
-            steering.settle(end).await
+    match started {
+        Ok(mut driver) => {
+            let end = driver.run(interrupts, watch).await;
+            driver.finalize(end).await
         }
-        Err(refusal) => Report::refused(&policy, refusal.0),
+        Err(refusal) => Report::refused(&policy, refusal.to_string()),
     }
 }
 
 /// Why the loop ended.
 #[derive(Debug)]
 enum End {
-    /// The hypervisor says it is over.
-    Over(Status, Option<String>),
+    /// The session has come to an end.
+    Session(SessionEnd),
     /// The source's monitor is closed: QEMU has ended, or its monitor was taken away.
     SourceLost(String),
-    /// It can be neither steered nor ended from here: a monitor hangs, or the destination has
-    /// everything and is not heard of.
-    Stuck(String),
 }
 
 /// A migration under way.
-struct Steering {
+struct Driver {
     started: Instant,
     source: QemuMonitor,
     events: QmpEvents,
     destination: Option<(QemuMonitor, QmpEvents)>,
-    hands: Hands,
-    policy: Box<dyn Policy>,
+    session: Session<'static>,
+    actuator: Actuator,
     control: Option<ControlServer>,
-    waiting: Vec<Waiting>,
-    changes: Vec<Change>,
-    observer: Observer,
-    class: Class,
-    forecast: Option<Forecast>,
-    account: LossMeter,
-    progress: Progress,
-    asked: Option<PendingResponse>,
-    next_ask: Instant,
-    ask_after: Duration,
-    last: Option<Migration>,
-    last_ram: Option<Ram>,
-    expected_blackout: Duration,
-    link: LinkWatch,
-    peak: PeakRateMeter,
-    giving_up: Option<GivingUp>,
-    link_broken: bool,
-    shipped: Option<u64>,
-    post_copied: bool,
-    /// Who stopped the guest that stands still, once that was asked.
-    paused_by_other: Option<bool>,
-    hindered_by_qemu: bool,
-    /// When the guest was seen to run at the destination.
-    arrived: Option<Moment>,
+    pending_changes: Vec<PendingChange>,
+    /// The question to QEMU that has not been answered yet, and when to ask the next.
+    query: Option<PendingResponse>,
+    next_query: Instant,
 }
 
-impl Steering {
-    fn begin(ready: preflight::Ready) -> Self {
-        let now = Instant::now();
-        let observer =
-            Observer::new(ready.requirements, ready.aggression, ready.hands.levers(), &ready.prior);
-        let control = requests::open(
-            &ready.hands,
-            SteeredMigration {
-                guest: ready.guest,
-                destination: ready.uri,
-                policy: ready.policy.name().to_owned(),
-                demands: observer.settings().clone(),
-                progress: None,
-            },
-        );
-        Steering {
-            started: ready.began,
-            source: ready.source,
-            events: ready.events,
-            destination: ready.destination,
-            hands: ready.hands,
-            policy: ready.policy,
-            control,
-            waiting: Vec::new(),
-            changes: Vec::new(),
-            observer,
-            class: Class::Unknown,
-            forecast: ready.forecast,
-            account: ready.account,
-            progress: Progress::default(),
-            asked: None,
-            next_ask: now,
-            ask_after: SAMPLE_INTERVAL,
-            last: None,
-            last_ram: None,
-            expected_blackout: Duration::ZERO,
-            link: LinkWatch::new(),
-            peak: PeakRateMeter::default(),
-            giving_up: None,
-            link_broken: false,
-            shipped: None,
-            post_copied: false,
-            paused_by_other: None,
-            hindered_by_qemu: false,
-            arrived: None,
-        }
-    }
-
-    async fn run(&mut self, stops: &mut Stops, watch: &mut dyn FnMut(&Look)) -> End {
-        let mut stopping = false;
+impl Driver {
+    async fn run(&mut self, interrupts: &mut Interrupts, watch: &mut dyn FnMut(&Tick)) -> End {
+        let mut interrupted = false;
         loop {
             let next_tick = self.next_tick();
-            let turn = tokio::select! {
+            let ended = tokio::select! {
                 biased;
-                Some(reason) = stops.recv() => if stopping {
-                    Err(End::Stuck(format!("{reason}, twice: not waiting for the end")))
-                } else {
-                    stopping = true;
-                    self.give_up(Outcome::Cancelled, reason).await;
+                Some(reason) = interrupts.recv() => {
+                    if std::mem::replace(&mut interrupted, true) {
+                        let reason = format!("{reason}, twice: not waiting for the end");
+                        return End::Session(SessionEnd::Stuck(reason));
+                    }
+                    self.abort(Outcome::Cancelled, reason).await;
                     Ok(())
-                },
+                }
                 event = self.events.recv() => match event {
-                    Some(event) => { self.note(&event, false); Ok(()) }
+                    Some(event) => { self.on_event(&event, false).await; Ok(()) }
                     None => Err(End::SourceLost("its monitor closed the connection".to_owned())),
                 },
-                event = recv(&mut self.destination) => {
-                    if let Some(event) = event { self.note(&event, true) }
+                event = next_event(&mut self.destination) => {
+                    self.on_event(&event, true).await;
                     Ok(())
                 }
-                answer = answer(&mut self.asked) => {
-                    self.asked = None;
-                    match answer {
-                        Ok(value) => self.look(parse_query_migrate(&value), watch).await,
-                        Err(error) if error.is_closed() => Err(End::SourceLost(error.to_string())),
-                        Err(error) => { self.give_up(Outcome::Failed, error.to_string()).await; Ok(()) }
-                    }
+                answer = answer_to(&mut self.query) => {
+                    self.query = None;
+                    self.on_answer(answer, watch).await
                 }
-                () = tokio::time::sleep_until(next_tick.into()) => self.tick(watch).await,
-                ask = next_ask(&mut self.control) => { self.hear(ask).await; Ok(()) }
+                () = tokio::time::sleep_until(next_tick.into()) => self.on_tick(watch).await,
+                request = next_request(&mut self.control) => {
+                    self.on_request(request).await;
+                    Ok(())
+                }
             };
-            if let Err(end) = turn {
+            if let Err(end) = ended {
                 return end;
+            }
+            if let Some(end) = self.session.end() {
+                return End::Session(end.clone());
             }
         }
     }
 
     fn next_tick(&self) -> Instant {
-        let watch = Instant::now() + if self.hindered() { self.watch() } else { SAMPLE_INTERVAL };
-        if self.asked.is_none() { watch.min(self.next_ask) } else { watch }
-    }
-
-    /// How soon to read the counters again while the guest is hindered.
-    fn watch(&self) -> Duration {
-        let may_stop = self.shipped.is_some() || self.ask_after < SAMPLE_INTERVAL;
-        if self.hindered_by_qemu || may_stop || self.account.stopped_since().is_some() {
-            return WATCH.0;
-        }
-        let periods = self.hands.holds().iter().filter_map(|hold| match hold {
-            Hold::Quota(quota) => Some(quota.period),
-            Hold::Free | Hold::Stopped => None,
-        });
-        periods.min().map_or(WATCH.0, |period| (period / 2).clamp(WATCH.0, WATCH.1))
-    }
-
-    fn hindered(&self) -> bool {
-        self.hands.holds().iter().any(|hold| *hold != Hold::Free)
-            || self.hindered_by_qemu
-            || self.account.stopped_since().is_some()
+        let counters = Instant::now() + self.session.next_counters_in();
+        if self.query.is_none() { counters.min(self.next_query) } else { counters }
     }
 
     fn now(&self) -> Moment {
         Moment(self.started.elapsed())
     }
 
-    /// Reads the kernel's counters, asks the hypervisor if it is time, and watches over the answer.
-    async fn tick(&mut self, watch: &mut dyn FnMut(&Look)) -> Result<(), End> {
-        if self.giving_up.is_none()
-            && let Err(problem) = self.hands.check_guardian()
+    /// Reads the kernel's counters, or asks the hypervisor if it is time, and watches over the answer.
+    async fn on_tick(&mut self, watch: &mut dyn FnMut(&Tick)) -> Result<(), End> {
+        if self.session.aborted().is_none()
+            && let Err(problem) = self.actuator.check_guardian()
         {
-            self.give_up(Outcome::Failed, problem).await;
+            self.abort(Outcome::Failed, problem.to_string()).await;
         }
-        if self.asked.is_none() && Instant::now() >= self.next_ask {
-            self.next_ask = Instant::now() + self.ask_after;
-            let asked = self.source.start_query_migrate();
-            self.asked = Some(asked.map_err(|error| End::SourceLost(error.to_string()))?);
+        if self.query.is_none() && Instant::now() >= self.next_query {
+            self.next_query = Instant::now() + self.session.next_sample_in();
+            let query = self.source.start_query_migrate();
+            self.query = Some(query.map_err(|error| End::SourceLost(error.to_string()))?);
         } else {
-            let sample = Sample { at: self.now(), migration: None, vcpus: self.hands.counters() };
-            self.account.on_sample(&sample);
-            self.observer.on_sample(&sample);
-            watch(&Look {
-                sample: &sample,
-                levers: self.observer.levers(),
-                changed: None,
-                decided: None,
-            });
+            let vcpus = self.actuator.read_counters();
+            let sample = Sample { at: self.now(), migration: None, vcpus };
+            self.session.on_sample(&sample);
+            let levers = self.session.levers();
+            watch(&Tick { sample: &sample, levers, changed: None, decided: None });
         }
-        self.mind_a_hang().await
-    }
-
-    /// Takes in what the hypervisor says, decides and acts.
-    async fn look(
-        &mut self,
-        mut migration: Migration,
-        watch: &mut dyn FnMut(&Look),
-    ) -> Result<(), End> {
-        // QEMU calls the final copy "active"; that the guest stands still without our doing tells.
-        let stopped = self.account.stopped_since().is_some() && !self.hands.stopped();
-        if migration.status == Status::Active && stopped && !self.paused_by_somebody().await {
-            migration.status = Status::SwitchOver;
-        }
-        self.hindered_by_qemu |= migration.own_throttle.is_some_and(|share| share > Share::NONE);
-        self.post_copied |= matches!(migration.status, Status::PostCopy | Status::PostCopyPaused);
-        let changed = self.heed(migration.status).await;
-        let sample =
-            Sample { at: self.now(), migration: Some(migration), vcpus: self.hands.counters() };
-        self.account.on_sample(&sample);
-        let view = self.observer.on_sample(&sample);
-        let migration = sample.migration.as_ref().expect("set above");
-        if let Some(ram) = migration.ram {
-            self.link.take(ram.transferred);
-            if migration.status == Status::Active {
-                self.peak.on_transferred(sample.at, ram.transferred);
-            }
-        }
-        self.last_ram = migration.ram.or(self.last_ram);
-        self.last = Some(migration.clone());
-        if let Some(view) = view {
-            self.ask_after = view.next_sample_in();
-            let decision = enforce(&view, self.decide(&view));
-            if view.syncs > 0 && view.phase == Phase::Iterating {
-                self.class = planner::classify_view(&view).unwrap_or(self.class);
-            }
-            let done = self.progress.fraction(&view);
-            let time_left = time_left(&view);
-            let holds = self.observer.holds();
-            let decided = Decided { view: &view, holds, decision: &decision, done, time_left };
-            let levers = self.observer.levers();
-            self.tell(&decided);
-            let changed = changed.as_ref();
-            watch(&Look { sample: &sample, levers, changed, decided: Some(decided) });
-            self.expected_blackout = view.downtime_if_shipped().unwrap_or_default();
-            if !migration.status.is_over() && self.giving_up.is_none() {
-                self.act(&view, decision).await;
-            }
-        }
-        if migration.status.is_over() {
-            return Err(End::Over(migration.status, migration.error.clone()));
-        }
-        match self.link.mind(migration.status) {
-            Minded::Good => {}
-            Minded::Still(reason) if self.giving_up.is_none() => {
-                self.give_up(Outcome::Failed, reason).await;
-            }
-            Minded::Still(_) => {}
-            Minded::Lost(how) => return Err(End::Stuck(how)),
-        }
-        self.cancel().await;
+        let silent_for = self.query.as_ref().map_or(Duration::ZERO, PendingResponse::age);
+        let can_fence = self.destination.is_some();
+        self.session.check_monitor_stall(self.now(), silent_for, can_fence);
+        self.carry_out_actions().await;
         Ok(())
     }
 
-    /// Whether it was somebody else who stopped the guest, and not QEMU for the final copy.
-    async fn paused_by_somebody(&mut self) -> bool {
-        if self.paused_by_other.is_none() {
-            let state = self.source.query_run_state().await;
-            self.paused_by_other =
-                state.ok().map(|state| state == RunState::Stopped("paused".to_owned()));
+    async fn on_answer(
+        &mut self,
+        answer: Result<serde_json::Value, QmpError>,
+        watch: &mut dyn FnMut(&Tick),
+    ) -> Result<(), End> {
+        match answer {
+            Ok(value) => self.on_migration(parse_query_migrate(&value), watch).await,
+            Err(error) if error.is_closed() => return Err(End::SourceLost(error.to_string())),
+            Err(error) => self.abort(Outcome::Failed, error.to_string()).await,
         }
-        self.paused_by_other == Some(true)
+        Ok(())
     }
 
-    /// Asks the policy. One that panics ends the migration, not the program: the guest comes first.
-    fn decide(&mut self, view: &View) -> Decision {
-        let policy = &mut self.policy;
-        let decided = panic::catch_unwind(AssertUnwindSafe(|| policy.decide(view)));
-        decided.unwrap_or_else(|_| {
-            let why = format!("policy {} panicked; this is a bug in it", policy.name());
-            Decision::finish(Finish::Cancel, why)
-        })
-    }
-
-    async fn act(&mut self, view: &View, decision: Decision) {
-        // A look at the bitmap after the decision to ship, and the guest still runs: it had
-        // dirtied more than was known. The policy decides anew.
-        if view.phase == Phase::Iterating {
-            self.shipped = self.shipped.filter(|intervals| *intervals == view.syncs);
+    /// Gives the session what the hypervisor says, and does what it asks for.
+    async fn on_migration(&mut self, migration: Migration, watch: &mut dyn FnMut(&Tick)) {
+        if self.session.must_query_run_state(&migration) {
+            let state = self.source.query_run_state().await.ok();
+            let paused = state.map(|state| state == RunState::Stopped("paused".to_owned()));
+            self.session.on_run_state(paused);
         }
-        let outcome = match decision.finish {
-            Some(Finish::Cancel) => {
-                self.give_up(Outcome::Cancelled, decision.reason.into_owned()).await;
-                return;
-            }
-            Some(Finish::PostCopy) if !self.post_copied => {
-                self.post_copied = true;
-                self.let_go();
-                self.source.migrate_start_postcopy().await.map_err(|error| error.to_string())
-            }
-            Some(Finish::Ship) if self.shipped.is_none() => {
-                self.shipped = Some(view.syncs);
-                self.ship(view, &decision).await
-            }
-            _ if self.shipped.is_some() => Ok(()),
-            // What stands still needs no hold, and what was stopped has to arrive stopped.
-            _ if matches!(view.phase, Phase::SwitchOver | Phase::PostCopy) => Ok(()),
-            _ => self.tune_and_hold(&decision).await,
-        };
-        self.note_holds();
-        if let Err(problem) = outcome {
-            self.give_up(Outcome::Failed, problem).await;
+        let migration = self.session.interpret(migration);
+        let changed = self.apply_pending_changes(migration.status).await;
+        let vcpus = self.actuator.read_counters();
+        let sample = Sample { at: self.now(), migration: Some(migration), vcpus };
+        if let Some(observation) = self.session.on_sample(&sample) {
+            self.session.classify(&observation.view);
+            self.publish_progress(&observation);
+            let holds = self.session.observed_holds();
+            let decided = Some(Decided { observation: &observation, holds });
+            let levers = self.session.levers();
+            watch(&Tick { sample: &sample, levers, changed: changed.as_ref(), decided });
         }
+        self.carry_out_actions().await;
     }
 
-    /// Has QEMU switch over. What is held stays held until the guest stands still, unless it is said
-    /// how else: a guest let go now would dirty again what was just sent.
-    async fn ship(&mut self, view: &View, decision: &Decision) -> Result<(), String> {
-        if !decision.holds.is_empty() {
-            self.hands.hold(&mut self.source, decision).await?;
-        }
-        let limit = decision.tuning.downtime_limit.unwrap_or_else(|| self.longest(view));
-        let tuning = Tuning { downtime_limit: Some(limit), ..decision.tuning };
-        self.hands.tune(&mut self.source, tuning).await
+    async fn on_event(&mut self, event: &QmpEvent, at_destination: bool) {
+        self.note_event(event, at_destination);
+        self.carry_out_actions().await;
     }
 
-    /// Longest shipment that the operator allows.
-    fn longest(&self, view: &View) -> Duration {
-        if view.requirements.may_break(Requirement::MaxStall) {
-            return Duration::MAX;
-        }
-        switch_over::limit(view.requirements.max_stall, view.link)
-    }
-
-    async fn tune_and_hold(&mut self, decision: &Decision) -> Result<(), String> {
-        self.hands.tune(&mut self.source, decision.tuning).await?;
-        self.hands.hold(&mut self.source, decision).await
-    }
-
-    fn let_go(&mut self) {
-        self.hands.let_go();
-        self.note_holds();
-    }
-
-    fn note_holds(&mut self) {
-        self.account.on_holds(self.hands.holds());
-        self.observer.on_holds(self.hands.holds());
-    }
-
-    fn note(&mut self, event: &QmpEvent, at_destination: bool) {
+    fn note_event(&mut self, event: &QmpEvent, at_destination: bool) {
         let at = Moment(event.received_at.saturating_duration_since(self.started));
         match (event.name.as_str(), at_destination) {
-            ("STOP", false) => {
-                self.account.on_stop(at);
-                self.link.has_moved();
-                if !self.hands.stopped() {
-                    // A quota on a thread that stands still only delays its next steps.
-                    self.let_go();
-                }
-            }
-            ("RESUME", _) => {
-                self.account.on_resume(at);
-                self.paused_by_other = None;
-                if at_destination {
-                    self.arrived = Some(at);
-                }
-            }
+            ("STOP", false) => self.session.on_stop(at),
+            ("RESUME", _) => self.session.on_resume(at, at_destination),
             _ => {}
+        }
+    }
+
+    async fn abort(&mut self, outcome: Outcome, reason: String) {
+        self.session.abort(outcome, reason, self.now());
+        self.carry_out_actions().await;
+    }
+
+    async fn carry_out_actions(&mut self) {
+        while let Some(action) = self.session.poll_action() {
+            let destination = self.destination.as_mut().map(|(monitor, _)| monitor);
+            match self.actuator.carry_out(action, &mut self.source, destination).await {
+                Ok(()) => self.session.on_action_done(action),
+                Err(error) => {
+                    self.session.on_action_failed(action, error.to_string(), self.now());
+                }
+            }
         }
     }
 }
 
 /// The next event of the destination; never, where there is none to listen to.
-async fn recv(destination: &mut Option<(QemuMonitor, QmpEvents)>) -> Option<QmpEvent> {
-    match destination {
-        Some((_, events)) if !events.is_closed() || !events.is_empty() => events.recv().await,
-        _ => std::future::pending().await,
+async fn next_event(destination: &mut Option<(QemuMonitor, QmpEvents)>) -> QmpEvent {
+    if let Some((_, events)) = destination
+        && (!events.is_closed() || !events.is_empty())
+        && let Some(event) = events.recv().await
+    {
+        return event;
     }
+    std::future::pending().await
 }
 
 /// The answer to the pending question; never, where none is pending.
-async fn answer(asked: &mut Option<PendingResponse>) -> Result<serde_json::Value, QmpError> {
-    match asked {
+async fn answer_to(query: &mut Option<PendingResponse>) -> Result<serde_json::Value, QmpError> {
+    match query {
         Some(pending) => loop {
             match pending.wait(Duration::from_secs(60)).await {
                 Err(QmpError::Timeout { .. }) => {}

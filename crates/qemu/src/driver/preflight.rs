@@ -3,21 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use landfall_core::model::prior::Prior;
-use landfall_core::policy::{Needs, Policy};
-use landfall_core::report::Forecast;
+use landfall_core::policy::Needs;
 use landfall_core::report::losses::LossMeter;
-use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::session::preflight::{self, PolicyRefusal};
+use landfall_core::session::{Session, SessionConfig};
 use landfall_core::switch_over;
-use landfall_core::telemetry::observer::Observer;
 use landfall_core::telemetry::sample::Sample;
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::Moment;
 
-use super::Order;
-use super::actuator::{Hands, Vcpus};
+use super::actuator::{Actuator, LockedVcpus};
+use super::{Driver, MigrationRequest, Refusal, requests};
 use crate::cgroup;
-use crate::control::{self, GuestIdentity};
+use crate::control::{self, GuestIdentity, SteeredMigration};
 use crate::lock::GuestLock;
 use crate::monitor::{self, MigrationParameters, QemuMonitor, RunState};
 use crate::procfs::Process;
@@ -25,114 +23,75 @@ use crate::qmp::{QmpAddress, QmpEvents};
 use crate::rollback::Rollback;
 use crate::vcpus;
 
-/// How long the guest's appetite for CPU is watched before the start.
-const APPETITE: Duration = Duration::from_millis(100);
-
-/// Why it was not started. The guest is as it was.
-pub(super) struct Refusal(pub(super) String);
-
-impl<T: std::fmt::Display> From<T> for Refusal {
-    fn from(reason: T) -> Self {
-        Refusal(reason.to_string())
-    }
-}
-
-/// A migration that has just been started.
-pub(super) struct Ready {
-    pub(super) began: Instant,
-    pub(super) source: QemuMonitor,
-    pub(super) events: QmpEvents,
-    pub(super) destination: Option<(QemuMonitor, QmpEvents)>,
-    pub(super) hands: Hands,
-    pub(super) policy: Box<dyn Policy>,
-    pub(super) requirements: Requirements,
-    pub(super) aggression: Aggression,
-    pub(super) prior: Prior,
-    pub(super) forecast: Option<Forecast>,
-    pub(super) account: LossMeter,
-    pub(super) guest: GuestIdentity,
-    pub(super) uri: String,
-}
+/// How long the guest's demand for CPU is watched before the start.
+const DEMAND_WATCH: Duration = Duration::from_millis(100);
 
 /// A migration that can be started; nothing has been changed for it yet.
-pub(super) struct Checked {
-    order: Order,
+pub(super) struct CheckedRequest {
+    request: MigrationRequest,
     source: QemuMonitor,
     events: QmpEvents,
     destination: Option<(QemuMonitor, QmpEvents)>,
-    vcpus: Vcpus,
+    vcpus: LockedVcpus,
     levers: Levers,
     found: MigrationParameters,
-    account: LossMeter,
+    losses: LossMeter,
     guest: GuestIdentity,
 }
 
 /// Looks at everything, and changes nothing.
-pub(super) async fn check(mut order: Order) -> Result<Checked, Refusal> {
-    let needs = order.policy.needs();
-    if needs.post_copy && !order.post_copy {
-        return Err(format!(
-            "policy {} needs --post-copy allow: from its start the guest is lost if the link or \
-             either host fails",
-            order.policy.name()
-        )
-        .into());
+pub(super) async fn check(mut request: MigrationRequest) -> Result<CheckedRequest, Refusal> {
+    let needs = request.policy.needs();
+    let policy = || request.policy.name().to_owned();
+    if needs.post_copy && !request.post_copy {
+        return Err(PolicyRefusal::PostCopyNotAllowed { policy: policy() }.into());
     }
-    let (mut source, events) = QemuMonitor::connect(&order.source).await?;
+    let (mut source, events) = QemuMonitor::connect(&request.source).await?;
     check_source(&mut source).await?;
     let mut tids = source.query_vcpu_threads().await?;
     // Several vCPUs on one thread (single-threaded TCG) are held, and counted, as one.
     let mut seen = BTreeSet::new();
     tids.retain(|tid| seen.insert(*tid));
-    check_host(&order.source)?;
+    check_host(&request.source)?;
     let process = vcpus::find_qemu_process(&tids)?;
     check_peer(&source, process)?;
     let lock = GuestLock::acquire(process)?;
     let (lever, quota) = match cgroup::find_cpu_lever(process.pid, &tids) {
         Ok(lever) => (Some(lever), true),
         Err(error) if needs.quota => {
-            return Err(format!("policy {} holds vCPUs: {error}", order.policy.name()).into());
+            return Err(Refusal::VcpusCannotBeHeld { policy: policy(), error });
         }
         Err(_) => (None, false),
     };
-    let destination = connect_destination(&order).await?;
+    let destination = connect_destination(&request).await?;
     let levers = Levers {
         quota,
         stop: destination.is_some(),
         post_copy: needs.post_copy,
         tick: cgroup::scheduler_tick(),
     };
-    look_ahead(&mut order, levers, tids.len()).map_err(Refusal)?;
+    let MigrationRequest { policy, settings, prior, .. } = &mut request;
+    preflight::look_ahead(&mut **policy, settings, levers, prior, tids.len())?;
     let found = source.query_migration_parameters().await?;
-    let vcpus = Vcpus { process, tids, lever, lock };
-    let account = watch_appetite(&vcpus).await;
+    let vcpus = LockedVcpus { process, tids, lever, lock };
+    let losses = watch_cpu_demand(&vcpus).await;
     let guest = GuestIdentity {
         pid: process.pid,
         name: source.query_guest_name().await?,
-        source: control::absolute_address(&order.source),
+        source: control::absolute_address(&request.source),
     };
-    Ok(Checked { order, source, events, destination, vcpus, levers, found, account, guest })
+    Ok(CheckedRequest { request, source, events, destination, vcpus, levers, found, losses, guest })
 }
 
-/// Asks the policy whether it would start, where there is anything known to tell it by.
-fn look_ahead(order: &mut Order, levers: Levers, vcpus: usize) -> Result<(), String> {
-    let Some(contents) = order.prior.contents else { return Ok(()) };
-    let asked = order.requirements.clone();
-    let observer = Observer::new(asked, order.aggression, levers, &order.prior);
-    order.policy.preflight(&observer.view_before_start(contents, vcpus))
-}
-
-/// Two QEMUs, one of which made the socket while the other has the threads it names, are not one:
-/// the ids come from another PID namespace and name the wrong guest's threads.
+/// Two QEMUs, one of which made the socket while the other has the threads that it names, are not
+/// one: the ids come from another PID namespace and name the wrong guest's threads.
 fn check_peer(source: &QemuMonitor, process: Process) -> Result<(), Refusal> {
     match source.peer_pid().map(|pid| vcpus::find_qemu_process(&[pid])) {
-        Some(Ok(peer)) if peer != process => Err(Refusal(format!(
-            "the monitor {} belongs to QEMU process {}, but the thread ids it gives are those of QEMU \
-             process {}: QEMU runs in another PID namespace; run landfall in that one",
-            source.address(),
-            peer.pid,
-            process.pid
-        ))),
+        Some(Ok(peer)) if peer != process => Err(Refusal::OtherPidNamespace {
+            monitor: source.address().clone(),
+            peer: peer.pid,
+            named: process.pid,
+        }),
         _ => Ok(()),
     }
 }
@@ -144,12 +103,7 @@ fn check_host(source: &QmpAddress) -> Result<(), Refusal> {
         QmpAddress::Tcp(host_port) => {
             let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
             let here = host == "localhost" || host.starts_with("127.") || host == "[::1]";
-            here.then_some(()).ok_or_else(|| {
-                Refusal(format!(
-                    "the monitor tcp:{host_port} is on another host: landfall holds the guest's \
-                     threads, so it has to run where QEMU runs"
-                ))
-            })
+            here.then_some(()).ok_or_else(|| Refusal::MonitorElsewhere(host_port.clone()))
         }
     }
 }
@@ -158,98 +112,85 @@ async fn check_source(source: &mut QemuMonitor) -> Result<(), Refusal> {
     match source.query_run_state().await? {
         RunState::Running => {}
         RunState::InMigrate => {
-            return Err(format!(
-                "the QEMU at {} waits for an incoming migration, so it has no guest to give: are \
-                 SOURCE and DESTINATION the wrong way round?",
-                source.address()
-            )
-            .into());
+            return Err(Refusal::SourceAwaitsGuest { source_address: source.address().clone() });
         }
-        RunState::Stopped(word) => {
-            return Err(format!(
-                "the guest is not running (QEMU says {word:?}): there is nothing to steer; resume it \
-                 first (QMP cont), or move it as it is with QEMU's own migrate"
-            )
-            .into());
-        }
+        RunState::Stopped(state) => return Err(Refusal::NotRunning { state }),
     }
-    let (migration, blockers) = source.query_migrate_and_blockers().await?;
+    let (migration, reasons) = source.query_migrate_and_blockers().await?;
     if !migration.status.is_over() {
-        return Err(format!(
-            "the guest is being migrated already (by somebody else; QEMU says {:?}): wait for that \
-             to end, or cancel it (QMP migrate_cancel)",
-            migration.status
-        )
-        .into());
+        return Err(Refusal::BeingMigrated { status: migration.status });
     }
-    if !blockers.is_empty() {
-        return Err(format!(
-            "QEMU cannot migrate this guest: {}; detach the device, or move the guest shut down",
-            blockers.join("; ")
-        )
-        .into());
-    }
-    Ok(())
-}
-
-async fn connect_destination(order: &Order) -> Result<Option<(QemuMonitor, QmpEvents)>, Refusal> {
-    let Some(address) = &order.destination_qmp else { return Ok(None) };
-    let (mut machine, events) = QemuMonitor::connect(address).await?;
-    match machine.query_run_state().await? {
-        RunState::InMigrate => Ok(Some((machine, events))),
-        state => Err(format!(
-            "the QEMU at {address} does not wait for a migration (it is {state}): start it with \
-             -incoming {}",
-            order.destination
-        )
-        .into()),
+    match reasons.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::Blocked { reasons }),
     }
 }
 
-/// The settings to migrate with. What the policy does not ask for is switched off, so that, for
-/// example, an auto-converge left on by somebody does not throttle behind its back.
-fn our_settings(order: &Order, needs: Needs, found: &MigrationParameters) -> MigrationParameters {
+async fn connect_destination(
+    request: &MigrationRequest,
+) -> Result<Option<(QemuMonitor, QmpEvents)>, Refusal> {
+    let Some(address) = &request.destination_qmp else { return Ok(None) };
+    let (mut monitor, events) = QemuMonitor::connect(address).await?;
+    match monitor.query_run_state().await? {
+        RunState::InMigrate => Ok(Some((monitor, events))),
+        state => Err(Refusal::DestinationNotWaiting {
+            monitor: address.clone(),
+            state,
+            uri: request.destination.clone(),
+        }),
+    }
+}
+
+/// The parameters to migrate with. What the policy does not ask for is switched off, so that, for
+/// example, an auto-converge that was left on does not throttle behind its back.
+fn parameters_for(
+    request: &MigrationRequest,
+    needs: Needs,
+    found: &MigrationParameters,
+) -> MigrationParameters {
+    let requirements = &request.settings.requirements;
     let mut ours = MigrationParameters::default();
     ours.set_capability(found, "auto-converge", needs.auto_converge);
     ours.set_capability(found, "dirty-limit", false);
     ours.set_capability(found, "postcopy-ram", needs.post_copy);
     ours.set_capability(found, "pause-before-switchover", false);
     // The source then reports success only once the destination has said that it has everything.
-    ours.set_capability(found, "return-path", monitor::supports_return_path(&order.destination));
-    ours.set_downtime_limit(found, switch_over::limit(order.requirements.max_stall, None));
-    if let Some(rate) = order.requirements.max_bandwidth {
+    ours.set_capability(found, "return-path", monitor::supports_return_path(&request.destination));
+    ours.set_downtime_limit(found, switch_over::limit(requirements.max_stall, None));
+    if let Some(rate) = requirements.max_bandwidth {
         ours.set_max_bandwidth(found, rate.per_second());
     }
     ours
 }
 
 /// Reads the vCPUs' counters twice, so that it is known how much CPU the guest wants.
-async fn watch_appetite(vcpus: &Vcpus) -> LossMeter {
-    let mut account = LossMeter::default();
-    account.on_sample(&Sample { at: Moment::START, migration: None, vcpus: vcpus.counters() });
-    tokio::time::sleep(APPETITE).await;
-    account.on_sample(&Sample { at: Moment(APPETITE), migration: None, vcpus: vcpus.counters() });
-    account.restart();
-    account
+async fn watch_cpu_demand(vcpus: &LockedVcpus) -> LossMeter {
+    let sample = |at| Sample { at, migration: None, vcpus: vcpus.read_counters() };
+    let mut losses = LossMeter::default();
+    losses.on_sample(&sample(Moment::START));
+    tokio::time::sleep(DEMAND_WATCH).await;
+    losses.on_sample(&sample(Moment(DEMAND_WATCH)));
+    losses.restart();
+    losses
 }
 
-impl Checked {
+impl CheckedRequest {
     /// Sets up and starts; what was set up is put back where the start is refused.
-    pub(super) async fn start(self) -> Result<Ready, Refusal> {
-        let Checked { order, mut source, events, mut destination, vcpus, .. } = self;
-        let Checked { levers, found, account, guest, .. } = self;
-        let needs = order.policy.needs();
-        let ours = our_settings(&order, needs, &found);
-        let way_back = Rollback {
+    pub(super) async fn start(self) -> Result<Driver, Refusal> {
+        let CheckedRequest { request, mut source, events, mut destination, vcpus, .. } = self;
+        let CheckedRequest { levers, found, losses, guest, .. } = self;
+        let needs = request.policy.needs();
+        let ours = parameters_for(&request, needs, &found);
+        let rollback = Rollback {
             cgroup_steps: vcpus.lever.as_ref().map(|lever| lever.undo_steps()).unwrap_or_default(),
             process: vcpus.process,
-            source: order.source.clone(),
+            source: request.source.clone(),
             parameters: ours.original_values(&found),
-            destination: order.destination_qmp.clone(),
+            destination: request.destination_qmp.clone(),
             migration_started: false,
             guest_stopped: false,
         };
-        let mut hands = Hands::new(vcpus, levers, found, way_back, &order.guardian)?;
+        let mut actuator = Actuator::new(vcpus, found, rollback, &request.guardian)?;
         if needs.post_copy
             && let Some((destination, _)) = &mut destination
         {
@@ -258,58 +199,74 @@ impl Checked {
             theirs.set_capability(&known, "postcopy-ram", true);
             destination.set_migration_parameters(&theirs).await?;
         }
-        match begin(&mut source, &mut hands, &ours, &order.destination).await {
-            Ok(began) => Ok(Ready {
-                began,
-                source,
-                events,
-                destination,
-                hands,
-                policy: order.policy,
-                requirements: order.requirements,
-                aggression: order.aggression,
-                prior: order.prior,
-                forecast: order.forecast,
-                account,
-                guest,
-                uri: order.destination,
-            }),
-            Err(refusal) => Err(take_back(&mut source, &mut hands, refusal).await),
-        }
+        let uri = &request.destination;
+        let started = match start_migration(&mut source, &mut actuator, &ours, uri).await {
+            Ok(started) => started,
+            Err(refusal) => return Err(undo_start(&mut source, &mut actuator, refusal).await),
+        };
+        let steered = SteeredMigration {
+            guest,
+            destination: request.destination,
+            policy: request.policy.name().to_owned(),
+            demands: request.settings.clone(),
+            progress: None,
+        };
+        let config = SessionConfig {
+            settings: request.settings,
+            levers,
+            prior: &request.prior,
+            forecast: request.forecast,
+            vcpus: actuator.vcpu_count(),
+        };
+        Ok(Driver {
+            started,
+            source,
+            events,
+            destination,
+            session: Session::new(config, request.policy).with_losses(losses),
+            control: requests::listen(actuator.process(), steered),
+            actuator,
+            pending_changes: Vec::new(),
+            query: None,
+            next_query: Instant::now(),
+        })
     }
 }
 
-async fn begin(
+async fn start_migration(
     source: &mut QemuMonitor,
-    hands: &mut Hands,
+    actuator: &mut Actuator,
     ours: &MigrationParameters,
     uri: &str,
 ) -> Result<Instant, Refusal> {
-    // Somebody else may have begun since it was checked.
+    // Another migration may have begun since it was checked.
     let (migration, _) = source.query_migrate_and_blockers().await?;
     if !migration.status.is_over() {
-        return Err("somebody else has begun to migrate the guest just now".into());
+        return Err(Refusal::OvertakenByOther);
     }
     source.set_migration_parameters(ours).await?;
-    hands.begun(true)?;
-    let began = Instant::now();
+    actuator
+        .set_migration_started(true)
+        .map_err(|error| Refusal::GuardianLost(error.to_string()))?;
+    let started = Instant::now();
     source.migrate(uri).await?;
-    Ok(began)
+    Ok(started)
 }
 
 /// Puts back what was set when the start was refused.
-async fn take_back(source: &mut QemuMonitor, hands: &mut Hands, refusal: Refusal) -> Refusal {
-    let settings = hands.way_back.parameters.clone();
-    let not_ours = hands.begun(false);
-    match (source.set_migration_parameters(&settings).await, not_ours) {
+async fn undo_start(
+    source: &mut QemuMonitor,
+    actuator: &mut Actuator,
+    refusal: Refusal,
+) -> Refusal {
+    let withdrawn = actuator.set_migration_started(false);
+    let problem = match (actuator.restore_parameters(source).await, withdrawn) {
         (Ok(()), Ok(())) => {
-            hands.dismiss();
-            refusal
+            actuator.disarm_guardian();
+            return refusal;
         }
-        (Err(error), _) => Refusal(format!(
-            "{}. QEMU's migration settings could not be put back: {error}",
-            refusal.0
-        )),
-        (_, Err(error)) => Refusal(format!("{}. And {error}", refusal.0)),
-    }
+        (Err(error), _) => format!("QEMU's migration settings could not be put back: {error}"),
+        (_, Err(error)) => format!("And {error}"),
+    };
+    Refusal::NotPutBack { refusal: Box::new(refusal), problem }
 }

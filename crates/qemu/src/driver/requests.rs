@@ -1,127 +1,105 @@
-//! What is demanded otherwise while the migration goes on: taken up at the next look, at once.
+//! What the operator asks for while the migration goes on (`landfall set`, the page): taken up at the
+//! next sample.
 
 use std::mem;
 
 use landfall_core::report::Outcome;
-use landfall_core::requirements::Requirement;
-use landfall_core::requirements::changes;
 use landfall_core::requirements::settings::{Demand, Demands};
-use landfall_core::telemetry::progress::ProgressSnapshot;
+use landfall_core::session::{Observation, SettingsProposal, SettingsRefusal};
 use landfall_core::telemetry::sample::Status;
 use tokio::sync::oneshot;
 
-use super::actuator::Hands;
-use super::{Decided, Steering};
+use super::Driver;
 use crate::control::server::{ControlServer, ControlServerError, SteeringRequest};
 use crate::control::{ControlAnswer, SteeredMigration};
+use crate::procfs::Process;
+use crate::qmp::QmpError;
 use crate::stdio::eprint_line;
 
-/// Demands that wait for the next look.
-pub(super) type Waiting = (Vec<Demand>, oneshot::Sender<ControlAnswer>);
+/// A change of settings that waits for the next sample, and where to answer.
+pub(super) type PendingChange = (Vec<Demand>, oneshot::Sender<ControlAnswer>);
 
-/// The next thing that somebody asks; never, where nobody can.
-pub(super) async fn next_ask(control: &mut Option<ControlServer>) -> SteeringRequest {
-    if let Some(open) = control
-        && let Some(ask) = open.next_request().await
+/// Why settings were not changed.
+#[derive(Debug, thiserror::Error)]
+enum ChangeError {
+    #[error(transparent)]
+    Refused(#[from] SettingsRefusal),
+    #[error(transparent)]
+    Monitor(#[from] QmpError),
+}
+
+/// The next request; never, where nobody can ask.
+pub(super) async fn next_request(control: &mut Option<ControlServer>) -> SteeringRequest {
+    if let Some(server) = control
+        && let Some(request) = server.next_request().await
     {
-        return ask;
+        return request;
     }
     std::future::pending().await
 }
 
-/// Listens to whoever wants to see or change how the guest is steered. A migration goes on without,
-/// where that cannot be had.
-pub(super) fn open(hands: &Hands, steered: SteeredMigration) -> Option<ControlServer> {
-    let open = ControlServer::listen(hands.process, steered);
+/// Listens for requests. Where that cannot be had, the migration goes on without.
+pub(super) fn listen(process: Process, steered: SteeredMigration) -> Option<ControlServer> {
     let problem = |error: &ControlServerError| {
         eprint_line(&format!("landfall: landfall set will not find this migration: {error}"));
     };
-    open.inspect_err(problem).ok()
+    ControlServer::listen(process, steered).inspect_err(problem).ok()
 }
 
-impl Steering {
-    /// Takes in what somebody asks. Demands wait for the next look, which comes within 100 ms: whoever
-    /// asks without end makes the loop look no oftener.
-    pub(super) async fn hear(&mut self, ask: SteeringRequest) {
-        match ask {
+impl Driver {
+    /// Takes a request in. Changes wait for the next sample, which comes within 100 ms: requests
+    /// without end do not make the loop ask QEMU more often.
+    pub(super) async fn on_request(&mut self, request: SteeringRequest) {
+        match request {
             SteeringRequest::Set { demands, answer } => {
-                // Where QEMU does not answer there is no next look, and who asked is gone at last.
-                self.waiting.retain(|(_, answer)| !answer.is_closed());
-                self.waiting.push((demands, answer));
+                // Where QEMU does not answer there is no next sample, and those who asked give up.
+                self.pending_changes.retain(|(_, answer)| !answer.is_closed());
+                self.pending_changes.push((demands, answer));
             }
             SteeringRequest::Cancel { answer } => {
-                let reason = "cancelled from outside (landfall set --cancel)";
-                self.give_up(Outcome::Cancelled, reason.to_owned()).await;
-                // Whoever asked may be gone; it is done all the same.
+                let reason = "cancelled from outside (landfall set --cancel)".to_owned();
+                self.abort(Outcome::Cancelled, reason).await;
+                // The one who asked may be gone; it is done all the same.
                 let _ = answer.send(ControlAnswer::Cancelling);
             }
         }
     }
 
-    /// Puts what was demanded since the last look in force. Gives all that is demanded now, if that
-    /// has changed.
-    pub(super) async fn heed(&mut self, status: Status) -> Option<Demands> {
+    /// Puts the changes that wait in force. Returns all that is asked for now, if that has changed.
+    pub(super) async fn apply_pending_changes(&mut self, status: Status) -> Option<Demands> {
         let mut changed = false;
-        for (demands, answer) in mem::take(&mut self.waiting) {
+        for (settings, answer) in mem::take(&mut self.pending_changes) {
             if answer.is_closed() {
                 continue;
             }
-            let was = self.observer.settings().clone();
-            let mut now = was.clone();
-            demands.into_iter().for_each(|demand| now.apply(demand));
-            let outcome = self.put_in_force(&was, &now, status).await;
-            changed |= outcome.is_ok() && was != now;
-            let _ = answer.send(match outcome {
-                Ok(()) => ControlAnswer::Set { was, now },
-                Err(reason) => ControlAnswer::Refused { reason },
+            let _ = answer.send(match self.apply_change(settings, status).await {
+                Ok(SettingsProposal { before, after }) => {
+                    changed |= before != after;
+                    ControlAnswer::Set { was: before, now: after }
+                }
+                Err(error) => ControlAnswer::Refused { reason: error.to_string() },
             });
         }
-        changed.then(|| self.observer.settings().clone())
+        changed.then(|| self.session.settings().clone())
     }
 
-    async fn put_in_force(
+    async fn apply_change(
         &mut self,
-        was: &Demands,
-        now: &Demands,
+        settings: Vec<Demand>,
         status: Status,
-    ) -> Result<(), String> {
-        if let Some(giving_up) = &self.giving_up {
-            return Err(format!("the migration is being given up: {}", giving_up.reason));
-        }
-        if !matches!(status, Status::Setup | Status::Active) {
-            return Err("it is too late: the guest is on its way over".to_owned());
-        }
-        let (before, asked) = (&was.requirements, &now.requirements);
-        self.hands.demand(&mut self.source, before, asked, self.shipped.is_some()).await?;
-        if asked.max_stall != before.max_stall {
-            self.shipped = None;
-        }
-        let tighter = |requirement| changes::is_tighter(before, asked, requirement);
-        if tighter(Requirement::MaxBandwidth) {
-            self.peak.restart();
-        }
-        if tighter(Requirement::MaxStall) {
-            self.account.reset_stall_verdict();
-        }
-        if tighter(Requirement::MinCpu) {
-            self.account.reset_share_verdict();
-        }
-        self.changes.extend(changes::between(was, now, self.now().as_secs_f64()));
-        self.observer.set_settings(now.clone());
-        Ok(())
+    ) -> Result<SettingsProposal, ChangeError> {
+        let proposal = self.session.propose(settings, status)?;
+        let (before, after) = (&proposal.before.requirements, &proposal.after.requirements);
+        let shipping = self.session.is_shipping();
+        self.actuator.apply_requirements(&mut self.source, before, after, shipping).await?;
+        self.session.accept(&proposal, self.now());
+        Ok(proposal)
     }
 
-    /// Says how it stands to whoever asks.
-    pub(super) fn tell(&self, decided: &Decided) {
+    /// Shows those who ask how it stands.
+    pub(super) fn publish_progress(&self, observation: &Observation) {
         if let Some(control) = &self.control {
-            control.publish_progress(self.observer.settings(), decided.glance());
+            control.publish_progress(self.session.settings(), observation.progress());
         }
-    }
-}
-
-impl Decided<'_> {
-    /// The same, for people.
-    pub fn glance(&self) -> ProgressSnapshot {
-        ProgressSnapshot::of(self.view, self.done, self.time_left, &self.decision.reason)
     }
 }

@@ -11,10 +11,12 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use landfall_core::decision::Decision;
-use landfall_core::recording::{RecordingLine, ViewReplay, decide, look_ahead};
+use landfall_core::policy::Plain;
+use landfall_core::recording::{RecordingLine, Replay, look_ahead};
 use landfall_core::report::Report;
 use landfall_core::requirements::Requirements;
 use landfall_core::requirements::changes::{self as demanded, Change};
+use landfall_core::session::Observation;
 use landfall_core::telemetry::progress::{Progress, ProgressSnapshot, time_left};
 use landfall_core::telemetry::view::View;
 use landfall_migration::policy_registry::{NamedPolicy, report_first_failure};
@@ -96,20 +98,23 @@ pub async fn run(options: ReplayArgs) -> u8 {
 
 /// Computes the views again, and lets the recorded policy decide again.
 fn replay_steps(recording: &Recording) -> Vec<ReplayStep> {
-    let mut views = ViewReplay::new(&recording.head);
     let named = NamedPolicy::of_recording(&recording.head);
     let mut policy = named.map(|named| named.create(&report_first_failure("decided again")));
     if let Some(policy) = &mut policy {
         look_ahead(&mut **policy, &recording.head);
     }
+    let has_policy = policy.is_some();
+    // Views are made by any policy alike.
+    let policy = policy.unwrap_or_else(|| Box::new(Plain));
+    let mut replay = Replay::new(&recording.head, policy);
     let mut steps = Vec::new();
-    let mut before = views.demands().clone();
+    let mut before = replay.settings().clone();
     for (number, line) in &recording.lines {
-        let Some(view) = views.take(line) else { continue };
-        let demanded = demanded::between(&before, views.demands(), view.now.as_secs_f64());
-        before = views.demands().clone();
+        let Some(Observation { view, decision, .. }) = replay.read_line(line) else { continue };
+        let demanded = demanded::between(&before, replay.settings(), view.now.as_secs_f64());
+        before = replay.settings().clone();
         let RecordingLine::Look(look) = line else { continue };
-        let again = policy.as_mut().map(|policy| decide(&mut **policy, &view));
+        let again = has_policy.then_some(decision);
         let recorded = look.decision.clone();
         steps.push(ReplayStep { line: *number, demanded, view, recorded, again });
     }

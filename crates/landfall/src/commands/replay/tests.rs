@@ -6,7 +6,7 @@ use landfall_core::model::prior::{Pace, Prior};
 use landfall_core::model::{CpuTime, CurvePoint};
 use landfall_core::policy;
 use landfall_core::recording::{
-    KIND, RecordedSample, RecordingHeader, RecordingLine, VERSION, ViewReplay, decide,
+    KIND, RecordedSample, RecordingHeader, RecordingLine, Replay, VERSION,
 };
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
@@ -48,7 +48,7 @@ fn head() -> RecordingHeader {
 fn recording() -> Recording {
     const TOTAL: u64 = 50_000_000;
     let head = head();
-    let (mut views, mut policy) = (ViewReplay::new(&head), policy::by_name(&head.policy).unwrap());
+    let mut replay = Replay::new(&head, policy::by_name(&head.policy).unwrap());
     let (mut holds, mut lines) = (Vec::new(), Vec::new());
     for n in 0u64..120 {
         let (pass, part) = (n / 5, n % 5);
@@ -72,8 +72,8 @@ fn recording() -> Recording {
         let vcpus = vec![VcpuCounters { cpu, ..VcpuCounters::default() }];
         let sample = Sample { at: Moment::ms(100 * n), migration: Some(migration), vcpus };
         let mut look = RecordedSample { sample, holds: Some(holds), decision: None };
-        let view = views.take(&RecordingLine::Look(Box::new(look.clone()))).unwrap();
-        let decision = decide(&mut *policy, &view);
+        let line = RecordingLine::Look(Box::new(look.clone()));
+        let decision = replay.read_line(&line).unwrap().decision;
         holds = decision.holds.clone();
         look.decision = Some(decision);
         lines.push((n as usize + 2, RecordingLine::Look(Box::new(look))));
