@@ -15,7 +15,7 @@ const FIRST_MARGIN: f64 = 0.2;
 
 /// Follows the syncs of one migration.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Trend {
+pub(super) struct ConvergenceTracker {
     seen: u64,
     best: Option<Bytes>,
     without_progress: u32,
@@ -23,7 +23,7 @@ pub(super) struct Trend {
 
 /// What a sync showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Convergence {
     /// There was none since the last look.
     None,
     /// A good deal less remains than at the best before.
@@ -32,14 +32,14 @@ pub(super) enum Step {
     Stuck(u32),
 }
 
-impl Trend {
+impl ConvergenceTracker {
     /// Takes in a view and says what is new in it.
     ///
     /// The first sync, at the end of the bulk pass, is progress if the guest dirtied a good deal less
     /// than was sent meanwhile.
-    pub(super) fn step(&mut self, view: &View) -> Step {
+    pub(super) fn on_view(&mut self, view: &View) -> Convergence {
         let Some(interval) = view.last_sync.filter(|_| view.syncs > self.seen) else {
-            return Step::None;
+            return Convergence::None;
         };
         self.seen = view.syncs;
         let to_beat = match self.best {
@@ -49,17 +49,17 @@ impl Trend {
         if interval.remaining_after.as_f64() < to_beat {
             self.best = Some(interval.remaining_after);
             self.without_progress = 0;
-            Step::Progress
+            Convergence::Progress
         } else {
             // The best stays what it was: many small steps are progress as well, after a while.
             self.best.get_or_insert(interval.remaining_after);
             self.without_progress += 1;
-            Step::Stuck(self.without_progress)
+            Convergence::Stuck(self.without_progress)
         }
     }
 
     /// How many syncs in a row have left not a good deal less than the best before them.
-    pub(super) fn without_progress(&self) -> u32 {
+    pub(super) fn syncs_without_progress(&self) -> u32 {
         self.without_progress
     }
 }
@@ -71,15 +71,17 @@ mod tests {
 
     #[test]
     fn the_same_amount_left_again_is_no_progress_and_less_is() {
-        let (mut trend, mut view) = (Trend::default(), view());
-        assert_eq!(trend.step(&view), Step::Stuck(1), "96 of 100 MB dirtied again");
-        assert_eq!(trend.step(&view), Step::None, "no further sync");
-        for (n, dirtied, expected) in
-            [(2, 96, Step::Stuck(2)), (3, 60, Step::Progress), (4, 59, Step::Stuck(1))]
-        {
+        let (mut trend, mut view) = (ConvergenceTracker::default(), view());
+        assert_eq!(trend.on_view(&view), Convergence::Stuck(1), "96 of 100 MB dirtied again");
+        assert_eq!(trend.on_view(&view), Convergence::None, "no further sync");
+        for (n, dirtied, expected) in [
+            (2, 96, Convergence::Stuck(2)),
+            (3, 60, Convergence::Progress),
+            (4, 59, Convergence::Stuck(1)),
+        ] {
             view.syncs = n;
             view.last_sync = Some(interval(1000 * n, dirtied, 100));
-            assert_eq!(trend.step(&view), expected, "interval {n}");
+            assert_eq!(trend.on_view(&view), expected, "interval {n}");
         }
     }
 }

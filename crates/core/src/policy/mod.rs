@@ -21,7 +21,7 @@ pub use auto_converge::AutoConverge;
 pub use pause_and_ship::PauseAndShip;
 pub use plain::Plain;
 pub use post_copy::PostCopy;
-pub use predictive::Predictive;
+pub use predictive::{Predictive, Stage};
 pub use progressive::Progressive;
 pub use rfc2011::Rfc2011;
 
@@ -57,6 +57,11 @@ pub trait Policy: Send + Sync {
     /// What to do now. Called at every look, with views in order of time.
     fn decide(&mut self, view: &View) -> Decision;
 
+    /// What it is doing, in a word, where it has stages.
+    fn stage(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Until when the decision just made of this view stands, unless the hypervisor looks at its
     /// bitmap before; `None` where the next look may change it.
     ///
@@ -87,6 +92,10 @@ impl<P: Policy + ?Sized> Policy for &mut P {
 
     fn fallback_reason(&self) -> Option<&str> {
         (**self).fallback_reason()
+    }
+
+    fn stage(&self) -> Option<&'static str> {
+        (**self).stage()
     }
 
     fn decide(&mut self, view: &View) -> Decision {

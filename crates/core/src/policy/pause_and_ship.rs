@@ -6,7 +6,7 @@
 //! leave to break `--max-stall` where what remains does not fit it.
 
 use super::Policy;
-use super::convergence::{Step, Trend};
+use super::convergence::{Convergence, ConvergenceTracker};
 use crate::decision::{Decision, Finish};
 use crate::telemetry::view::{Phase, View};
 use crate::units::{Moment, show_duration};
@@ -17,7 +17,7 @@ const STUCK: u32 = 3;
 /// See the module.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PauseAndShip {
-    trend: Trend,
+    convergence: ConvergenceTracker,
     stuck: u32,
 }
 
@@ -30,10 +30,10 @@ impl Policy for PauseAndShip {
         if view.phase != Phase::Iterating {
             return Decision::leave_alone("the first pass goes on with the guest at full speed");
         }
-        match self.trend.step(view) {
-            Step::Stuck(times) => self.stuck = times,
-            Step::Progress => self.stuck = 0,
-            Step::None => {}
+        match self.convergence.on_view(view) {
+            Convergence::Stuck(times) => self.stuck = times,
+            Convergence::Progress => self.stuck = 0,
+            Convergence::None => {}
         }
         if self.stuck == 0 {
             return Decision::leave_alone("what remains gets less by itself");

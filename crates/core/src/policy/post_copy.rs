@@ -1,6 +1,6 @@
 //! One pass of pre-copy, then let the guest run at the destination and fetch its pages on demand.
 
-use super::convergence::{Step, Trend};
+use super::convergence::{Convergence, ConvergenceTracker};
 use super::{Needs, Policy};
 use crate::decision::{Decision, Finish};
 use crate::telemetry::view::{Phase, View};
@@ -11,7 +11,7 @@ use crate::units::Moment;
 /// lost, so it runs only with `--post-copy allow`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PostCopy {
-    trend: Trend,
+    convergence: ConvergenceTracker,
     stuck: bool,
 }
 
@@ -28,10 +28,10 @@ impl Policy for PostCopy {
         if view.phase != Phase::Iterating {
             return Decision::leave_alone("nothing to decide in this phase");
         }
-        match self.trend.step(view) {
-            Step::Stuck(_) => self.stuck = true,
-            Step::Progress => self.stuck = false,
-            Step::None => {}
+        match self.convergence.on_view(view) {
+            Convergence::Stuck(_) => self.stuck = true,
+            Convergence::Progress => self.stuck = false,
+            Convergence::None => {}
         }
         if self.stuck {
             Decision::finish(Finish::PostCopy, "what remains gets no less: on to post-copy")

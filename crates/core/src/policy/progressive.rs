@@ -13,7 +13,7 @@
 //! be tighter than the threshold, the guest is paused and the rest shipped. `--min-cpu` is the
 //! user's say in how far throttling may go.
 
-use super::convergence::{Step, Trend};
+use super::convergence::{Convergence, ConvergenceTracker};
 use super::pause_and_ship::cannot_ship;
 use super::{Needs, Policy};
 use crate::decision::{Decision, Finish, Hold};
@@ -34,14 +34,18 @@ const STUCK: u32 = 3;
 /// See the module.
 #[derive(Debug, Clone, Copy)]
 pub struct Progressive {
-    trend: Trend,
+    convergence: ConvergenceTracker,
     grip: Share,
     stuck_at_tightest: u32,
 }
 
 impl Default for Progressive {
     fn default() -> Self {
-        Progressive { trend: Trend::default(), grip: Share::FULL, stuck_at_tightest: 0 }
+        Progressive {
+            convergence: ConvergenceTracker::default(),
+            grip: Share::FULL,
+            stuck_at_tightest: 0,
+        }
     }
 }
 
@@ -58,10 +62,10 @@ impl Policy for Progressive {
         if view.phase != Phase::Iterating {
             return Decision::leave_alone("the first pass goes on with the guest at full speed");
         }
-        match self.trend.step(view) {
-            Step::None => self.hold(view, "as before"),
-            Step::Progress => self.progress(view),
-            Step::Stuck(_) => self.stuck(view),
+        match self.convergence.on_view(view) {
+            Convergence::None => self.hold(view, "as before"),
+            Convergence::Progress => self.progress(view),
+            Convergence::Stuck(_) => self.stuck(view),
         }
     }
 

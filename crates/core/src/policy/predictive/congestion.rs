@@ -3,13 +3,18 @@
 
 use std::collections::VecDeque;
 
+use super::current_plan::time_to_send;
+use super::plan_cache::time_left;
+use super::{ChosenPlan, Predictive};
+use crate::decision::Decision;
 use crate::telemetry::view::View;
 use crate::units::Moment;
+use crate::units::Share;
 
 /// How long a faster link is remembered, in seconds.
 const MEMORY: f64 = 20.0;
 
-/// Component of its rate of before at which a link counts as congested: more than jitter does.
+/// Part of its rate of before at which a link counts as congested: more than jitter does.
 const CONGESTED: f64 = 0.75;
 
 /// After so long, in seconds, the slower link is taken to be the link.
@@ -17,6 +22,9 @@ const PATIENCE: f64 = 8.0;
 
 /// A rate with a greater relative error than this is not remembered.
 const KNOWN: f64 = 0.2;
+
+/// A hold that is over so soon, in seconds, is not lifted for a congested link.
+const SOON: f64 = 0.5;
 
 /// The link of late.
 #[derive(Debug, Default)]
@@ -28,7 +36,7 @@ pub(super) struct Congestion {
 
 impl Congestion {
     /// Takes in what a view says of the link.
-    pub(super) fn look(&mut self, view: &View) {
+    pub(super) fn on_view(&mut self, view: &View) {
         let known = view.link_error.is_some_and(|error| error <= KNOWN);
         let Some(rate) = view.link.filter(|_| known).map(|rate| rate.0) else { return };
         let now = view.now.as_secs_f64();
@@ -50,8 +58,31 @@ impl Congestion {
     }
 
     /// How long it is worth to wait for the link, in seconds; `None` where it is as it was.
-    pub(super) fn wait(&self, now: Moment) -> Option<f64> {
+    pub(super) fn time_to_wait(&self, now: Moment) -> Option<f64> {
         self.since.map(|since| PATIENCE - now.since(since).as_secs_f64())
+    }
+}
+
+impl Predictive {
+    /// Whether to leave the guest at full speed until the link is what it was: while there is time, and
+    /// where the wait costs less than the work that may be saved by it.
+    pub(super) fn should_wait_for_link(&self, view: &View, chosen: &ChosenPlan) -> bool {
+        let ChosenPlan { plan, inputs, constraints } = chosen;
+        let Some(wait) = self.congestion.time_to_wait(view.now).map(|most| most / 2.0) else {
+            return false;
+        };
+        let soon =
+            self.last_hold.is_held() && plan.cost.passes <= 1 && time_to_send(view, inputs) < SOON;
+        let in_time = wait + 2.0 * plan.cost.total <= time_left(constraints, view);
+        let worth =
+            inputs.weight * inputs.cpu_demand.0 * wait <= (1.0 - inputs.weight) * plan.cost.lost.0;
+        in_time && worth && !soon
+    }
+
+    /// Leaves the guest at full speed.
+    pub(super) fn wait_out_congestion(&mut self, view: &View) -> Decision {
+        self.schedule.steering = true;
+        self.hold_all(view, Share::FULL)
     }
 }
 
@@ -67,9 +98,9 @@ mod tests {
         let mut now = Moment::START;
         for (second, rate) in rates.into_iter().enumerate() {
             now = Moment::ms(second as u64 * 1000);
-            congestion.look(&View { now, link: Some(ByteRate::mb(rate)), ..view() });
+            congestion.on_view(&View { now, link: Some(ByteRate::mb(rate)), ..view() });
         }
-        congestion.wait(now)
+        congestion.time_to_wait(now)
     }
 
     #[test]

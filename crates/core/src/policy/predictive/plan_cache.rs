@@ -13,43 +13,44 @@ use crate::telemetry::view::View;
 /// The tables of plans, kept as long as what they were made of stays the same: one for each level of
 /// giving way that may have a plan.
 #[derive(Debug, Default)]
-pub(super) struct Tables(Vec<Option<(Arc<Estimate>, ValueTable)>>);
+pub(super) struct PlanCache(Vec<Option<(Arc<Estimate>, ValueTable)>>);
 
-impl Tables {
-    fn at(
+impl PlanCache {
+    fn table_at(
         &mut self,
         level: usize,
-        guest: &Arc<Estimate>,
-        terms: PlanInputs,
+        estimate: &Arc<Estimate>,
+        inputs: PlanInputs,
         longest: f64,
     ) -> &ValueTable {
         let fresh = |(of, table): &(Arc<Estimate>, ValueTable)| {
-            Arc::ptr_eq(of, guest) && alike(table.terms(), &terms)
+            Arc::ptr_eq(of, estimate) && differ_little(table.terms(), &inputs)
         };
         if self.0.len() <= level {
             self.0.resize_with(level + 1, || None);
         }
         let kept = self.0[level].take().filter(fresh);
-        let make = || ValueTable::new(guest.curve.clone(), terms, longest, STEERING_NODES);
-        let (_, table) = self.0[level].insert(kept.unwrap_or_else(|| (Arc::clone(guest), make())));
+        let make = || ValueTable::new(estimate.curve.clone(), inputs, longest, STEERING_NODES);
+        let (_, table) =
+            self.0[level].insert(kept.unwrap_or_else(|| (Arc::clone(estimate), make())));
         table
     }
 
     /// The plan at the weight that the aggression gives, or at a greater one if only that ends in time.
-    pub(super) fn in_time(
+    pub(super) fn plan_in_time(
         &mut self,
         level: usize,
-        guest: &Arc<Estimate>,
-        terms: PlanInputs,
+        estimate: &Arc<Estimate>,
+        inputs: PlanInputs,
         from: PlanState,
         left: f64,
     ) -> Option<Plan> {
-        if cannot_land(&guest.curve, &terms, &from) {
+        if cannot_land(&estimate.curve, &inputs, &from) {
             return None;
         }
-        let longest = longest(&from, &terms);
-        let plan = self.at(level, guest, terms, longest).plan(from)?;
-        first_in_time(plan, &guest.curve, terms, from, left)
+        let longest = longest_pass(&from, &inputs);
+        let plan = self.table_at(level, estimate, inputs, longest).plan(from)?;
+        first_in_time(plan, &estimate.curve, inputs, from, left)
     }
 }
 
@@ -57,13 +58,14 @@ impl Tables {
 fn first_in_time(
     plan: Plan,
     curve: &DirtyCurve,
-    terms: PlanInputs,
+    inputs: PlanInputs,
     from: PlanState,
     left: f64,
 ) -> Option<Plan> {
     let hurried = |weight| {
-        let terms = PlanInputs { weight, ..terms };
-        ValueTable::new(curve.clone(), terms, longest(&from, &terms), STEERING_NODES).plan(from)
+        let inputs = PlanInputs { weight, ..inputs };
+        ValueTable::new(curve.clone(), inputs, longest_pass(&from, &inputs), STEERING_NODES)
+            .plan(from)
     };
     let mut plans =
         [Some(plan)].into_iter().chain(HURRY_WEIGHTS.into_iter().map(hurried)).flatten();
@@ -76,38 +78,38 @@ pub(super) fn time_left(allowed: &Constraints, view: &View) -> f64 {
     allowed.max_time.map_or(f64::INFINITY, left)
 }
 
-/// The plan for the most hopeful curve that what was seen still allows.
-pub(super) fn hopeful(
-    guest: &Estimate,
-    terms: PlanInputs,
+/// The plan for the most optimistic_plan curve that what was seen still allows.
+pub(super) fn optimistic_plan(
+    estimate: &Estimate,
+    inputs: PlanInputs,
     from: PlanState,
     left: f64,
     allowed: &Constraints,
     view: &View,
 ) -> Option<Plan> {
-    let curve = guest.curve.scaled(1.0 / (1.0 + HOPE * guest.error));
-    let weight = terms.weight;
-    let terms = allowed.plan_inputs_for(view, &curve, 0.0).unwrap_or(terms);
-    let terms = PlanInputs { weight, ..terms };
-    if cannot_land(&curve, &terms, &from) {
+    let curve = estimate.curve.scaled(1.0 / (1.0 + HOPE * estimate.error));
+    let weight = inputs.weight;
+    let inputs = allowed.plan_inputs_for(view, &curve, 0.0).unwrap_or(inputs);
+    let inputs = PlanInputs { weight, ..inputs };
+    if cannot_land(&curve, &inputs, &from) {
         return None;
     }
-    let plan =
-        ValueTable::new(curve.clone(), terms, longest(&from, &terms), STEERING_NODES).plan(from)?;
-    first_in_time(plan, &curve, terms, from, left)
+    let plan = ValueTable::new(curve.clone(), inputs, longest_pass(&from, &inputs), STEERING_NODES)
+        .plan(from)?;
+    first_in_time(plan, &curve, inputs, from, left)
 }
 
-/// How many standard errors below the likeliest the most hopeful curve is.
+/// How many standard errors below the likeliest the most optimistic_plan curve is.
 const HOPE: f64 = 2.0;
 
 /// The longest pass there may be, in bytes: one that gives the guest as much CPU time as the one under
 /// way, what it has had included.
-pub(super) fn longest(from: &PlanState, terms: &PlanInputs) -> f64 {
-    from.remaining.as_f64() + from.used.0 / terms.cpu_demand.0 * terms.link.0
+pub(super) fn longest_pass(from: &PlanState, inputs: &PlanInputs) -> f64 {
+    from.remaining.as_f64() + from.used.0 / inputs.cpu_demand.0 * inputs.link.0
 }
 
-/// Whether two sets of terms differ by less than what they are known to.
-fn alike(one: &PlanInputs, other: &PlanInputs) -> bool {
+/// Whether two sets of inputs differ by less than what they are known to.
+fn differ_little(one: &PlanInputs, other: &PlanInputs) -> bool {
     let near = |a: f64, b: f64| (a - b).abs() <= 0.03 * a.abs().max(b.abs());
     near(one.cpu_demand.0, other.cpu_demand.0)
         && near(one.floor.0, other.floor.0)
