@@ -7,8 +7,8 @@ use maud::{Markup, html};
 use plotters::prelude::*;
 
 use super::{Axis, FIRST, FORESEEN, LIMIT, SECOND, chart, legend, line, seconds, svg, thinned};
-use crate::serve::foreseen::Foreseen;
-use crate::serve::track::{Moment, Track};
+use crate::web::foreseen::Foreseen;
+use crate::web::track::{Moment, Track};
 
 const HEIGHT: u32 = 150;
 
