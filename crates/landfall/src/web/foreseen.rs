@@ -33,7 +33,7 @@ pub fn foreseen(head: &RecordingHeader) -> Option<Foreseen> {
     };
     let expected = forecast(&question, &make)?;
     let run = run_traced(&setup(head, vcpus)?, make().as_mut(), Seed(0));
-    let point = |point: &landfall_sim::CurvePoint| {
+    let point = |point: &landfall_sim::TracePoint| {
         (point.at.as_secs_f64(), point.remaining.as_f64(), point.share.get())
     };
     Some(Foreseen { forecast: expected.forecast, course: run.trace.iter().map(point).collect() })
