@@ -99,7 +99,7 @@ const ACTS: &[(&[&str], &[&str])] = &[
             "migration/src/charts/mod.rs",
             "landfall/src/web/migrations.rs",
             "landfall/src/web/listen.rs",
-            "landfall/src/web/access.rs",
+            "landfall/src/web/token.rs",
         ],
     ),
 ];

@@ -1,15 +1,37 @@
-//! Who may do what: a token for everything, and no word from a page of somebody else.
+//! Who may do what.
 //!
-//! Before anything else is looked at, a request must have come to a name of this host (a page of
-//! somebody else can have its own name lead here), and not from another site. Then it must know the
-//! token: as a cookie, which a browser gets at the login, or as `Authorization: Bearer`. What changes
-//! something is only ever asked for by POST, and then the browser must say that the request comes from
-//! this very page.
+//! Each route needs one right ([`AccessRight`]); [`required_right`] decides which:
+//!
+//! | Route | Right | Without the token | What it does |
+//! |---|---|---|---|
+//! | `GET /login` | open | yes | shows the login |
+//! | `POST /login` | open | yes | checks the token and sets the cookie |
+//! | `GET /style.css`, `/page.js`, `/icon.svg` | open | yes | style sheet, script, icon |
+//! | `GET /` | read | with `--public-read` | lists guests |
+//! | `GET /guests/{id}` | read | with `--public-read` | shows a guest, its settings and what they imply |
+//! | `GET /guests/{id}/implied` | read | with `--public-read` | the same, as parts of that page |
+//! | `GET /migrations` | read | with `--public-read` | lists migrations |
+//! | `GET /migrations/{name}` | read | with `--public-read` | shows a migration |
+//! | `GET /migrations/{name}/events` | read | with `--public-read` | follows a migration |
+//! | `POST /guests` | change | no | adds a guest to the list |
+//! | `POST /guests/{id}/look` | change | no | probes a guest |
+//! | `POST /guests/{id}/start` | change | no | starts a migration |
+//! | `POST /migrations/{name}/set` | change | no | changes the settings of a migration |
+//! | `POST /migrations/{name}/cancel` | change | no | cancels a migration |
+//! | `POST /logout` | change | no | removes the cookie |
+//! | anything else with `GET` or `HEAD` | read | with `--public-read` | "no such page" |
+//! | anything else with another method | change | no | "no such page" |
+//!
+//! A browser shows the token as a cookie, which it gets from the login. Any other client sends
+//! `Authorization: Bearer TOKEN` with each request.
+//!
+//! Before the right is looked at, every request, open routes included, has to pass two checks:
+//!
+//! 1. It must be sent to a name of this host: an IP address, `localhost`, or a `--name`. A page of
+//!    another site can let its own name point to this host (DNS rebinding).
+//! 2. It must not be made by a page of another site. A request other than `GET` or `HEAD` must come from
+//!    one of these pages, as the browser says by `Origin` or `Sec-Fetch-Site`, or bear the token.
 
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -20,197 +42,273 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
-use subtle::ConstantTimeEq;
 
-use super::listen::is_an_address;
+use super::listen::is_ip_address;
+use super::token::LoginToken;
 
-const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// The cookie's name. One that only encrypted pages of this very host can have set is better, where
-/// there is encryption.
-const PLAIN: &str = "landfall";
-const SECURE: &str = "__Host-landfall";
+/// The cookie's name without TLS.
+const COOKIE_NAME: &str = "landfall";
 
-/// Nothing but what comes from here, and no script or style but the two files.
-const CONTENTS: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
-                        connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// The cookie's name with TLS. Browsers let only encrypted pages of this very host set it.
+const TLS_COOKIE_NAME: &str = "__Host-landfall";
 
-/// A token: 256 bits from the kernel, as 64 digits.
-#[derive(Clone)]
-pub struct Token(String);
+/// Lets pages load from this host alone, and only the two files as script and style.
+const CONTENT_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
+                              img-src 'self' data:; connect-src 'self'; form-action 'self'; \
+                              base-uri 'none'; frame-ancestors 'none'";
 
-impl Token {
-    /// A new one.
-    ///
-    /// # Errors
-    /// The kernel gives no random bytes.
-    pub fn new() -> io::Result<Token> {
-        let mut bytes = [0u8; 32];
-        getrandom::fill(&mut bytes).map_err(io::Error::from)?;
-        Ok(Token(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
-    }
+/// Routes that need no token.
+const OPEN_PATHS: [&str; 4] = ["/login", "/style.css", "/page.js", "/icon.svg"];
 
-    /// The one in a file, which is made, for its owner alone, where it is missing.
-    ///
-    /// # Errors
-    /// In words: what is in it is no token, or it cannot be read or made.
-    pub fn kept_in(path: &Path) -> Result<Token, String> {
-        let failed = |problem: String| format!("--token-file {}: {problem}", path.display());
-        match fs::read_to_string(path) {
-            Ok(text) => {
-                let token = Token(text.trim().to_owned());
-                let long =
-                    token.0.len() >= 32 && token.0.bytes().all(|b| b.is_ascii_alphanumeric());
-                let remedy = "it holds no token of at least 32 letters and digits; remove it, and \
-                              another is made";
-                if long { Ok(token) } else { Err(failed(remedy.to_owned())) }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let token = Token::new().map_err(|error| failed(error.to_string()))?;
-                let made =
-                    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-                made.and_then(|mut file| writeln!(file, "{}", token.0))
-                    .map_err(|error| failed(format!("{error}; name a file that can be written")))?;
-                Ok(token)
-            }
-            Err(error) => Err(failed(format!("{error}; name a file that can be read"))),
-        }
-    }
+/// The longest part of a header that a refusal repeats.
+const MAX_SHOWN_HEADER: usize = 100;
 
-    /// As it is told to the operator.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+/// What a route needs; the table is at the head of this file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessRight {
+    /// Nothing.
+    Open,
+    /// To see guests and migrations: the token, or `--public-read`.
+    Read,
+    /// To do something: the token.
+    Change,
+}
 
-    /// Whether a text is this token, in the same time whatever is wrong with it.
-    pub fn is(&self, text: &str) -> bool {
-        self.0.as_bytes().ct_eq(text.as_bytes()).into()
+/// Returns the right that a request needs.
+pub fn required_right(method: &Method, path: &str) -> AccessRight {
+    if OPEN_PATHS.contains(&path) {
+        AccessRight::Open
+    } else if is_read(method) {
+        AccessRight::Read
+    } else {
+        AccessRight::Change
     }
 }
 
-/// What is asked of a request.
+fn is_read(method: &Method) -> bool {
+    *method == Method::GET || *method == Method::HEAD
+}
+
+/// Why a request is not let through.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AccessRefusal {
+    /// It has no `Host` header.
+    #[error("The request names no host. Send a Host header with the address of this page.")]
+    NoHost,
+    /// It was sent to a name that is not known as one of this host's.
+    #[error(
+        "landfall serve does not know {host:?} as a name of this host. Open the page by the host's IP \
+         address; or, if this is one of its names, start landfall serve with --name and that name."
+    )]
+    UnknownHost {
+        /// The name.
+        host: String,
+    },
+    /// A page of another site embeds or fetches this one.
+    #[error(
+        "A page of another site asked for this page. Nothing was shown to it. Open the address of \
+         landfall serve in a tab of its own."
+    )]
+    EmbeddedByOtherSite,
+    /// A change that another page asked for.
+    #[error(
+        "The request came from {origin:?}, which is not this page. Nothing was changed. Open the \
+         address of landfall serve itself and repeat it there."
+    )]
+    OtherOrigin {
+        /// What the browser says of the page.
+        origin: String,
+    },
+    /// A change with neither the sign of a browser nor the token.
+    #[error(
+        "The request does not say which page it came from. Nothing was changed. A browser sends an \
+         Origin header; a script sends the header Authorization: Bearer TOKEN."
+    )]
+    UnknownOrigin,
+    /// A person opens a page without the token.
+    #[error("Log in at /login with the token that landfall serve printed when it started.")]
+    LoginNeeded,
+    /// A script, or a change, without the token.
+    #[error(
+        "The token is missing or wrong. Nothing was done. Log in at /login with the token that \
+         landfall serve printed when it started, or send the header Authorization: Bearer TOKEN."
+    )]
+    TokenNeeded,
+}
+
+impl IntoResponse for AccessRefusal {
+    fn into_response(self) -> Response {
+        let status = match self {
+            AccessRefusal::LoginNeeded => return Redirect::to("/login").into_response(),
+            AccessRefusal::TokenNeeded => {
+                let scheme = [(WWW_AUTHENTICATE, "Bearer")];
+                return (StatusCode::UNAUTHORIZED, scheme, self.to_string()).into_response();
+            }
+            AccessRefusal::NoHost | AccessRefusal::UnknownHost { .. } => {
+                StatusCode::MISDIRECTED_REQUEST
+            }
+            AccessRefusal::EmbeddedByOtherSite
+            | AccessRefusal::OtherOrigin { .. }
+            | AccessRefusal::UnknownOrigin => StatusCode::FORBIDDEN,
+        };
+        (status, self.to_string()).into_response()
+    }
+}
+
+/// What requests are checked against.
 #[derive(Clone)]
-pub struct Access {
-    pub token: Token,
+pub struct AccessControl {
+    pub token: LoginToken,
     /// Names of this host besides its addresses and `localhost`.
-    pub names: Vec<String>,
+    pub host_names: Vec<String>,
+    /// Whether the page is served over TLS.
     pub encrypted: bool,
+    /// Whether the right to read takes no token.
     pub public_read: bool,
 }
 
-impl Access {
-    /// The header with which a browser is let in from now on.
-    pub fn cookie(&self) -> String {
+impl AccessControl {
+    /// Returns the `Set-Cookie` value that logs a browser in.
+    pub fn login_cookie(&self) -> String {
         let (name, secure) = self.cookie_name();
-        format!("{name}={}; Path=/; HttpOnly; SameSite=Strict{secure}", self.token.0)
+        format!("{name}={}; Path=/; HttpOnly; SameSite=Strict{secure}", self.token.as_str())
     }
 
-    /// The header with which it is not any more.
-    pub fn no_cookie(&self) -> String {
+    /// Returns the `Set-Cookie` value that logs a browser out.
+    pub fn logout_cookie(&self) -> String {
         let (name, secure) = self.cookie_name();
         format!("{name}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0{secure}")
     }
 
     fn cookie_name(&self) -> (&'static str, &'static str) {
-        if self.encrypted { (SECURE, "; Secure") } else { (PLAIN, "") }
+        if self.encrypted { (TLS_COOKIE_NAME, "; Secure") } else { (COOKIE_NAME, "") }
     }
 
-    /// Whether the request knows the token.
-    pub fn knows(&self, headers: &HeaderMap) -> bool {
-        self.bears(headers) || self.has_cookie(headers)
+    /// Decides on a request.
+    ///
+    /// # Errors
+    /// [`AccessRefusal`].
+    pub fn check(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<(), AccessRefusal> {
+        self.check_host(headers)?;
+        check_not_embedded(headers)?;
+        if !is_read(method) {
+            self.check_origin(headers)?;
+        }
+        let right = required_right(method, path);
+        let granted = match right {
+            AccessRight::Open => true,
+            AccessRight::Read => self.public_read || self.shows_token(headers),
+            AccessRight::Change => self.shows_token(headers),
+        };
+        let by_script = header(headers, &SEC_FETCH_MODE).is_some_and(|mode| mode != "navigate");
+        match right {
+            _ if granted => Ok(()),
+            AccessRight::Read if !by_script => Err(AccessRefusal::LoginNeeded),
+            _ => Err(AccessRefusal::TokenNeeded),
+        }
     }
 
-    fn bears(&self, headers: &HeaderMap) -> bool {
-        let value = text(headers, &AUTHORIZATION);
-        value
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .is_some_and(|token| self.token.is(token))
-    }
-
-    fn has_cookie(&self, headers: &HeaderMap) -> bool {
-        let (name, _) = self.cookie_name();
-        let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let mut pairs = all.flat_map(|value| value.split(';')).filter_map(|it| it.split_once('='));
-        pairs.any(|(key, value)| key.trim() == name && self.token.is(value.trim()))
-    }
-
-    /// Whether the name that the request was sent to is one of this host's.
-    fn is_our_name(&self, headers: &HeaderMap) -> bool {
-        let Some(host) = text(headers, &HOST) else { return false };
+    /// Checks that the request was sent to a name of this host.
+    fn check_host(&self, headers: &HeaderMap) -> Result<(), AccessRefusal> {
+        let host = header(headers, &HOST).ok_or(AccessRefusal::NoHost)?;
         let name = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
             _ => host,
         };
-        let ours = |known: &String| known.eq_ignore_ascii_case(name);
-        name.eq_ignore_ascii_case("localhost") || is_an_address(name) || self.names.iter().any(ours)
+        let is_name = |known: &String| known.eq_ignore_ascii_case(name);
+        let known = name.eq_ignore_ascii_case("localhost")
+            || is_ip_address(name)
+            || self.host_names.iter().any(is_name);
+        if known { Ok(()) } else { Err(AccessRefusal::UnknownHost { host: shortened(host) }) }
     }
 
-    /// Whether a request that would change something comes from this very page. A browser says so
-    /// itself; whoever is no browser shows the token with each request instead.
-    fn is_from_here(&self, headers: &HeaderMap) -> bool {
-        if let Some(site) = text(headers, &SITE)
-            && site != "same-origin"
-        {
-            return false;
+    /// Checks that a request for a change comes from one of these pages, as its browser says, or bears
+    /// the token.
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), AccessRefusal> {
+        let site = header(headers, &SEC_FETCH_SITE);
+        let origin = header(headers, &ORIGIN);
+        let other = || {
+            let origin = origin.or(site).unwrap_or_default();
+            AccessRefusal::OtherOrigin { origin: shortened(origin) }
+        };
+        if site.is_some_and(|site| site != "same-origin") {
+            return Err(other());
         }
         let scheme = if self.encrypted { "https" } else { "http" };
-        match (text(headers, &ORIGIN), text(headers, &HOST)) {
-            (Some(origin), Some(host)) => {
-                origin.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://")) == Some(host)
-            }
-            (None, _) => text(headers, &SITE).is_some() || self.bears(headers),
-            (Some(_), None) => false,
+        let Some(origin) = origin else {
+            let known = site.is_some() || self.has_bearer_token(headers);
+            return if known { Ok(()) } else { Err(AccessRefusal::UnknownOrigin) };
+        };
+        let host = origin.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
+        match host.is_some() && host == header(headers, &HOST) {
+            true => Ok(()),
+            false => Err(other()),
         }
+    }
+
+    /// Returns whether the request shows the token, as a cookie or as a header.
+    fn shows_token(&self, headers: &HeaderMap) -> bool {
+        self.has_bearer_token(headers) || self.has_login_cookie(headers)
+    }
+
+    fn has_bearer_token(&self, headers: &HeaderMap) -> bool {
+        let value = header(headers, &AUTHORIZATION);
+        value
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .is_some_and(|token| self.token.matches(token))
+    }
+
+    fn has_login_cookie(&self, headers: &HeaderMap) -> bool {
+        let (name, _) = self.cookie_name();
+        let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+        let mut pairs = all.flat_map(|value| value.split(';')).filter_map(|it| it.split_once('='));
+        pairs.any(|(key, value)| key.trim() == name && self.token.matches(value.trim()))
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+/// Checks that no page of another site embeds or fetches this. Links from other sites are allowed.
+fn check_not_embedded(headers: &HeaderMap) -> Result<(), AccessRefusal> {
+    let other_site = matches!(header(headers, &SEC_FETCH_SITE), Some("cross-site" | "same-site"));
+    match other_site && header(headers, &SEC_FETCH_MODE) != Some("navigate") {
+        true => Err(AccessRefusal::EmbeddedByOtherSite),
+        false => Ok(()),
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Whether a page of another site embeds or fetches this: it may at most lead here.
-fn is_used_elsewhere(headers: &HeaderMap) -> bool {
-    let elsewhere = matches!(text(headers, &SITE), Some("cross-site" | "same-site"));
-    elsewhere && text(headers, &MODE) != Some("navigate")
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_SHOWN_HEADER).collect()
 }
 
-/// Lets a request through to the pages, or not.
-pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let changes = request.method() != Method::GET && request.method() != Method::HEAD;
-    let refusal = if !access.is_our_name(headers) {
-        Some((
-            StatusCode::MISDIRECTED_REQUEST,
-            "This is not a name of this host. Use its address, or start landfall serve with --name NAME.",
-        ))
-    } else if is_used_elsewhere(headers) || (changes && !access.is_from_here(headers)) {
-        Some((
-            StatusCode::FORBIDDEN,
-            "Asked for by a page that is not landfall's. Nothing was done.",
-        ))
-    } else {
-        None
+/// Passes a request on to the pages if it may pass, and adds the security headers to the answer.
+pub async fn guard_request(
+    State(access): State<Arc<AccessControl>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let checked = access.check(request.method(), request.uri().path(), request.headers());
+    let mut response = match checked {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
     };
-    let open = matches!(request.uri().path(), "/login" | "/style.css" | "/page.js" | "/icon.svg");
-    let mut response = if let Some(refusal) = refusal {
-        refusal.into_response()
-    } else if open || access.knows(headers) || (access.public_read && !changes) {
-        next.run(request).await
-    } else if changes || text(headers, &MODE).is_some_and(|mode| mode != "navigate") {
-        let how = [(WWW_AUTHENTICATE, "Bearer")];
-        (StatusCode::UNAUTHORIZED, how, "The token is missing or wrong. Nothing was done.")
-            .into_response()
-    } else {
-        Redirect::to("/login").into_response()
-    };
-    harden(response.headers_mut());
+    add_security_headers(response.headers_mut());
     response
 }
 
-fn harden(headers: &mut HeaderMap) {
+fn add_security_headers(headers: &mut HeaderMap) {
     let always = [
-        (CONTENT_SECURITY_POLICY, CONTENTS),
+        (CONTENT_SECURITY_POLICY, CONTENT_POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (REFERRER_POLICY, "same-origin"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
@@ -226,9 +324,10 @@ fn harden(headers: &mut HeaderMap) {
 mod tests {
     use super::*;
 
-    fn access(encrypted: bool) -> Access {
-        let token = Token::new().unwrap();
-        Access { token, names: vec!["vmhost.example".into()], encrypted, public_read: false }
+    fn access(encrypted: bool) -> AccessControl {
+        let token = LoginToken::generate().unwrap();
+        let host_names = vec!["vmhost.example".into()];
+        AccessControl { token, host_names, encrypted, public_read: false }
     }
 
     fn headers(pairs: &[(&HeaderName, &str)]) -> HeaderMap {
@@ -239,24 +338,58 @@ mod tests {
     }
 
     #[test]
-    fn two_tokens_are_never_the_same_and_each_is_only_itself() {
-        let (one, other) = (Token::new().unwrap(), Token::new().unwrap());
-        assert!(one.is(one.as_str()));
-        for wrong in [other.as_str(), "", &one.as_str()[1..], &format!("{}0", one.as_str())] {
-            assert!(!one.is(wrong));
+    fn without_the_token_only_open_routes_pass_and_reading_does_with_public_read() {
+        let host = (&HOST, "127.0.0.1:7700");
+        let here = (&ORIGIN, "http://127.0.0.1:7700");
+        let script = (&SEC_FETCH_MODE, "cors");
+        for (method, path, more, private, public) in [
+            (Method::GET, "/login", vec![], None, None),
+            (Method::POST, "/login", vec![here], None, None),
+            (Method::GET, "/page.js", vec![], None, None),
+            (Method::GET, "/", vec![], Some(AccessRefusal::LoginNeeded), None),
+            (Method::HEAD, "/migrations", vec![], Some(AccessRefusal::LoginNeeded), None),
+            (
+                Method::GET,
+                "/guests/1/implied",
+                vec![script],
+                Some(AccessRefusal::TokenNeeded),
+                None,
+            ),
+            (
+                Method::POST,
+                "/guests",
+                vec![here],
+                Some(AccessRefusal::TokenNeeded),
+                Some(AccessRefusal::TokenNeeded),
+            ),
+            (
+                Method::DELETE,
+                "/nothing",
+                vec![here],
+                Some(AccessRefusal::TokenNeeded),
+                Some(AccessRefusal::TokenNeeded),
+            ),
+        ] {
+            let headers = headers(&[&[host], more.as_slice()].concat());
+            for (public_read, expected) in [(false, private), (true, public)] {
+                let access = AccessControl { public_read, ..access(false) };
+                let decided = access.check(&method, path, &headers).err();
+                assert_eq!(decided, expected, "{method} {path}, public read {public_read}");
+            }
         }
     }
 
     #[test]
-    fn a_kept_token_is_the_same_again_and_its_owners_alone() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("token");
-        let first = Token::kept_in(&file).unwrap();
-        assert_eq!(Token::kept_in(&file).unwrap().as_str(), first.as_str());
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        fs::write(&file, "short\n").unwrap();
-        assert!(Token::kept_in(&file).err().unwrap().contains("remove it"));
+    fn a_page_of_another_site_may_link_here_and_not_embed() {
+        for (site, mode, passes) in [
+            ("cross-site", "navigate", true),
+            ("cross-site", "no-cors", false),
+            ("same-site", "cors", false),
+            ("same-origin", "cors", true),
+        ] {
+            let all = headers(&[(&SEC_FETCH_SITE, site), (&SEC_FETCH_MODE, mode)]);
+            assert_eq!(check_not_embedded(&all).is_ok(), passes, "{site} {mode}");
+        }
     }
 
     #[test]
@@ -272,45 +405,49 @@ mod tests {
             ("localhost.evil.example:7700", false),
             ("", false),
         ] {
-            assert_eq!(access(false).is_our_name(&headers(&[(&HOST, host)])), ours, "{host}");
+            assert_eq!(
+                access(false).check_host(&headers(&[(&HOST, host)])).is_ok(),
+                ours,
+                "{host}"
+            );
         }
-        assert!(!access(false).is_our_name(&HeaderMap::new()));
+        assert_eq!(access(false).check_host(&HeaderMap::new()), Err(AccessRefusal::NoHost));
     }
 
     #[test]
-    fn a_change_is_taken_from_this_page_or_from_who_shows_the_token_each_time() {
+    fn a_change_is_taken_from_this_page_or_with_the_token_in_a_header() {
         let access = access(false);
         let bearer = format!("Bearer {}", access.token.as_str());
         let host = (&HOST, "127.0.0.1:7700");
         for (more, from_here) in [
             (vec![(&ORIGIN, "http://127.0.0.1:7700")], true),
-            (vec![(&ORIGIN, "http://127.0.0.1:7700"), (&SITE, "same-origin")], true),
-            (vec![(&SITE, "same-origin")], true),
+            (vec![(&ORIGIN, "http://127.0.0.1:7700"), (&SEC_FETCH_SITE, "same-origin")], true),
+            (vec![(&SEC_FETCH_SITE, "same-origin")], true),
             (vec![(&AUTHORIZATION, bearer.as_str())], true),
             (vec![], false),
             (vec![(&ORIGIN, "null")], false),
             (vec![(&ORIGIN, "http://127.0.0.1:7701")], false),
             (vec![(&ORIGIN, "https://127.0.0.1:7700")], false),
             (vec![(&ORIGIN, "http://evil.example")], false),
-            (vec![(&ORIGIN, "http://127.0.0.1:7700"), (&SITE, "same-site")], false),
-            (vec![(&SITE, "cross-site"), (&AUTHORIZATION, bearer.as_str())], false),
-            (vec![(&SITE, "none")], false),
+            (vec![(&ORIGIN, "http://127.0.0.1:7700"), (&SEC_FETCH_SITE, "same-site")], false),
+            (vec![(&SEC_FETCH_SITE, "cross-site"), (&AUTHORIZATION, bearer.as_str())], false),
+            (vec![(&SEC_FETCH_SITE, "none")], false),
         ] {
             let all = [&[host], more.as_slice()].concat();
-            assert_eq!(access.is_from_here(&headers(&all)), from_here, "{more:?}");
+            assert_eq!(access.check_origin(&headers(&all)).is_ok(), from_here, "{more:?}");
         }
     }
 
     #[test]
-    fn a_cookie_is_no_cookie_of_another_page() {
+    fn a_cookie_of_another_name_is_not_the_login() {
         let access = access(true);
-        let cookie = access.cookie();
+        let cookie = access.login_cookie();
         assert!(cookie.starts_with("__Host-landfall=") && cookie.ends_with("; Secure"), "{cookie}");
         let pair = cookie.split(';').next().unwrap();
         let other = format!("a=b; {pair}");
-        assert!(access.knows(&headers(&[(&COOKIE, &other)])));
+        assert!(access.shows_token(&headers(&[(&COOKIE, &other)])));
         let plain = pair.replace("__Host-landfall", "landfall");
-        assert!(!access.knows(&headers(&[(&COOKIE, &plain)])));
-        assert!(!access.knows(&HeaderMap::new()));
+        assert!(!access.shows_token(&headers(&[(&COOKIE, &plain)])));
+        assert!(!access.shows_token(&HeaderMap::new()));
     }
 }

@@ -1,47 +1,47 @@
-//! Guests that run on this host, as their QEMU's command lines tell. Nobody is asked anything: a
-//! monitor serves one client at a time, and that may be somebody else's.
+//! Finds the QEMUs that run on this host, by their command lines in `/proc`. Does not connect to any
+//! monitor: a monitor serves one client at a time, and another program may be using it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use landfall_qemu::qmp::QmpAddress;
 
-/// A QEMU with a monitor that somebody can connect to.
+/// A QEMU with a QMP monitor that landfall can connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Discovered {
+pub struct DiscoveredQemu {
     /// Its process.
     pub pid: i32,
-    /// What it calls its guest, if it calls it something.
-    pub name: Option<String>,
+    /// The guest's name (`-name`), if it has one.
+    pub guest_name: Option<String>,
     /// Sockets of its monitors, in the order of the command line.
     pub monitors: Vec<QmpAddress>,
-    /// Where it was told to wait for a guest, when it was started.
+    /// The migration URI where it was started to wait for a guest (`-incoming`).
     pub incoming: Option<String>,
 }
 
-/// All of them, by process.
-pub fn discover() -> Vec<Discovered> {
+/// Returns all QEMUs on this host that have a reachable monitor, by process id.
+pub fn discover_qemus() -> Vec<DiscoveredQemu> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let mut found: Vec<Discovered> = pids.filter_map(of_process).collect();
-    found.sort_by_key(|guest| guest.pid);
+    let mut found: Vec<DiscoveredQemu> = pids.filter_map(qemu_of_process).collect();
+    found.sort_by_key(|qemu| qemu.pid);
     found
 }
 
-fn of_process(pid: i32) -> Option<Discovered> {
+fn qemu_of_process(pid: i32) -> Option<DiscoveredQemu> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<String> = line
         .split(|byte| *byte == 0)
         .map(|word| String::from_utf8_lossy(word).into_owned())
         .collect();
-    let mut found = read(pid, &words)?;
+    let mut found = parse_command_line(pid, &words)?;
     let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
     for monitor in &mut found.monitors {
         if let QmpAddress::Unix(path) = monitor {
             *path = folder.join(&*path);
         }
     }
-    // What is in another mount namespace cannot be reached from here by that name.
+    // A socket in another mount namespace cannot be reached from here by its path.
     found.monitors.retain(|monitor| match monitor {
         QmpAddress::Unix(path) => path.exists(),
         QmpAddress::Tcp(_) => true,
@@ -49,50 +49,51 @@ fn of_process(pid: i32) -> Option<Discovered> {
     (!found.monitors.is_empty()).then_some(found)
 }
 
-/// What a command line tells, if it is a QEMU's.
-fn read(pid: i32, words: &[String]) -> Option<Discovered> {
+/// Reads a command line; `None` if it is not a QEMU's.
+fn parse_command_line(pid: i32, words: &[String]) -> Option<DiscoveredQemu> {
     let program = Path::new(words.first()?).file_name()?.to_str()?;
     if !(program.starts_with("qemu-system-") || program == "qemu" || program == "kvm") {
         return None;
     }
-    let mut found = Discovered { pid, name: None, monitors: Vec::new(), incoming: None };
+    let mut found = DiscoveredQemu { pid, guest_name: None, monitors: Vec::new(), incoming: None };
     let mut sockets: Vec<(String, QmpAddress)> = Vec::new();
-    let mut controls = Vec::new();
+    let mut qmp_chardevs = Vec::new();
     for (option, value) in words.iter().zip(&words[1..]) {
         match option.trim_start_matches('-') {
             _ if !option.starts_with('-') => {}
-            "qmp" | "qmp-pretty" => found.monitors.extend(address(value)),
-            "chardev" => sockets.extend(chardev(value)),
+            "qmp" | "qmp-pretty" => found.monitors.extend(qmp_option_address(value)),
+            "chardev" => sockets.extend(chardev_socket(value)),
             "mon" if property(value, "mode") == Some("control") => {
-                let id = property(value, "chardev").or_else(|| first(value));
-                controls.extend(id.map(str::to_owned));
+                let id = property(value, "chardev").or_else(|| unnamed_value(value));
+                qmp_chardevs.extend(id.map(str::to_owned));
             }
             "name" => {
-                found.name = property(value, "guest").or_else(|| first(value)).map(str::to_owned);
+                let name = property(value, "guest").or_else(|| unnamed_value(value));
+                found.guest_name = name.map(str::to_owned);
             }
             "incoming" if value != "defer" => found.incoming = Some(value.clone()),
             _ => {}
         }
     }
     let of = |id: &String| sockets.iter().find(|(known, _)| known == id).map(|(_, at)| at.clone());
-    found.monitors.extend(controls.iter().filter_map(of));
+    found.monitors.extend(qmp_chardevs.iter().filter_map(of));
     Some(found)
 }
 
-/// `unix:/path,server=on,wait=off` and `tcp:host:port,server`, as `-qmp` takes them.
-fn address(value: &str) -> Option<QmpAddress> {
-    let (place, rest) = value.split_once(',')?;
-    serves(rest).then(|| place.parse().ok()).flatten()
+/// Reads the value of `-qmp`: `unix:/path,server=on,wait=off` or `tcp:host:port,server`.
+fn qmp_option_address(value: &str) -> Option<QmpAddress> {
+    let (address, rest) = value.split_once(',')?;
+    is_server(rest).then(|| address.parse().ok()).flatten()
 }
 
-/// `socket,id=charmonitor,path=/run/vm.qmp,server=on,wait=off`.
-fn chardev(value: &str) -> Option<(String, QmpAddress)> {
+/// Reads the value of `-chardev`: `socket,id=charmonitor,path=/run/vm.qmp,server=on,wait=off`.
+fn chardev_socket(value: &str) -> Option<(String, QmpAddress)> {
     let rest = value.strip_prefix("socket,")?;
-    let path = property(rest, "path").filter(|_| serves(rest))?;
+    let path = property(rest, "path").filter(|_| is_server(rest))?;
     Some((property(rest, "id")?.to_owned(), QmpAddress::Unix(PathBuf::from(path))))
 }
 
-fn serves(properties: &str) -> bool {
+fn is_server(properties: &str) -> bool {
     properties.split(',').any(|it| matches!(it, "server" | "server=on" | "server=yes"))
 }
 
@@ -100,8 +101,8 @@ fn property<'a>(value: &'a str, name: &str) -> Option<&'a str> {
     value.split(',').find_map(|it| it.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// The value that stands first without a name.
-fn first(value: &str) -> Option<&str> {
+/// Returns the first value, which QEMU lets stand without its property's name.
+fn unnamed_value(value: &str) -> Option<&str> {
     value.split(',').next().filter(|it| !it.contains('=') && !it.is_empty())
 }
 
@@ -109,9 +110,9 @@ fn first(value: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn found(line: &str) -> Option<Discovered> {
+    fn parsed(line: &str) -> Option<DiscoveredQemu> {
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        read(7, &words)
+        parse_command_line(7, &words)
     }
 
     #[test]
@@ -132,25 +133,25 @@ mod tests {
             ("kvm -chardev socket,id=c,path=/b -mon chardev=c,mode=control", vec![]),
             ("kvm", vec![]),
         ] {
-            assert_eq!(found(line).unwrap().monitors, monitors, "{line}");
+            assert_eq!(parsed(line).unwrap().monitors, monitors, "{line}");
         }
     }
 
     #[test]
-    fn a_guest_has_its_name_and_a_destination_where_it_waits() {
-        let one = found("kvm -name guest=db1,debug-threads=on -incoming tcp:0:4444").unwrap();
+    fn the_guests_name_and_the_waiting_destinations_uri_are_read() {
+        let one = parsed("kvm -name guest=db1,debug-threads=on -incoming tcp:0:4444").unwrap();
         assert_eq!(
-            (one.name.as_deref(), one.incoming.as_deref()),
+            (one.guest_name.as_deref(), one.incoming.as_deref()),
             (Some("db1"), Some("tcp:0:4444"))
         );
-        let other = found("kvm -name web -incoming defer").unwrap();
-        assert_eq!((other.name.as_deref(), other.incoming), (Some("web"), None));
+        let other = parsed("kvm -name web -incoming defer").unwrap();
+        assert_eq!((other.guest_name.as_deref(), other.incoming), (Some("web"), None));
     }
 
     #[test]
-    fn other_programs_are_no_guests() {
+    fn other_programs_are_not_taken_for_qemu() {
         for line in ["qemu-img -qmp unix:/a,server", "bash -qmp unix:/a,server", ""] {
-            assert_eq!(found(line), None, "{line}");
+            assert_eq!(parsed(line), None, "{line}");
         }
     }
 }

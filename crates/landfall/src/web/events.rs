@@ -1,6 +1,6 @@
-//! A migration as it goes, as events that a browser follows: each one the whole of what it replaces, so
-//! that one that was missed costs nothing. Its number is how far the recording was read; a browser that
-//! comes back says the last one it saw and is told only if there is more.
+//! A running migration as server-sent events. Each event has all parts of the page that change, so a
+//! browser that misses one loses nothing. Its id is the number of lines read of the recording: a browser
+//! that reconnects sends the last id it saw, and gets an event only if there is more.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,115 +12,116 @@ use maud::Markup;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::foreseen::{Foreseen, foreseen};
-use super::migration_page::{self, Shown};
-use super::migrations::Migration;
-use super::pictures::Room;
-use super::track::Track;
+use super::charts::PageWidth;
+use super::expected_course::{ExpectedCourse, find_expected_course};
+use super::migrations::RecordedMigration;
+use super::pages::layout::sentence;
+use super::pages::migration_page::{self, MigrationPageData};
+use super::timeline::MigrationTimeline;
 
-/// How often the recording is looked at: as often as somebody can read.
-const EVERY: Duration = Duration::from_millis(400);
+/// How often the recording is read: about as often as a person can read the figures.
+const READ_INTERVAL: Duration = Duration::from_millis(400);
 
-/// After how long a browser tries again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long a browser waits before it reconnects.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
-/// A browser that follows.
-struct Follower {
-    migration: Migration,
-    track: Option<Track>,
-    foreseen: Option<Arc<Foreseen>>,
-    foreseeing: bool,
-    /// What the browser has seen.
-    seen: Option<usize>,
-    room: Room,
-    over: bool,
+/// The source of the events for one browser.
+struct EventSource {
+    migration: RecordedMigration,
+    /// `None` only while it is being read on another thread.
+    timeline: Option<MigrationTimeline>,
+    expected: Option<Arc<ExpectedCourse>>,
+    tried_expected: bool,
+    /// The id of the last event that the browser saw.
+    last_id: Option<usize>,
+    width: PageWidth,
+    is_over: bool,
 }
 
-/// What a browser follows that has seen the event of number `last`.
-pub fn follow(
-    migration: Migration,
-    room: Room,
-    last: Option<usize>,
+/// Returns the events of a migration for a browser that saw the event `last_id`.
+pub fn follow_migration(
+    migration: RecordedMigration,
+    width: PageWidth,
+    last_id: Option<usize>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
-    let track = Some(Track::new(&migration.file));
-    let follower = Follower {
+    let timeline = Some(MigrationTimeline::new(&migration.file));
+    let source = EventSource {
         migration,
-        track,
-        foreseen: None,
-        foreseeing: false,
-        seen: last,
-        room,
-        over: false,
+        timeline,
+        expected: None,
+        tried_expected: false,
+        last_id,
+        width,
+        is_over: false,
     };
-    let events = stream::unfold(follower, |mut follower| async move {
-        let event = follower.next().await?;
-        Some((Ok(event), follower))
+    let events = stream::unfold(source, |mut source| async move {
+        let event = source.next_event().await?;
+        Some((Ok(event), source))
     });
     Sse::new(events).keep_alive(KeepAlive::default())
 }
 
-impl Follower {
-    /// The next event; `None` once it is over.
-    async fn next(&mut self) -> Option<Event> {
+impl EventSource {
+    /// Waits for the next event; `None` after the last one.
+    async fn next_event(&mut self) -> Option<Event> {
         loop {
-            if self.over {
+            if self.is_over {
                 return None;
             }
-            // Asked before the recording is read: what a landfall writes before its end is then seen.
-            let under_way = self.migration.is_under_way();
-            let mut track = self.track.take()?;
-            let (track, read) = spawn_blocking(move || {
-                let read = track.read_on();
-                (track, read)
+            // Checked before the recording is read, so that the last lines of a landfall that ends in
+            // between are read as well.
+            let is_running = self.migration.is_running();
+            let mut timeline = self.timeline.take()?;
+            let (timeline, read) = spawn_blocking(move || {
+                let read = timeline.read_new_lines();
+                (timeline, read)
             })
             .await
             .ok()?;
             if let Err(error) = read {
-                self.over = true;
-                self.track = Some(track);
-                return Some(Event::default().event("trouble").data(error.to_string()));
+                self.is_over = true;
+                self.timeline = Some(timeline);
+                return Some(Event::default().event("trouble").data(sentence(&error.to_string())));
             }
-            let number = track.number();
-            self.track = Some(track);
-            self.foresee().await;
-            if !under_way {
-                self.over = true;
-                return Some(Event::default().event("over").id(number.to_string()).data("over"));
+            let id = timeline.lines_read();
+            self.timeline = Some(timeline);
+            self.find_expected_course_once().await;
+            if !is_running {
+                self.is_over = true;
+                return Some(Event::default().event("over").id(id.to_string()).data("over"));
             }
-            if self.seen != Some(number) {
-                self.seen = Some(number);
-                let data = self.parts()?.into_string();
-                let event = Event::default().event("parts").id(number.to_string());
-                return Some(event.retry(RETRY).data(data));
+            if self.last_id != Some(id) {
+                self.last_id = Some(id);
+                let data = self.changing_parts()?.into_string();
+                let event = Event::default().event("parts").id(id.to_string());
+                return Some(event.retry(RECONNECT_DELAY).data(data));
             }
-            sleep(EVERY).await;
+            sleep(READ_INTERVAL).await;
         }
     }
 
-    /// Finds out, once, what was to be expected.
-    async fn foresee(&mut self) {
-        let head = self.track.as_ref().and_then(|track| track.head().cloned());
-        if let Some(head) = head.filter(|_| !self.foreseeing) {
-            self.foreseeing = true;
-            let found = spawn_blocking(move || foreseen(&head)).await;
-            self.foreseen = found.ok().flatten().map(Arc::new);
+    async fn find_expected_course_once(&mut self) {
+        let head = self.timeline.as_ref().and_then(|timeline| timeline.head().cloned());
+        if let Some(head) = head.filter(|_| !self.tried_expected) {
+            self.tried_expected = true;
+            let found = spawn_blocking(move || find_expected_course(&head)).await;
+            self.expected = found.ok().flatten().map(Arc::new);
         }
     }
 
-    /// The parts of the page that change.
-    fn parts(&self) -> Option<Markup> {
-        let track = self.track.as_ref()?;
-        let shown = Shown {
+    /// Renders the parts of the page that change.
+    fn changing_parts(&self) -> Option<Markup> {
+        let data = MigrationPageData {
             migration: &self.migration,
-            track,
-            foreseen: self.foreseen.as_deref(),
+            timeline: self.timeline.as_ref()?,
+            expected: self.expected.as_deref(),
             report: None,
-            under_way: true,
+            is_running: true,
         };
         Some(maud::html! {
-            div id="state" { (migration_page::state(&shown)) }
-            (migration_page::now(&shown))
-            (migration_page::picture(&shown, self.room))
+            div id="state" { (migration_page::state_badge(&data)) }
+            (migration_page::current_figures(&data))
+            (migration_page::chart_card(&data, self.width))
         })
     }
 }

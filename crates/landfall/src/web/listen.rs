@@ -1,7 +1,8 @@
-//! Where the page is served, and under which conditions: on this host alone, unless it is encrypted.
+//! Where the page is served: on a loopback address or a Unix socket, or anywhere with TLS.
 //!
-//! Each connection has a place among a fixed number, a limit on how long its request may take to arrive
-//! and how large it may be, and an end: whoever holds one open without a use makes room in time.
+//! Every connection counts against a fixed number, has a limit on the time that its request may take to
+//! arrive and on its size, and ends after a set time. A client that holds connections open cannot keep
+//! others out for long.
 
 use std::fmt;
 use std::fs;
@@ -17,7 +18,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -25,176 +26,231 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-/// Connections at a time: a browser holds six, and one more for what it follows.
-const CONNECTIONS: usize = 128;
+/// Connections at a time. A browser holds six, and one more for the events that it follows.
+const MAX_CONNECTIONS: usize = 128;
 
-/// For a request's head to arrive, and for the handshake before it.
-const HEAD: Duration = Duration::from_secs(10);
+/// The longest time for the head of a request to arrive, and for the TLS handshake before it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection's life. Browsers make another, and follow on where they were.
-const LIFE: Duration = Duration::from_secs(15 * 60);
+/// The longest life of a connection. Browsers open another one and continue where they were.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(15 * 60);
 
-/// What a connection at its end may take to finish the answer under way.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a connection at the end of its life may take to finish its current answer.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
-const HEADERS: usize = 64;
-const HEAD_BYTES: usize = 32 * 1024;
+/// The most headers of a request.
+const MAX_HEADERS: usize = 64;
 
-/// A place to listen at.
+/// The largest head of a request.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// An address and port.
+pub enum ListenAddress {
+    /// An IP address and a port.
     Tcp(SocketAddr),
-    /// A Unix socket, for its owner alone.
+    /// A Unix socket that only its owner may connect to.
     Unix(PathBuf),
 }
 
-impl fmt::Display for Place {
+/// A text that is not an address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not an address to listen on; write an IP address and a port, for example \
+     127.0.0.1:7700, or unix:/path for a Unix socket"
+)]
+pub struct ListenAddressError(String);
+
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Tcp(address) => write!(f, "{address}"),
-            Place::Unix(path) => write!(f, "unix:{}", path.display()),
+            ListenAddress::Tcp(address) => write!(f, "{address}"),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
-impl FromStr for Place {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for ListenAddress {
+    type Err = ListenAddressError;
+
+    fn from_str(text: &str) -> Result<Self, ListenAddressError> {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
-            return Ok(Place::Unix(path.into()));
+            return Ok(ListenAddress::Unix(path.into()));
         }
-        let text = text.replace("localhost:", "127.0.0.1:");
-        text.parse().map(Place::Tcp).map_err(|_| {
-            "write an address and a port, for example 127.0.0.1:7700, or unix:/path".to_owned()
-        })
+        let address = text.replace("localhost:", "127.0.0.1:").parse();
+        address.map(ListenAddress::Tcp).map_err(|_| ListenAddressError(text.to_owned()))
     }
 }
 
-impl Place {
-    /// Takes away what nobody listens at any more.
-    pub fn leave(&self) {
-        if let Place::Unix(path) = self {
-            // The next one would take it away as well.
+impl ListenAddress {
+    /// Removes the socket's file once nothing listens on it.
+    pub fn remove_socket(&self) {
+        if let ListenAddress::Unix(path) = self {
+            // If this fails, the next landfall serve removes it.
             let _ = fs::remove_file(path);
         }
     }
 
-    /// Whether only processes of this host reach it.
+    /// Returns whether only processes of this host can connect.
     pub fn is_local(&self) -> bool {
         match self {
-            Place::Tcp(address) => address.ip().to_canonical().is_loopback(),
-            Place::Unix(_) => true,
+            ListenAddress::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            ListenAddress::Unix(_) => true,
         }
     }
 }
 
-/// Why the page cannot be served there.
+/// Why the page cannot be served at an address.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Others could read along.
+    /// Others on the network could read along.
     #[error(
-        "--listen {0} would show guests, and the token, to the network in the clear; add --tls-cert \
-         FILE and --tls-key FILE, or listen on 127.0.0.1:{port} and reach it by \
+        "--listen {0} would send the token and everything on the page unencrypted over the network; \
+         add --tls-cert FILE and --tls-key FILE, or listen on 127.0.0.1:{port} and reach it by \
          `ssh -L {port}:127.0.0.1:{port} HOST`, or on a Unix socket (--listen unix:/path)",
         port = .0.port()
     )]
-    InTheClear(SocketAddr),
-    /// The system says no.
-    #[error("cannot listen on {0}: {1}; choose another place with --listen")]
-    Taken(Place, io::Error),
-    /// A file of the certificate.
-    #[error("{option} {path}: {problem}", path = path.display())]
-    Certificate {
-        /// Which.
-        option: &'static str,
+    Unencrypted(SocketAddr),
+    /// The system does not allow it.
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    Bind {
+        /// The address.
+        address: ListenAddress,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file of the certificate cannot be read.
+    #[error(
+        "--tls-cert {}: cannot read a certificate: {source}; name a PEM file with the server's \
+         certificate",
+        path.display()
+    )]
+    ReadCertificate {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and the remedy.
-        problem: String,
+        /// Why not.
+        source: pem::Error,
+    },
+    /// The file of the certificate has none in it.
+    #[error(
+        "--tls-cert {}: there is no certificate in it; name a PEM file with the server's certificate",
+        path.display()
+    )]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file of the key cannot be read.
+    #[error(
+        "--tls-key {}: cannot read a private key: {source}; name a PEM file with the certificate's \
+         private key",
+        path.display()
+    )]
+    ReadKey {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: pem::Error,
+    },
+    /// Certificate and key do not work together.
+    #[error(
+        "--tls-key {}: {source}; name the private key of the first certificate in --tls-cert",
+        path.display()
+    )]
+    KeyMismatch {
+        /// The file of the key.
+        path: PathBuf,
+        /// Why not.
+        source: rustls::Error,
     },
 }
 
-/// An open door.
-pub struct Door {
-    listener: Listener,
+/// A socket that listens, with TLS where it was asked for.
+pub struct PageListener {
+    socket: ListenSocket,
     tls: Option<TlsAcceptor>,
 }
 
-enum Listener {
+enum ListenSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Door {
-    /// Opens it.
+impl PageListener {
+    /// Listens on an address, with the files of a certificate and its key for TLS.
     ///
     /// # Errors
     /// [`ListenError`].
     pub async fn open(
-        place: &Place,
+        address: &ListenAddress,
         certificate: Option<(&Path, &Path)>,
-    ) -> Result<Door, ListenError> {
-        let tls = certificate.map(|(cert, key)| acceptor(cert, key)).transpose()?;
-        if let Place::Tcp(address) = place
-            && !place.is_local()
+    ) -> Result<PageListener, ListenError> {
+        let tls = certificate.map(|(cert, key)| read_tls_files(cert, key)).transpose()?;
+        if let ListenAddress::Tcp(tcp) = address
+            && !address.is_local()
             && tls.is_none()
         {
-            return Err(ListenError::InTheClear(*address));
+            return Err(ListenError::Unencrypted(*tcp));
         }
-        let taken = |error| ListenError::Taken(place.clone(), error);
-        let listener = match place {
-            Place::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await.map_err(taken)?),
-            Place::Unix(path) => Listener::Unix(unix(path).map_err(taken)?),
+        let failed = |source| ListenError::Bind { address: address.clone(), source };
+        let socket = match address {
+            ListenAddress::Tcp(tcp) => {
+                ListenSocket::Tcp(TcpListener::bind(tcp).await.map_err(failed)?)
+            }
+            ListenAddress::Unix(path) => ListenSocket::Unix(bind_unix(path).map_err(failed)?),
         };
-        Ok(Door { listener, tls })
+        Ok(PageListener { socket, tls })
     }
 
-    /// Where it is: with the port that the system chose, where it was asked to.
-    pub fn address(&self) -> Option<SocketAddr> {
-        match &self.listener {
-            Listener::Tcp(listener) => listener.local_addr().ok(),
-            Listener::Unix(_) => None,
+    /// Returns the TCP address, with the port that the system chose for port 0.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            ListenSocket::Tcp(listener) => listener.local_addr().ok(),
+            ListenSocket::Unix(_) => None,
         }
     }
 
-    /// Whether it is encrypted.
+    /// Returns whether connections use TLS.
     pub fn is_encrypted(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Lets everybody in who comes, for ever.
+    /// Accepts and answers connections. Does not return by itself.
     pub async fn serve(self, pages: Router) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             // The semaphore is never closed.
-            let Ok(place) = room.clone().acquire_owned().await else { return };
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
             let pages = pages.clone();
             let tls = self.tls.clone();
-            match &self.listener {
-                Listener::Tcp(listener) => {
-                    let Some((stream, _)) = accepted(listener.accept().await).await else {
+            match &self.socket {
+                ListenSocket::Tcp(listener) => {
+                    let Some((stream, _)) = accepted_or_wait(listener.accept().await).await else {
                         continue;
                     };
                     tokio::spawn(async move {
                         match tls {
-                            None => attend(stream, pages).await,
+                            None => answer_connection(stream, pages).await,
                             Some(tls) => {
-                                if let Ok(Ok(stream)) = timeout(HEAD, tls.accept(stream)).await {
-                                    attend(stream, pages).await;
+                                let handshake = timeout(HEAD_TIMEOUT, tls.accept(stream)).await;
+                                if let Ok(Ok(stream)) = handshake {
+                                    answer_connection(stream, pages).await;
                                 }
                             }
                         }
-                        drop(place);
+                        drop(permit);
                     });
                 }
-                Listener::Unix(listener) => {
-                    let Some((stream, _)) = accepted(listener.accept().await).await else {
+                ListenSocket::Unix(listener) => {
+                    let Some((stream, _)) = accepted_or_wait(listener.accept().await).await else {
                         continue;
                     };
                     tokio::spawn(async move {
-                        attend(stream, pages).await;
-                        drop(place);
+                        answer_connection(stream, pages).await;
+                        drop(permit);
                     });
                 }
             }
@@ -202,31 +258,34 @@ impl Door {
     }
 }
 
-/// What cannot be accepted now (no descriptor is left, say) may be in a moment.
-async fn accepted<T>(result: io::Result<T>) -> Option<T> {
+/// Returns the connection, or waits a moment: a lack of file descriptors, for example, may pass.
+async fn accepted_or_wait<T>(result: io::Result<T>) -> Option<T> {
     if result.is_err() {
-        sleep(Duration::from_millis(100)).await;
+        sleep(ACCEPT_RETRY).await;
     }
     result.ok()
 }
 
-/// Answers one connection until it ends.
-async fn attend(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, pages: Router) {
+/// Answers the requests of one connection until it ends.
+async fn answer_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    pages: Router,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_headers(HEADERS)
-        .max_buf_size(HEAD_BYTES)
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(pages));
     let mut connection = std::pin::pin!(connection);
-    if timeout(LIFE, connection.as_mut()).await.is_err() {
+    if timeout(MAX_CONNECTION_AGE, connection.as_mut()).await.is_err() {
         connection.as_mut().graceful_shutdown();
-        let _ = timeout(FAREWELL, connection).await;
+        let _ = timeout(SHUTDOWN_GRACE, connection).await;
     }
 }
 
-/// A socket for its owner alone. One that nobody listens at any more is taken away.
-fn unix(path: &Path) -> io::Result<UnixListener> {
+/// Binds a socket that only its owner may connect to. Removes one that nothing listens on any more.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
         fs::remove_file(path)?;
@@ -236,36 +295,28 @@ fn unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, ListenError> {
-    let wrong = |option, path: &Path, problem: String| ListenError::Certificate {
-        option,
-        path: path.to_owned(),
-        problem,
-    };
+fn read_tls_files(cert: &Path, key: &Path) -> Result<TlsAcceptor, ListenError> {
     let chain: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(cert).and_then(|certificates| certificates.collect());
     let chain =
-        chain.map_err(|error| wrong("--tls-cert", cert, format!("{error}; name a PEM file")))?;
+        chain.map_err(|source| ListenError::ReadCertificate { path: cert.to_owned(), source })?;
     if chain.is_empty() {
-        let problem = "there is no certificate in it; name a PEM file with one".to_owned();
-        return Err(wrong("--tls-cert", cert, problem));
+        return Err(ListenError::NoCertificate { path: cert.to_owned() });
     }
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| wrong("--tls-key", key, format!("{error}; name a PEM file with a key")))?;
+    let private_key = PrivateKeyDer::from_pem_file(key)
+        .map_err(|source| ListenError::ReadKey { path: key.to_owned(), source })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map(|builder| builder.with_no_client_auth())
-        .and_then(|builder| builder.with_single_cert(chain, private))
-        .map_err(|error| {
-            wrong("--tls-key", key, format!("{error}; it has to be the certificate's own key"))
-        })?;
+        .and_then(|builder| builder.with_single_cert(chain, private_key))
+        .map_err(|source| ListenError::KeyMismatch { path: key.to_owned(), source })?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Whether a name in a request can be this host's own: an address is, for no name service can make
-/// another host's pages speak from it.
-pub fn is_an_address(host: &str) -> bool {
+/// Returns whether the host in a request is an IP address. No name service can point an address to
+/// another site's page, so every address counts as this host's own.
+pub fn is_ip_address(host: &str) -> bool {
     host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
 }
 
@@ -274,13 +325,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_read_as_they_are_written() {
+    fn addresses_are_read_as_they_are_written() {
         for text in ["127.0.0.1:7700", "[::1]:80", "unix:/run/page.sock"] {
-            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
         }
-        assert!("localhost:7700".parse::<Place>().unwrap().is_local());
+        assert!("localhost:7700".parse::<ListenAddress>().unwrap().is_local());
         for text in ["7700", "unix:", "example.org:80"] {
-            assert!(text.parse::<Place>().unwrap_err().contains("127.0.0.1:7700"), "{text}");
+            let error = text.parse::<ListenAddress>().unwrap_err().to_string();
+            assert!(error.contains(text) && error.contains("127.0.0.1:7700"), "{error}");
         }
     }
 
@@ -295,7 +347,7 @@ mod tests {
             ("[::]:1", false),
             ("10.0.0.1:1", false),
         ] {
-            assert_eq!(text.parse::<Place>().unwrap().is_local(), local, "{text}");
+            assert_eq!(text.parse::<ListenAddress>().unwrap().is_local(), local, "{text}");
         }
     }
 }

@@ -1,110 +1,138 @@
 //! `landfall serve`: the management page.
 //!
-//! Everything is rendered here, as HTML and SVG; the browser gets one style sheet and one small script,
-//! which replaces parts of a page by newer ones. What takes long is done off the threads that answer.
+//! The server renders everything, as HTML and SVG. The browser gets one style sheet and one small
+//! script, which replaces parts of a page by newer ones. Slow work runs off the threads that answer
+//! requests.
 //!
 //! ```text
-//! listen  where, and on which conditions      guests      known guests, and looks at them
-//! access  who may do what                     discover    guests that run on this host
-//! routes  which address is what               migrations  started, found again, cancelled
-//! *_page  the pages                           track       a migration, from its recording
-//! pictures  SVG                               events      the same while it goes on
-//! settings  what was set on the page          implied     what that implies
-//! control   changes and cancels a migration   foreseen    what was expected of one
+//! A request            listen           sockets, TLS, limits on connections
+//!                      access           who may do what: the table of routes and rights
+//!                      token            the secret that operators log in with
+//!                      routes           the address of every page and action
+//!                      page_error       every refusal that a page can show
+//!
+//! What is shown        guests           the guests of the page, and their probes
+//!                      discover         QEMUs that run on this host
+//!                      settings_form    the settings typed on a page
+//!                      what_if          what settings imply, before a migration starts
+//!                      migrations       migrations in the folder of recordings; starting one
+//!                      expected_course  what was expected of a migration when it started
+//!                      timeline         a migration, read from its recording
+//!                      events           the same while it runs, as server-sent events
+//!                      steering         changes and cancels a running migration
+//!
+//! How it is drawn      pages/           HTML, one file per page
+//!                      charts/          SVG
+//!                      assets/          style sheet, script, icon
 //! ```
 
 mod access;
-mod control;
+mod calendar;
+mod charts;
 mod discover;
 mod events;
-mod foreseen;
-mod guest_page;
+mod expected_course;
 mod guests;
-mod guests_page;
-mod history_page;
-mod implied;
-mod implied_page;
-mod layout;
 mod listen;
-mod migration_page;
 mod migrations;
-mod options;
-mod pictures;
+mod page_error;
+mod pages;
 mod routes;
-mod settings;
-mod track;
+mod serve_options;
+mod settings_form;
+mod steering;
+mod timeline;
+mod token;
+mod what_if;
 
 use std::env;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use landfall_qemu::stdio::{eprint_line, print_line};
 use tokio::sync::Semaphore;
 
-pub use options::Options;
+pub use serve_options::ServeOptions;
 
 use crate::{USAGE, signals};
-use access::{Access, Token};
-use guests::Guests;
-use listen::Door;
-use migrations::Migrations;
+use access::AccessControl;
+use guests::GuestList;
+use listen::{ListenError, PageListener};
+use migrations::{MigrationFolder, OpenFolderError};
+use token::{LoginToken, TokenError};
 
-/// What the pages are made of.
-pub struct Site {
-    access: Arc<Access>,
-    guests: Guests,
-    migrations: Migrations,
-    /// Simulations at a time: one, for each takes a processor that guests may want.
+/// What every request handler works on.
+pub struct WebState {
+    access: Arc<AccessControl>,
+    guests: GuestList,
+    migrations: MigrationFolder,
+    /// Simulations at a time: one, because each takes a processor that guests may need.
     simulations: Semaphore,
 }
 
-/// Serves until it is told to end, and gives the exit status.
-pub async fn run(options: Options) -> u8 {
+/// Why the page cannot be served.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Folder(#[from] OpenFolderError),
+    #[error(
+        "landfall cannot find its own program file, which it needs to start migrations: {0}; start \
+         landfall again from a file that exists"
+    )]
+    OwnProgram(io::Error),
+}
+
+/// Serves the page until a signal ends it, and returns the exit status.
+pub async fn run(options: ServeOptions) -> u8 {
     match open(&options).await {
-        Ok((door, site)) => {
-            greet(&options, &door, &site);
+        Ok((listener, state)) => {
+            print_greeting(&options, &listener, &state);
             let mut stops = signals::listen();
             tokio::select! {
-                () = door.serve(routes::all(Arc::new(site))) => {}
+                () = listener.serve(routes::router(Arc::new(state))) => {}
                 _ = stops.recv() => {}
             }
-            options.listen.leave();
+            options.listen.remove_socket();
             0
         }
-        Err(problem) => {
-            eprint_line(&format!("landfall: {problem}"));
+        Err(error) => {
+            eprint_line(&format!("landfall: {error}"));
             USAGE
         }
     }
 }
 
-async fn open(options: &Options) -> Result<(Door, Site), String> {
+async fn open(options: &ServeOptions) -> Result<(PageListener, WebState), ServeError> {
     let certificate = options.tls_cert.as_deref().zip(options.tls_key.as_deref());
-    let door = Door::open(&options.listen, certificate).await.map_err(|error| error.to_string())?;
+    let listener = PageListener::open(&options.listen, certificate).await?;
     let token = match &options.token_file {
-        Some(path) => Token::kept_in(path)?,
-        None => Token::new().map_err(|error| format!("no token can be made: {error}"))?,
+        Some(path) => LoginToken::read_or_create(path)?,
+        None => LoginToken::generate()?,
     };
-    let access = Access {
+    let access = AccessControl {
         token,
-        names: options.name.clone(),
-        encrypted: door.is_encrypted(),
+        host_names: options.name.clone(),
+        encrypted: listener.is_encrypted(),
         public_read: options.public_read,
     };
-    let program = env::current_exe()
-        .map_err(|error| format!("landfall cannot find its own program: {error}"))?;
-    let folder = options.recordings.clone().unwrap_or_else(recordings);
-    let site = Site {
+    let program = env::current_exe().map_err(ServeError::OwnProgram)?;
+    let folder = options.recordings.clone().unwrap_or_else(default_recordings_folder);
+    let state = WebState {
         access: Arc::new(access),
-        guests: Guests::new(options.guest.clone()),
-        migrations: Migrations::open(&folder, program)?,
+        guests: GuestList::new(options.guest.clone()),
+        migrations: MigrationFolder::open(&folder, program)?,
         simulations: Semaphore::new(1),
     };
-    Ok((door, site))
+    Ok((listener, state))
 }
 
-/// Where recordings are, if nobody says otherwise.
-fn recordings() -> PathBuf {
+/// Returns the folder of recordings that is used without `--recordings`.
+fn default_recordings_folder() -> PathBuf {
     let home = env::var_os("HOME").filter(|_| !rustix::process::geteuid().is_root());
     let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|_| home.is_some());
     match (state, home) {
@@ -114,12 +142,12 @@ fn recordings() -> PathBuf {
     }
 }
 
-/// Tells the operator where to go, and the token.
-fn greet(options: &Options, door: &Door, site: &Site) {
-    let token = site.access.token.as_str();
-    match door.address() {
+/// Prints the address to open, with the token in it.
+fn print_greeting(options: &ServeOptions, listener: &PageListener, state: &WebState) {
+    let token = state.access.token.as_str();
+    match listener.local_address() {
         Some(address) => {
-            let scheme = if door.is_encrypted() { "https" } else { "http" };
+            let scheme = if listener.is_encrypted() { "https" } else { "http" };
             let host = options.name.first().filter(|_| address.ip().is_unspecified());
             let host =
                 host.map_or(address.to_string(), |name| format!("{name}:{}", address.port()));
@@ -127,9 +155,10 @@ fn greet(options: &Options, door: &Door, site: &Site) {
         }
         None => print_line(&format!("Listening on {}; the token is {token}", options.listen)),
     }
-    if site.access.public_read {
+    if state.access.public_read {
         print_line(
-            "Whoever reaches it may look; nothing is changed without the token (--public-read)",
+            "--public-read: anyone who can connect sees guests and migrations without the token; \
+             every change still needs it",
         );
     }
 }
