@@ -1,16 +1,16 @@
-// Replaces parts of a page by newer ones that the server has rendered. Everything works without it, only
-// not at once.
+// Replaces parts of a page by newer ones that the server rendered. Without this script everything works, but
+// needs a click.
 "use strict";
 
 document.documentElement.classList.add("scripted");
 
-// How wide pictures shall be: steps, so that a little more or less is the same picture.
+// Returns the width for charts, in steps, so that a small change of the window changes nothing.
 function width() {
     const main = document.getElementById("main");
     return Math.max(320, Math.round(main.clientWidth / 40) * 40);
 }
 
-// Puts parts in the place of those with the same id. What had the focus keeps it.
+// Replaces the elements that have the same ids. The element that has the focus keeps it.
 function replace(html) {
     const parts = document.createElement("template");
     parts.innerHTML = html;
@@ -27,7 +27,7 @@ function replace(html) {
     }
 }
 
-// The address that the operator was given holds the token behind its #, which no server ever sees.
+// The address that landfall serve printed has the token after the #. Browsers do not send that part.
 const login = document.getElementById("login");
 if (login && location.hash.length > 1) {
     login.elements.token.value = location.hash.slice(1);
@@ -35,12 +35,12 @@ if (login && location.hash.length > 1) {
     login.submit();
 }
 
-// Settings: what they imply follows every input. One question is under way at a time; the last one
-// counts. Once the settings rest, the migration is simulated.
+// Settings: each input asks the planner what they imply, one question at a time, the latest settings last.
+// Once the input stops, the migration is simulated.
 const settings = document.getElementById("settings");
 if (settings) {
-    const REST = 350;
-    let asking = false, again = false, resting = 0, stop = null;
+    const SIMULATE_AFTER_MS = 350;
+    let asking = false, askAgain = false, simulateTimer = 0, simulation = null;
 
     async function ask(grade, since, signal) {
         const query = new URLSearchParams(new FormData(settings));
@@ -48,14 +48,21 @@ if (settings) {
         query.set("width", width());
         const answer = await fetch(`${settings.dataset.implied}?${query}`, { signal });
         if (answer.status === 401) location.assign("/login");
-        if (!answer.ok) throw new Error(await answer.text());
+        if (!answer.ok) throw new Error(await problemText(answer));
         replace(await answer.text());
-        invalid();
-        if (since) painted(since);
+        markInvalidFields();
+        if (since) measurePaint(since);
     }
 
-    // From the input to the picture on the screen, for who wants to know: performance.getEntriesByName.
-    function painted(since) {
+    // Returns what a refusal says: the problem on its page, or its plain text.
+    async function problemText(answer) {
+        const text = await answer.text();
+        const page = new DOMParser().parseFromString(text, "text/html");
+        return page.querySelector(".problem")?.textContent ?? page.body.textContent;
+    }
+
+    // Measures the time from the input to the paint; read it by performance.getEntriesByName.
+    function measurePaint(since) {
         requestAnimationFrame(() => {
             const channel = new MessageChannel();
             channel.port1.onmessage = () => performance.measure("input to paint", { start: since });
@@ -63,35 +70,35 @@ if (settings) {
         });
     }
 
-    async function quickly(since) {
-        if (asking) { again = true; return; }
+    async function askPlanner(since) {
+        if (asking) { askAgain = true; return; }
         asking = true;
-        stop?.abort();
-        try { await ask("planned", since); } catch (error) { say(error.message); }
+        simulation?.abort();
+        try { await ask("planned", since); } catch (error) { announce(error.message); }
         asking = false;
-        if (again) { again = false; quickly(performance.now()); }
+        if (askAgain) { askAgain = false; askPlanner(performance.now()); }
     }
 
-    async function thoroughly() {
-        stop = new AbortController();
+    async function askSimulation() {
+        simulation = new AbortController();
         try {
-            await ask("simulated", 0, stop.signal);
+            await ask("simulated", 0, simulation.signal);
             const implied = document.getElementById("implied");
-            say(implied.dataset.summary);
+            announce(implied.dataset.summary);
         } catch (error) {
-            if (error.name !== "AbortError") say(error.message);
+            if (error.name !== "AbortError") announce(error.message);
         }
     }
 
     function changed(since) {
         const dial = document.getElementById("aggression");
         document.getElementById("dial-value").value = Number(dial.value).toFixed(2);
-        quickly(since);
-        clearTimeout(resting);
-        resting = setTimeout(thoroughly, REST);
+        askPlanner(since);
+        clearTimeout(simulateTimer);
+        simulateTimer = setTimeout(askSimulation, SIMULATE_AFTER_MS);
     }
 
-    function invalid() {
+    function markInvalidFields() {
         for (const field of settings.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
         for (const wrong of document.querySelectorAll("#wrong [data-field]")) {
             document.getElementById(wrong.dataset.field)?.setAttribute("aria-invalid", "true");
@@ -102,7 +109,7 @@ if (settings) {
         if (!event.target.name.startsWith("destination")) changed(event.timeStamp);
     });
 
-    // A remedy sets its field; the button that only shows does so without leaving the page.
+    // A remedy sets its field. The button that only shows what is implied does so without leaving the page.
     settings.addEventListener("submit", (event) => {
         const button = event.submitter;
         if (button?.name === "apply") {
@@ -119,15 +126,16 @@ if (settings) {
         }
     });
 
-    thoroughly();
+    askSimulation();
 }
 
-function say(what) {
+// Tells screen readers.
+function announce(what) {
     const said = document.getElementById("said");
     if (said) said.textContent = what;
 }
 
-// What takes a while says so, and is not asked for twice.
+// A form that takes a while says so, and is not sent twice.
 document.addEventListener("submit", (event) => {
     const busy = event.target.dataset.busy;
     if (!busy || event.defaultPrevented) return;
@@ -136,7 +144,7 @@ document.addEventListener("submit", (event) => {
     setTimeout(() => { button.disabled = true; }, 0);
 });
 
-// A migration as it goes. The browser reconnects by itself, and says what it saw last.
+// A running migration. The browser reconnects by itself and sends the id of the last event it saw.
 const live = document.getElementById("live");
 if (live?.dataset.events) {
     const events = new EventSource(`${live.dataset.events}?width=${width()}`);
@@ -144,14 +152,14 @@ if (live?.dataset.events) {
     events.addEventListener("parts", (event) => {
         replace(event.data);
         const now = document.getElementById("state").textContent;
-        if (now !== state) say(`The migration: ${now}`);
+        if (now !== state) announce(`The migration: ${now}`);
         state = now;
     });
     events.addEventListener("over", () => { events.close(); location.reload(); });
-    events.addEventListener("trouble", (event) => { events.close(); say(event.data); });
+    events.addEventListener("trouble", (event) => { events.close(); announce(event.data); });
 }
 
-// How long ago something was.
+// Updates how long ago something was.
 setInterval(() => {
     for (const span of document.querySelectorAll("[data-since]")) {
         const seconds = Math.max(0, Math.round(Date.now() / 1000 - Number(span.dataset.since)));
