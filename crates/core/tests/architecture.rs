@@ -97,9 +97,9 @@ const ACTS: &[(&[&str], &[&str])] = &[
             "qemu/src/control/server.rs",
             "migration/src/recording/write.rs",
             "migration/src/charts/mod.rs",
-            "landfall/src/serve/migrations.rs",
-            "landfall/src/serve/listen.rs",
-            "landfall/src/serve/access.rs",
+            "landfall/src/web/migrations.rs",
+            "landfall/src/web/listen.rs",
+            "landfall/src/web/token.rs",
         ],
     ),
 ];

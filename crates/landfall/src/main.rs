@@ -2,7 +2,7 @@
 //!
 //! **What belongs in this crate:** the command line ([`cli`]), a thin file or folder for each command
 //! ([`commands`]), what they print ([`output`]), the operator's hooks ([`hooks`]) and the web page
-//! ([`serve`]). Deciding is in `landfall-core`, acting in `landfall-qemu`, simulating in `landfall-sim`; one
+//! ([`web`]). Deciding is in `landfall-core`, acting in `landfall-qemu`, simulating in `landfall-sim`; one
 //! migration from probe to report is in `landfall-migration`. Experiments and guests to try things on are in
 //! `landfall-lab`, which is left out of a build without the feature `lab`.
 
@@ -10,8 +10,8 @@ mod cli;
 mod commands;
 mod hooks;
 mod output;
-mod serve;
 mod signals;
+mod web;
 
 use std::panic;
 use std::process::ExitCode;

@@ -43,7 +43,7 @@ pub enum Command {
     /// Simulate migrations in virtual time, by several policies side by side
     Simulate(SimulateArgs),
     /// Serve the page that shows guests, what each setting implies, and migrations as they go
-    Serve(crate::serve::Options),
+    Serve(crate::web::ServeOptions),
     /// Measure policies against each other on real guests, in paired runs
     #[cfg(feature = "lab")]
     Bench(landfall_lab::bench::BenchArgs),

@@ -12,7 +12,7 @@ use clap::CommandFactory;
 use landfall_qemu::stdio::eprint_line;
 
 use crate::cli::{self, Cli, Command};
-use crate::{USAGE, serve, signals};
+use crate::{USAGE, signals, web};
 
 /// Runs a command and returns the exit status.
 pub async fn run(command: Command) -> u8 {
@@ -25,7 +25,7 @@ pub async fn run(command: Command) -> u8 {
         Command::Bench(options) => landfall_lab::bench::run(options, signals::listen()).await,
         Command::Simulate(options) => simulate::run(&options),
         Command::Replay(options) => replay::run(options).await,
-        Command::Serve(options) => serve::run(options).await,
+        Command::Serve(options) => web::run(options).await,
         Command::Set(options) => set::run(options).await,
         Command::Guardian => {
             signals::ignore();

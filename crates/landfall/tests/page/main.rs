@@ -1,6 +1,6 @@
-//! `landfall serve` as a browser, a script and somebody with bad intentions speak to it: over HTTP, without
-//! a guest. That pages work in a browser is seen in `real_qemu/page.rs`.
+//! `landfall serve` over HTTP, without a guest: as browsers, scripts and attackers speak to it.
+//! `real_qemu/page.rs` shows the pages in a browser.
 
 mod access;
-mod doors;
-mod serving;
+mod listening;
+mod page_server;

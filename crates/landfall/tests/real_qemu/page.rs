@@ -77,7 +77,7 @@ async fn look(browser: &Browser, serving: &Serving, scene: &Scene) -> Duration {
     browser.script(&row).await;
     browser.tab_to("#ours").await;
     browser.press(ENTER).await;
-    browser.wait_for("h2", "Nothing is known of it yet").await;
+    browser.wait_for("h2", "Not measured yet").await;
     browser.tab_to("form[data-busy] button").await;
     let asked = Instant::now();
     browser.press(ENTER).await;
@@ -150,7 +150,7 @@ fn a_guest_is_looked_at_the_dial_moved_and_its_migration_lands_by_the_keyboard_a
         }
 
         start(&browser, &scene).await;
-        browser.wait_for("#now", "Left to be sent").await;
+        browser.wait_for("#now", "Left to send").await;
         browser.wait_for("#picture", "Dirty rate and link").await;
         if let Some(folder) = pictures() {
             browser.wait_for("#picture .legend", "measured").await;
@@ -158,7 +158,7 @@ fn a_guest_is_looked_at_the_dial_moved_and_its_migration_lands_by_the_keyboard_a
             browser.picture(&folder.join("page-migration.png")).await;
         }
         browser.wait_for("#state", "landed").await;
-        browser.wait_for("#result", "Expected, and measured").await;
+        browser.wait_for("#result", "Expected and measured").await;
         let history = serving.address.split("/login").next().unwrap().to_owned() + "/migrations";
         browser.go(&history).await;
         browser.wait_for(".history", "landed").await;
