@@ -59,7 +59,7 @@ pub(super) async fn check(mut request: MigrationRequest) -> Result<CheckedReques
     let (lever, quota) = match cgroup::find_cpu_lever(process.pid, &tids) {
         Ok(lever) => (Some(lever), true),
         Err(error) if needs.quota => {
-            return Err(Refusal::VcpusCannotBeHeld { policy: policy(), error });
+            return Err(Refusal::VcpusCannotBeHeld { policy: policy(), error: Box::new(error) });
         }
         Err(_) => (None, false),
     };

@@ -92,7 +92,7 @@ pub enum Refusal {
         /// Which policy.
         policy: String,
         /// Why they cannot be held, and what to do.
-        error: CgroupError,
+        error: Box<CgroupError>,
     },
     /// The destination is not a QEMU that waits for a guest.
     #[error(
