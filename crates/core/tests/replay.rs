@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use landfall_core::model::prior::{Pace, Prior};
-use landfall_core::model::{CpuTime, CurvePoint};
+use landfall_core::model::CurvePoint;
+use landfall_core::model::prior::Prior;
 use landfall_core::policy;
 use landfall_core::recording::{
     KIND, RecordedSample, RecordingHeader, RecordingLine, Replay, VERSION, look_ahead,
@@ -13,7 +13,7 @@ use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::session::{Session, SessionConfig};
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status, VcpuCounters};
 use landfall_core::telemetry::view::Levers;
-use landfall_core::units::{ByteRate, Bytes, Moment, Share};
+use landfall_core::units::{ByteRate, Bytes, CpuDemand, CpuTime, Moment, Share};
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -84,7 +84,7 @@ fn recorded(policy: &str, samples: &[Sample]) -> (RecordingHeader, Vec<Recording
             points: vec![CurvePoint { cpu: CpuTime(0.3), dirtied: Bytes(40_000_000), error: 0.1 }],
             contents: Some(Bytes(50_000_000)),
             memory: Some(Bytes(50_000_000)),
-            pace: Some(Pace(1.0 / 3.0)),
+            cpu_demand: Some(CpuDemand(1.0 / 3.0)),
             link: Some(ByteRate(1e8 / 3.0)),
             ..Prior::default()
         },

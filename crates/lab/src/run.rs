@@ -231,10 +231,11 @@ impl LabRun {
         let timeline = heartbeats.timeline();
         let baseline = timeline.baseline(begin - BASELINE, begin);
         let undisturbed: f64 = (0..timeline.vcpus()).filter_map(|vcpu| baseline.rate(vcpu)).sum();
-        let relative_speed = preflight.prior.pace.zip(baseline.rate(0)).map(|(pace, beats)| {
-            // A beat stands for the CPU time that it took when the guest was calibrated.
-            beats * self.spec.beat.as_secs_f64() * self.spec.vcpus as f64 / pace.0
-        });
+        let relative_speed =
+            preflight.prior.cpu_demand.zip(baseline.rate(0)).map(|(pace, beats)| {
+                // A beat stands for the CPU time that it took when the guest was calibrated.
+                beats * self.spec.beat.as_secs_f64() * self.spec.vcpus as f64 / pace.0
+            });
         let work = timeline.progress(begin, end, STEP).into_iter().map(|sample| {
             (sample.at.as_secs_f64(), sample.rates.iter().sum::<f64>() / undisturbed.max(1e-9))
         });

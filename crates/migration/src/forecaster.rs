@@ -6,7 +6,7 @@
 //! ([`Forecaster::simulate_aggression`]).
 
 use landfall_core::model::CurvePoint;
-use landfall_core::model::prior::{Pace, Prior};
+use landfall_core::model::prior::Prior;
 use landfall_core::planner::classify_view;
 use landfall_core::planner::implications::{Implication, ImplicationVerdict, Ways, dial, ways};
 use landfall_core::planner::pareto::{ParetoPoint, pareto_front};
@@ -16,7 +16,7 @@ use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::requirements::{Aggression, Requirement};
 use landfall_core::telemetry::observer::Observer;
 use landfall_core::telemetry::view::View;
-use landfall_core::units::{ByteRate, Bytes};
+use landfall_core::units::{ByteRate, Bytes, CpuDemand};
 use serde::Serialize;
 
 use crate::policy_registry::NamedPolicy;
@@ -74,7 +74,8 @@ pub struct ProbeSummary {
     /// Memory with contents.
     pub contents_bytes: Option<Bytes>,
     /// CPUs it keeps busy.
-    pub pace: Option<Pace>,
+    #[serde(rename = "pace")]
+    pub cpu_demand: Option<CpuDemand>,
     /// How many it has.
     pub vcpus: u32,
     /// Whether they are emulated.
@@ -92,7 +93,7 @@ impl ProbeSummary {
             points: self.points.clone(),
             contents: self.contents_bytes,
             memory: self.memory_bytes,
-            pace: self.pace,
+            cpu_demand: self.cpu_demand,
             link: self.link_bytes_per_second,
             emulated: self.emulated,
         }
@@ -187,14 +188,14 @@ impl Forecaster {
 
     fn probe_summary(&self, view: &View) -> ProbeSummary {
         let Preflight { prior, vcpus, notes } = &self.preflight;
-        let Prior { points, contents, memory, pace, link, emulated } = prior.clone();
+        let Prior { points, contents, memory, cpu_demand, link, emulated } = prior.clone();
         ProbeSummary {
             points,
             error: view.estimate().map(|guest| guest.error),
             working_set_bytes: view.estimate().map(|guest| guest.curve.working_set()),
             memory_bytes: memory,
             contents_bytes: contents,
-            pace,
+            cpu_demand,
             vcpus: *vcpus,
             emulated,
             link_bytes_per_second: link,

@@ -34,7 +34,7 @@ async fn probed(builder: VmBuilder, budget: Duration) -> Option<Probed> {
     let header = vm.heartbeats().header().unwrap().unwrap();
     let beats = vm.heartbeats().timeline().rate(0, begin, end);
     let pages = beats * header.units.per_beat[0] as f64 / header.phases[0].every as f64;
-    let pages_per_cpu = found.prior.pace.map_or(0.0, |pace| pages / pace.0);
+    let pages_per_cpu = found.prior.cpu_demand.map_or(0.0, |pace| pages / pace.0);
     Some(Probed { vm, found, pages_per_cpu, _turn: turn })
 }
 
@@ -107,7 +107,7 @@ async fn an_idle_guest_is_near_zero() {
     eprintln!("{found:?}");
     let last = found.prior.points.last().unwrap();
     assert!(last.dirtied < Bytes::mib(3), "{last:?}");
-    assert!(found.prior.pace.unwrap().0 < 0.5, "{found:?}");
+    assert!(found.prior.cpu_demand.unwrap().0 < 0.5, "{found:?}");
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn a_measurement_of_somebody_else_is_left_alone() {
     assert!(begin.elapsed() < PATIENCE / 2, "the probe waited for the other to end");
     assert_eq!(found.prior.points, []);
     assert!(found.notes[0].to_string().contains("somebody else"), "{found:?}");
-    assert!(found.prior.pace.is_some() && found.prior.contents.is_some(), "{found:?}");
+    assert!(found.prior.cpu_demand.is_some() && found.prior.contents.is_some(), "{found:?}");
     assert_eq!(other.run("query-dirty-rate").unwrap()["status"], "measuring");
 }
 
@@ -134,7 +134,7 @@ async fn a_guest_too_small_to_be_sampled_has_no_points_and_a_word_why() {
     let Some(Probed { found, .. }) = probed(Vm::builder(&spec), PROBE_BUDGET).await else { return };
     assert_eq!((found.prior.points.len(), found.covered), (0, Some(Share::NONE)));
     assert!(found.notes[0].to_string().contains("128 MiB"), "{found:?}");
-    assert!(found.prior.pace.is_some() && found.prior.contents.is_some(), "{found:?}");
+    assert!(found.prior.cpu_demand.is_some() && found.prior.contents.is_some(), "{found:?}");
 }
 
 #[tokio::test]

@@ -7,9 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_core::model::CpuTime;
 use landfall_core::telemetry::view::{Phase, SyncInterval, VcpuView, View};
-use landfall_core::units::{ByteRate, Bytes, Share};
+use landfall_core::units::{ByteRate, Bytes, CpuTime, Share};
 use rhai::{Dynamic, Engine, EvalAltResult, Map};
 
 use crate::sandbox::number;

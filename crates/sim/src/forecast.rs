@@ -15,9 +15,7 @@ use landfall_core::telemetry::observer::Observer;
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{ByteRate, Bytes};
 
-use crate::guest::Guest;
 use crate::link::Link;
-use crate::qemu::Qemu;
 use crate::rng::Seed;
 use crate::run::{Run, Setup, run};
 
@@ -34,6 +32,23 @@ pub struct Question {
     pub levers: Levers,
     /// How many vCPUs it has.
     pub vcpus: u32,
+}
+
+impl Question {
+    /// What is simulated to answer it: a guest with this curve over a link with this rate. `None` where
+    /// too little is known of the guest.
+    pub fn setup(&self, curve: DirtyCurve, link: ByteRate) -> Option<Setup> {
+        let Question { prior, requirements, aggression, levers, vcpus } = self;
+        Some(Setup {
+            requirements: Requirements {
+                max_bandwidth: requirements.max_bandwidth.or(prior.link),
+                ..requirements.clone()
+            },
+            aggression: *aggression,
+            levers: *levers,
+            ..Setup::from_prior(prior, *vcpus, curve, Link::steady(link))?
+        })
+    }
 }
 
 /// What is expected.
@@ -69,7 +84,7 @@ pub fn forecast(question: &Question, policy: &dyn Fn() -> Box<dyn Policy>) -> Op
     let link = prior.link?;
     let estimate = Estimator::new(prior).estimate()?;
     let simulate = |curve: DirtyCurve, link: ByteRate, seed: u64| {
-        let setup = setup(question, curve, link)?;
+        let setup = question.setup(curve, link)?;
         Some(run(&setup, policy().as_mut(), Seed(seed)))
     };
     let middle = simulate(estimate.curve.clone(), ByteRate(link.0 * ROOM), 0)?;
@@ -89,30 +104,6 @@ pub fn forecast(question: &Question, policy: &dyn Fn() -> Box<dyn Policy>) -> Op
         reason: middle.reason,
         class: class(question).unwrap_or(Class::Unknown),
         forecast,
-    })
-}
-
-fn setup(question: &Question, curve: DirtyCurve, link: ByteRate) -> Option<Setup> {
-    let Question { prior, requirements, aggression, levers, vcpus } = question;
-    let contents = prior.contents?;
-    let memory = prior.memory.unwrap_or(contents).max(contents);
-    let pace = prior.pace?;
-    let guest = Guest {
-        contents,
-        vcpus: *vcpus,
-        pace: landfall_core::model::CpuTime(pace.0),
-        ..Guest::with_curve(memory, curve)
-    };
-    Some(Setup {
-        requirements: Requirements {
-            max_bandwidth: requirements.max_bandwidth.or(prior.link),
-            ..requirements.clone()
-        },
-        aggression: *aggression,
-        prior: prior.clone(),
-        levers: *levers,
-        qemu: Qemu::of(prior),
-        ..Setup::new(guest, Link::steady(link))
     })
 }
 
@@ -146,9 +137,10 @@ fn figures(landed: &[&Run]) -> Forecast {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use landfall_core::model::prior::Pace;
-    use landfall_core::model::{Component, CpuTime, CurvePoint};
+    use crate::guest::Guest;
+    use landfall_core::model::{Component, CurvePoint};
     use landfall_core::policy;
+    use landfall_core::units::{CpuDemand, CpuTime};
 
     /// What a probe finds of a guest of one busy vCPU that writes at random.
     fn question(set: u64, time: f64, link: u64) -> Question {
@@ -164,7 +156,7 @@ mod tests {
                 points: [0.05, 0.1, 0.2, 0.5, 1.0].map(point).to_vec(),
                 contents: Some(Bytes((set + 10) * 1_000_000)),
                 memory: Some(Bytes(256_000_000)),
-                pace: Some(Pace(1.0)),
+                cpu_demand: Some(CpuDemand(1.0)),
                 link: Some(ByteRate::mb(link)),
                 ..Prior::default()
             },

@@ -1,7 +1,8 @@
 //! A guest: how much memory and CPU it has, and how it writes.
 
-use landfall_core::model::{CpuTime, DirtyCurve};
-use landfall_core::units::Bytes;
+use landfall_core::model::DirtyCurve;
+use landfall_core::model::prior::Prior;
+use landfall_core::units::{Bytes, CpuDemand, CpuTime};
 
 /// A guest, as far as a migration notices it.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,8 +13,8 @@ pub struct Guest {
     pub contents: Bytes,
     /// Number of vCPUs.
     pub vcpus: u32,
-    /// CPU seconds it uses per second while nothing hinders it, all vCPUs together; at most `vcpus`.
-    pub pace: CpuTime,
+    /// CPU seconds it uses per second while no limit applies, all vCPUs together; at most `vcpus`.
+    pub cpu_demand: CpuDemand,
     /// How it writes.
     pub writes: Writes,
 }
@@ -67,14 +68,23 @@ impl Guest {
             memory,
             contents: memory,
             vcpus: 1,
-            pace: CpuTime(1.0),
+            cpu_demand: CpuDemand(1.0),
             writes: Writes::Curve(vec![Phase::forever(curve)]),
         }
     }
 
+    /// The guest that a prior describes, with this curve. `None` where its contents or its CPU demand
+    /// are not known.
+    pub fn from_prior(prior: &Prior, vcpus: u32, curve: DirtyCurve) -> Option<Guest> {
+        let contents = prior.contents?;
+        let memory = prior.memory.unwrap_or(contents).max(contents);
+        let cpu_demand = prior.cpu_demand?;
+        Some(Guest { contents, vcpus, cpu_demand, ..Guest::with_curve(memory, curve) })
+    }
+
     /// CPU each vCPU wants, 0 to 1, as CPU seconds per second.
     pub(crate) fn appetite(&self) -> f64 {
-        (self.pace.0 / f64::from(self.vcpus.max(1))).clamp(0.0, 1.0)
+        (self.cpu_demand.0 / f64::from(self.vcpus.max(1))).clamp(0.0, 1.0)
     }
 }
 

@@ -27,13 +27,13 @@ pub(crate) struct Fetched {
     pub(crate) longest: f64,
 }
 
-/// Fetches what remains of a guest whose vCPUs want `pace` CPU seconds per second, from `from` on.
+/// Fetches what remains of a guest whose vCPUs want `cpu_demand` CPU seconds per second, from `from` on.
 pub(crate) fn fetch(
     precopy: &mut Precopy,
     link: &Link,
     seed: Seed,
     from: f64,
-    pace: f64,
+    cpu_demand: f64,
 ) -> Fetched {
     let (mut time, mut waited) = (0.0, 0.0);
     let longest = FAULT + link.time_for(link.switch_over.buffer.as_f64(), from, seed);
@@ -41,7 +41,7 @@ pub(crate) fn fetch(
     for _ in 0..STEPS {
         let part = wire / STEPS as f64;
         let took = link.time_for(part, from + time, seed).min(1e6);
-        let faults = precopy.memory.faults() * pace;
+        let faults = precopy.memory.faults() * cpu_demand;
         waited += took * (1.0 - 1.0 / (1.0 + faults * longest));
         precopy.send(part);
         time += took;

@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use landfall_core::model::prior::{PROBE_SPANS, Pace, Prior};
-use landfall_core::model::{CpuTime, CurvePoint};
-use landfall_core::units::{ByteRate, Bytes};
+use landfall_core::model::CurvePoint;
+use landfall_core::model::prior::{PROBE_SPANS, Prior};
+use landfall_core::units::{ByteRate, Bytes, CpuTime};
 
 use crate::guest::Guest;
 use crate::memory::Memory;
@@ -44,7 +44,7 @@ pub(crate) fn probe(guest: &Guest, limit: ByteRate, budget: Duration, seed: Seed
         points,
         contents: Some(guest.contents),
         memory: Some(guest.memory),
-        pace: Some(Pace(guest.pace.0)),
+        cpu_demand: Some(guest.cpu_demand),
         link,
         emulated: false,
     }
@@ -53,7 +53,7 @@ pub(crate) fn probe(guest: &Guest, limit: ByteRate, budget: Duration, seed: Seed
 /// What QEMU's sampling of pages says of one span.
 fn point(guest: &Guest, span: Duration, seed: Seed, draws: &mut Draws) -> CurvePoint {
     let seconds = span.as_secs_f64();
-    let cpu = CpuTime(guest.pace.0 * seconds);
+    let cpu = CpuTime(guest.cpu_demand.0 * seconds);
     let memory = guest.memory.as_f64();
     let samples = SAMPLES * (memory / Bytes::mib(1024).as_f64()).min(1.0);
     let part = dirtied(guest, cpu, seed) / memory;
@@ -87,6 +87,7 @@ mod tests {
     use crate::guest::{Order, Phase, Writer, Writes};
     use landfall_core::model::prior::PROBE_BUDGET;
     use landfall_core::model::{Component, DirtyCurve};
+    use landfall_core::units::CpuDemand;
 
     const LIMIT: ByteRate = ByteRate::mb(100);
 
@@ -97,13 +98,15 @@ mod tests {
     #[test]
     fn points_lie_on_the_curve_within_the_errors_that_they_state() {
         let truth = curve(400, 0.7);
-        let guest =
-            Guest { pace: CpuTime(0.5), ..Guest::with_curve(Bytes::mib(1024), truth.clone()) };
+        let guest = Guest {
+            cpu_demand: CpuDemand(0.5),
+            ..Guest::with_curve(Bytes::mib(1024), truth.clone())
+        };
         let (mut off, mut count) = (0.0, 0.0);
         for seed in 0..100 {
             let prior = probe(&guest, LIMIT, PROBE_BUDGET, Seed(seed));
             assert_eq!(prior.points.len(), 5, "2 s more are not left of 3 s");
-            assert_eq!((prior.pace, prior.link), (Some(Pace(0.5)), Some(LIMIT)));
+            assert_eq!((prior.cpu_demand, prior.link), (Some(CpuDemand(0.5)), Some(LIMIT)));
             for point in prior.points {
                 let expected = truth.dirtied(point.cpu).as_f64();
                 let errors = (point.dirtied.as_f64() / expected - 1.0) / point.error;

@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use landfall_core::decision::Tuning;
+use landfall_core::model::DirtyCurve;
 use landfall_core::model::prior::Prior;
 use landfall_core::policy::{Needs, Policy};
 use landfall_core::report::losses::Losses;
@@ -72,6 +73,13 @@ impl Setup {
             },
             patience: Duration::from_secs(600),
         }
+    }
+
+    /// The guest of a prior with this curve, the QEMU that it runs in, and what is known of both.
+    /// `None` where [`Guest::from_prior`] is.
+    pub fn from_prior(prior: &Prior, vcpus: u32, curve: DirtyCurve, link: Link) -> Option<Setup> {
+        let guest = Guest::from_prior(prior, vcpus, curve)?;
+        Some(Setup { prior: prior.clone(), qemu: Qemu::of(prior), ..Setup::new(guest, link) })
     }
 }
 
@@ -406,10 +414,11 @@ impl<'a> Simulation<'a> {
         self.stop_for_good();
         self.precopy.sync();
         self.resume_after(self.overhead(), asked);
-        let pace = self.vcpus.pace();
+        let cpu_demand = self.vcpus.cpu_demand();
         let link = &self.setup.link;
-        let fetched = postcopy::fetch(&mut self.precopy, link, self.seed.fork(3), self.now, pace);
-        self.vcpus.lose(fetched.waited * pace, fetched.longest);
+        let fetched =
+            postcopy::fetch(&mut self.precopy, link, self.seed.fork(3), self.now, cpu_demand);
+        self.vcpus.lose(fetched.waited * cpu_demand, fetched.longest);
         self.now += fetched.time;
         (Outcome::Landed, None)
     }
@@ -458,7 +467,7 @@ impl<'a> Simulation<'a> {
     fn note_point(&mut self) {
         let Some(trace) = &mut self.trace else { return };
         let (then, cpu) = self.cpu_noted;
-        let wanted = self.vcpus.pace() * (self.now - then);
+        let wanted = self.vcpus.cpu_demand() * (self.now - then);
         let share = if wanted > 0.0 { (self.cpu - cpu) / wanted } else { 1.0 };
         self.cpu_noted = (self.now, self.cpu);
         let ram = self.precopy.ram();

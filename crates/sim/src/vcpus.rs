@@ -230,7 +230,7 @@ impl Vcpus {
     }
 
     /// CPU seconds per second that all want together.
-    pub(crate) fn pace(&self) -> f64 {
+    pub(crate) fn cpu_demand(&self) -> f64 {
         self.appetite * self.vcpus.len() as f64
     }
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use landfall_core::decision::{Decision, Hold, Quota};
-use landfall_core::model::{Component, CpuTime, DirtyCurve};
+use landfall_core::model::{Component, DirtyCurve};
 use landfall_core::policy::Policy;
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Requirement, Requirements};
 use landfall_core::telemetry::view::View;
-use landfall_core::units::{ByteRate, Bytes};
+use landfall_core::units::{ByteRate, Bytes, CpuTime};
 use landfall_sim::{Guest, Link, Run, Seed, Setup, policies, run};
 
 fn curve(set: Bytes, time: f64) -> DirtyCurve {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use landfall_core::model::{Component, CpuTime, DirtyCurve};
+use landfall_core::model::{Component, DirtyCurve};
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Requirement, Requirements};
-use landfall_core::units::{ByteRate, Bytes, Share};
+use landfall_core::units::{ByteRate, Bytes, CpuDemand, CpuTime, Share};
 use landfall_sim::{Guest, Link, Order, Qemu, Run, Seed, Setup, Writer, Writes, policies, run};
 use proptest::prelude::*;
 
@@ -25,7 +25,7 @@ fn setups() -> impl Strategy<Value = Setup> {
         let guest = Guest {
             contents: Bytes::mib(200),
             vcpus,
-            pace: CpuTime(busy * f64::from(vcpus)),
+            cpu_demand: CpuDemand(busy * f64::from(vcpus)),
             ..Guest::with_curve(Bytes::mib(256), curve)
         };
         let link = Link { jitter: link.1, ..Link::steady(ByteRate::mb(link.0)) };
@@ -55,7 +55,7 @@ proptest! {
             let run = by(&setup, name, seed);
             let measured = &run.measured;
             let lost = measured.losses.guest_cpu.unwrap().as_secs_f64();
-            prop_assert!(lost <= setup.guest.pace.0 * measured.total.as_secs_f64() + 1e-6, "{name}");
+            prop_assert!(lost <= setup.guest.cpu_demand.0 * measured.total.as_secs_f64() + 1e-6, "{name}");
             prop_assert!(measured.losses.longest_stall <= measured.total, "{name} {run:?}");
             prop_assert!(measured.losses.throttled <= measured.total, "{name}");
             if let Some(downtime) = measured.downtime {

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use landfall_core::model::prior::{Pace, Prior};
-use landfall_core::model::{Component, CpuTime, CurvePoint, DirtyCurve};
+use landfall_core::model::prior::Prior;
+use landfall_core::model::{Component, CurvePoint, DirtyCurve};
 use landfall_core::planner::implications::{Implication, ImplicationVerdict, dial, implication};
 use landfall_core::planner::remedies::resolve;
 use landfall_core::policy;
@@ -13,7 +13,7 @@ use landfall_core::requirements::settings::{Demand, Demands};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::observer::Observer;
 use landfall_core::telemetry::view::{Levers, View};
-use landfall_core::units::{ByteRate, Bytes, Share};
+use landfall_core::units::{ByteRate, Bytes, CpuDemand, CpuTime, Share};
 use landfall_sim::{Expected, Question, forecast};
 
 /// Guests of one busy vCPU: sets in MB, and the CPU time in which a page of them is written once.
@@ -40,7 +40,7 @@ fn question(parts: &[(u64, f64)], aggression: Aggression) -> Question {
             points: [0.05, 0.1, 0.2, 0.5, 1.0].map(point).to_vec(),
             contents: Some(Bytes(200_000_000)),
             memory: Some(Bytes(256_000_000)),
-            pace: Some(Pace(1.0)),
+            cpu_demand: Some(CpuDemand(1.0)),
             link: Some(ByteRate::mb(60)),
             ..Prior::default()
         },

@@ -9,64 +9,9 @@
 //! it: a guest held to a share `u` for a time `T` dirties `D(u*T)`. `docs/theory.md` has this claim
 //! tested on real guests.
 
-use std::fmt;
-use std::iter::Sum;
-use std::ops::{Add, AddAssign, Sub};
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
-use crate::units::Bytes;
-
-/// CPU time of a guest, in seconds, all its vCPUs together: half a second of two busy vCPUs is one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct CpuTime(pub f64);
-
-impl CpuTime {
-    /// The same as a duration; what is no time at all is none.
-    pub fn duration(self) -> Duration {
-        Duration::try_from_secs_f64(self.0.max(0.0)).unwrap_or(Duration::MAX)
-    }
-}
-
-impl From<Duration> for CpuTime {
-    fn from(time: Duration) -> CpuTime {
-        CpuTime(time.as_secs_f64())
-    }
-}
-
-impl Add for CpuTime {
-    type Output = CpuTime;
-    fn add(self, other: CpuTime) -> CpuTime {
-        CpuTime(self.0 + other.0)
-    }
-}
-
-impl AddAssign for CpuTime {
-    fn add_assign(&mut self, other: CpuTime) {
-        self.0 += other.0;
-    }
-}
-
-impl Sub for CpuTime {
-    type Output = CpuTime;
-    fn sub(self, other: CpuTime) -> CpuTime {
-        CpuTime(self.0 - other.0)
-    }
-}
-
-impl Sum for CpuTime {
-    fn sum<I: Iterator<Item = CpuTime>>(all: I) -> CpuTime {
-        CpuTime(all.map(|time| time.0).sum())
-    }
-}
-
-impl fmt::Display for CpuTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of CPU", crate::units::show_duration(self.duration()))
-    }
-}
+use crate::units::{Bytes, CpuTime};
 
 /// A dirty curve, as a sum of sets of pages, each written at random at a pace of its own:
 /// `D(c) = sum of set * (1 - exp(-c / time))`.

@@ -146,7 +146,8 @@ fn spread(curve: &DirtyCurve, points: &[CurvePoint]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Component, CpuTime};
+    use crate::model::Component;
+    use crate::units::CpuTime;
 
     #[test]
     fn many_looks_at_short_times_do_not_drive_out_what_is_known_of_long_ones() {

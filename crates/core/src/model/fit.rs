@@ -13,8 +13,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::least_squares::{Equations, MOST_UNKNOWN};
-use super::{Component, CpuTime, DirtyCurve};
-use crate::units::{Bytes, PAGE};
+use super::{Component, DirtyCurve};
+use crate::units::{Bytes, CpuTime, PAGE};
 
 /// One measurement of the curve.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{CpuTime, CurvePoint, Estimate, Estimator};
+use super::{CurvePoint, Estimate, Estimator};
 use crate::model::prior::Prior;
-use crate::units::Bytes;
+use crate::units::{Bytes, CpuTime};
 
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone, Default)]

@@ -7,7 +7,7 @@ mod lazy_estimate;
 mod least_squares;
 pub mod prior;
 
-pub use dirty_curve::{Component, CpuTime, DirtyCurve};
+pub use dirty_curve::{Component, DirtyCurve};
 pub use estimator::{Estimate, Estimator};
 pub use fit::{CurvePoint, fit};
 pub use lazy_estimate::{LazyEstimate, SyncObservation};

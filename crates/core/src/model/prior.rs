@@ -1,24 +1,11 @@
 //! What is known of a guest and a link before the migration starts.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::CurvePoint;
-use crate::units::{ByteRate, Bytes};
-
-/// CPU time that a guest takes in a second while nothing holds it, in seconds, all vCPUs together:
-/// 2.0 is two busy vCPUs.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Pace(pub f64);
-
-impl fmt::Display for Pace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.2} CPUs", self.0)
-    }
-}
+use crate::units::{ByteRate, Bytes, CpuDemand};
 
 /// How long a probe takes where nobody says otherwise. Most of what an operator waits for, and enough
 /// for a span of a second.
@@ -47,7 +34,8 @@ pub struct Prior {
     /// All its memory.
     pub memory: Option<Bytes>,
     /// CPU time the guest takes when nothing holds it.
-    pub pace: Option<Pace>,
+    #[serde(alias = "pace")]
+    pub cpu_demand: Option<CpuDemand>,
     /// Rate at which guest pages will leave.
     pub link: Option<ByteRate>,
     /// Its vCPUs are emulated, as far as is known, and not run by the hardware.

@@ -5,12 +5,11 @@ use std::time::Duration;
 use super::{PlanInputs, classify, time_weight};
 use crate::decision::Quota;
 use crate::model::DirtyCurve;
-use crate::model::prior::Pace;
 use crate::report::Class;
 use crate::requirements::{Requirement, Requirements};
 use crate::switch_over;
 use crate::telemetry::view::View;
-use crate::units::{ByteRate, Share};
+use crate::units::{ByteRate, CpuDemand, Share};
 
 /// What of the requirements holds. They are given up one after the other, in the operator's order,
 /// while there is no plan that keeps the rest.
@@ -74,8 +73,8 @@ impl Constraints {
         let floor: f64 = paces.iter().map(|pace| pace.min(tightest)).sum();
         let shipment = |stall| switch_over::drained(stall).as_secs_f64() / (1.0 + error);
         let terms = PlanInputs {
-            cpu_demand: Pace(pace.max(LEAST_PACE)),
-            floor: Pace(floor.min(pace).max(0.0)),
+            cpu_demand: CpuDemand(pace.max(LEAST_PACE)),
+            floor: CpuDemand(floor.min(pace).max(0.0)),
             link: ByteRate(link.0.max(1.0)),
             shipment: self.max_stall.map(shipment),
             weight: time_weight(view.aggression),
@@ -107,7 +106,7 @@ fn paces(view: &View) -> Option<Vec<f64>> {
 }
 
 /// The share for each vCPU that gives the guest so much CPU time in a second, at these paces.
-pub(crate) fn share_for_cpu(view: &View, wanted: Pace) -> Share {
+pub(crate) fn share_for_cpu(view: &View, wanted: CpuDemand) -> Share {
     let Some(paces) = paces(view) else { return Share::FULL };
     // Those that take less than an even part leave theirs to the others.
     let (mut left, mut count) = (wanted.0, paces.len());

@@ -31,12 +31,11 @@ mod value_table;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::prior::Pace;
-use crate::model::{CpuTime, DirtyCurve};
+use crate::model::DirtyCurve;
 use crate::report::Class;
 use crate::requirements::Aggression;
 use crate::telemetry::view::View;
-use crate::units::{ByteRate, Bytes};
+use crate::units::{ByteRate, Bytes, CpuDemand, CpuTime};
 
 pub use constraints::Constraints;
 pub(crate) use constraints::share_for_cpu;
@@ -46,9 +45,9 @@ pub use value_table::{PlanStep, STEERING_NODES, ValueTable};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PlanInputs {
     /// CPU time the guest takes in a second when nothing holds it.
-    pub cpu_demand: Pace,
+    pub cpu_demand: CpuDemand,
     /// CPU time it gets in a second under the tightest hold there may be.
-    pub floor: Pace,
+    pub floor: CpuDemand,
     /// Rate at which guest pages leave.
     pub link: ByteRate,
     /// Longest shipment with the guest standing still, in seconds; `None` where any will do.
@@ -137,7 +136,7 @@ pub fn classify_view(view: &View) -> Option<Class> {
 /// the last and shortest pass, of length `t`, leaves no more than it sent, all longer ones do.
 pub fn classify(curve: &DirtyCurve, terms: &PlanInputs) -> Class {
     let Some(stall) = terms.shipment else { return Class::Unknown };
-    let fits = |pace: Pace| curve.dirtied_bytes(pace.0 * stall) <= terms.link.0 * stall;
+    let fits = |pace: CpuDemand| curve.dirtied_bytes(pace.0 * stall) <= terms.link.0 * stall;
     match (fits(terms.cpu_demand), fits(terms.floor)) {
         (true, _) => Class::Unaided,
         (false, true) => Class::Middle,

@@ -12,11 +12,10 @@ use super::{
 };
 use crate::decision::Quota;
 use crate::model::DirtyCurve;
-use crate::model::prior::Pace;
 use crate::requirements::Aggression;
 use crate::switch_over;
 use crate::telemetry::view::View;
-use crate::units::{ByteRate, Share};
+use crate::units::{ByteRate, CpuDemand, Share};
 
 /// A guest and a link that may be, in standard errors from the likeliest: above zero the guest writes so
 /// much more, and the link carries so much less.
@@ -141,7 +140,8 @@ impl Prospect {
         if self.plan.is_free() {
             return None;
         }
-        let share = share_for_cpu(view, Pace(self.plan.cost.least_share * self.terms.cpu_demand.0));
+        let share =
+            share_for_cpu(view, CpuDemand(self.plan.cost.least_share * self.terms.cpu_demand.0));
         Quota::for_share(share, Quota::PERIODS.1, view.levers.tick)
     }
 

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::{Plan, PlanCost, PlanInputs, PlanState};
-use crate::model::{CpuTime, DirtyCurve};
+use crate::model::DirtyCurve;
+use crate::units::CpuTime;
 
 /// What to do in a pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -239,11 +240,10 @@ fn cpu_for(curve: &DirtyCurve, bytes: f64) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::model::Component;
-    use crate::model::prior::Pace;
     use crate::planner::{cannot_land, classify, time_weight};
     use crate::report::Class;
     use crate::requirements::Aggression;
-    use crate::units::{ByteRate, Bytes};
+    use crate::units::{ByteRate, Bytes, CpuDemand};
     use proptest::prelude::*;
 
     fn one_set(mb: u64, time: f64) -> DirtyCurve {
@@ -252,8 +252,8 @@ mod tests {
 
     fn terms(link: u64, shipment: Option<f64>, floor: f64, weight: f64) -> PlanInputs {
         PlanInputs {
-            cpu_demand: Pace(1.0),
-            floor: Pace(floor),
+            cpu_demand: CpuDemand(1.0),
+            floor: CpuDemand(floor),
             link: ByteRate::mb(link),
             shipment,
             weight,
@@ -331,8 +331,8 @@ mod tests {
                     time: CpuTime(time),
                 };
                 let terms = PlanInputs {
-                    cpu_demand: Pace(pace),
-                    floor: Pace(floor * pace),
+                    cpu_demand: CpuDemand(pace),
+                    floor: CpuDemand(floor * pace),
                     link: ByteRate::mb(link),
                     shipment: Some(stall),
                     weight: 0.0,
@@ -379,7 +379,7 @@ mod tests {
         #[test]
         fn there_is_a_plan_for_all_but_the_pathological((curve, terms, start) in problems()) {
             // Near the border the ladder is too coarse to tell.
-            let easier = PlanInputs { floor: Pace(terms.floor.0 * 1.2), ..terms };
+            let easier = PlanInputs { floor: CpuDemand(terms.floor.0 * 1.2), ..terms };
             if classify(&curve.scaled(1.1), &easier) != Class::Pathological {
                 prop_assert!(plan(&curve, terms, start).is_some());
             }

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::decision::Hold;
-use crate::model::prior::{Pace, Prior};
-use crate::model::{CpuTime, LazyEstimate, SyncObservation};
+use crate::model::prior::Prior;
+use crate::model::{LazyEstimate, SyncObservation};
 use crate::requirements::settings::Demands;
 use crate::requirements::{Aggression, Requirements};
 use crate::telemetry::bandwidth::BandwidthEstimator;
 use crate::telemetry::sample::{Ram, Sample, Status, VcpuCounters};
 use crate::telemetry::view::{Levers, Phase, SyncInterval, VcpuView, View};
-use crate::units::{Bytes, Moment, Share};
+use crate::units::{Bytes, CpuDemand, CpuTime, Moment, Share};
 
 /// Rates are taken over this much of the past: ten of QEMU's 100 ms rate-limiting windows, in each
 /// of which it sends as fast as it can and then sleeps.
@@ -42,7 +42,7 @@ pub struct Observer {
     meter: BandwidthEstimator,
     known: LazyEstimate,
     contents: Option<Bytes>,
-    pace: Option<Pace>,
+    pace: Option<CpuDemand>,
     /// What each vCPU used when it was last free, and when it was last held.
     free: Vec<(Option<Share>, Option<Moment>)>,
 }
@@ -91,7 +91,7 @@ impl Observer {
             meter: BandwidthEstimator::new(prior.link),
             known: LazyEstimate::new(prior),
             contents: prior.contents,
-            pace: prior.pace,
+            pace: prior.cpu_demand,
             free: Vec::new(),
         }
     }

@@ -6,10 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::decision::{Hold, Quota};
-use crate::model::prior::Pace;
-use crate::model::{CpuTime, Estimate, LazyEstimate};
+use crate::model::{Estimate, LazyEstimate};
 use crate::requirements::{Aggression, Requirement, Requirements};
-use crate::units::{ByteRate, Bytes, Moment, Share};
+use crate::units::{ByteRate, Bytes, CpuDemand, CpuTime, Moment, Share};
 
 /// A migration at one moment, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,7 +47,7 @@ pub struct View {
     /// Guest memory with contents, as it was found before the start: the rest are zero pages.
     pub contents: Option<Bytes>,
     /// CPU time the guest takes when nothing holds it, as it was before the start.
-    pub cpu_demand: Option<Pace>,
+    pub cpu_demand: Option<CpuDemand>,
     /// The guest's CPUs.
     pub vcpus: Vec<VcpuView>,
     /// What can be done.

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use landfall_core::model::prior::{Pace, Prior};
-use landfall_core::model::{Component, CpuTime, DirtyCurve};
+use landfall_core::model::prior::Prior;
+use landfall_core::model::{Component, DirtyCurve};
 use landfall_core::planner;
 use landfall_core::report::Class;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::observer::Observer;
-use landfall_core::units::{ByteRate, Bytes, Share};
+use landfall_core::units::{ByteRate, Bytes, CpuDemand, CpuTime, Share};
 use landfall_migration::preflight::all_levers;
 use landfall_testguest::{GuestSpec, PagesPerSecond, Workload};
 
@@ -176,7 +176,8 @@ impl MatrixCell {
 
     /// The class, from the curve the guest was made with.
     pub fn class(&self, curve: &DirtyCurve, prior: &Prior) -> Class {
-        let known = Prior { link: Some(self.link), pace: Some(Pace(1.0)), ..prior.clone() };
+        let known =
+            Prior { link: Some(self.link), cpu_demand: Some(CpuDemand(1.0)), ..prior.clone() };
         let observer = Observer::new(self.asked(), Aggression::DEFAULT, all_levers(), &known);
         let view = observer.view_before_start(self.guest_memory(), 1);
         let terms = planner::Constraints::all(&self.asked()).plan_inputs_for(&view, curve, 0.0);

@@ -18,7 +18,7 @@ use landfall_migration::preflight::all_levers;
 use landfall_migration::progress::ProgressLine;
 use landfall_qemu::driver::Interrupts;
 use landfall_qemu::stdio::{eprint_line, print_line};
-use landfall_sim::{Expected, Qemu, Run, Seed, Setup};
+use landfall_sim::{Expected, Run, Seed, Setup};
 use landfall_testguest::IsolatedCpus;
 use serde_json::json;
 
@@ -117,20 +117,15 @@ async fn row(
     let seen = seen?;
     let prior = &seen.preflight.prior;
     let curve = case.guest.curve(case.link).sped_up(seen.relative_speed.unwrap_or(1.0));
-    let simulated = prior.contents.zip(prior.pace).map(|(contents, pace)| {
-        let guest = landfall_sim::Guest {
-            contents,
-            pace: landfall_core::model::CpuTime(pace.0),
-            ..landfall_sim::Guest::with_curve(run.spec.memory, curve.clone())
-        };
-        let link = landfall_sim::Link::steady(ByteRate(case.link.0 * LINK_HEADROOM));
+    let link = landfall_sim::Link::steady(ByteRate(case.link.0 * LINK_HEADROOM));
+    let simulated = Setup::from_prior(prior, 1, curve.clone(), link).map(|known| {
+        let guest = landfall_sim::Guest { memory: run.spec.memory, ..known.guest };
         let setup = Setup {
             requirements: asked.clone(),
             aggression: run.aggression,
-            prior: prior.clone(),
             levers: all_levers(),
-            qemu: Qemu::of(prior),
-            ..Setup::new(guest, link)
+            guest,
+            ..known
         };
         simulate(&setup, case.way.policy)
     });

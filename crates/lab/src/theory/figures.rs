@@ -1,7 +1,7 @@
 //! From measurements to ratios: what was dirtied against what the curve of the free guest says.
 
-use landfall_core::model::{CpuTime, CurvePoint, DirtyCurve, fit};
-use landfall_core::units::{Bytes, PAGE};
+use landfall_core::model::{CurvePoint, DirtyCurve, fit};
+use landfall_core::units::{Bytes, CpuTime, PAGE};
 use landfall_sim::Spread;
 use serde::Serialize;
 

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use landfall_core::model::CpuTime;
-use landfall_core::units::{ByteRate, Bytes};
+use landfall_core::units::{ByteRate, Bytes, CpuTime};
 use landfall_qemu::monitor::QemuMonitor;
 use landfall_qemu::qmp::QmpAddress;
 use landfall_testguest::{GuestSpec, MigrationPair};

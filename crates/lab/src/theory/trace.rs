@@ -1,11 +1,11 @@
 //! The CPU time of a guest's vCPUs at every moment, by the kernel's count.
 
+use landfall_core::units::CpuTime;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use landfall_core::model::CpuTime;
 use landfall_qemu::vcpus;
 
 /// How often the kernel is asked. Its counter of a running thread moves at the scheduler's tick

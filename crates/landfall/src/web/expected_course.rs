@@ -1,12 +1,10 @@
 //! What was expected of a migration when it started: its figures with their ranges, and its course.
 
-use landfall_core::model::{CpuTime, Estimator};
+use landfall_core::model::Estimator;
 use landfall_core::recording::RecordingHeader;
 use landfall_core::report::Forecast;
-use landfall_core::requirements::Requirements;
-use landfall_core::units::{ByteRate, Bytes};
 use landfall_migration::policy_registry::{NamedPolicy, report_first_failure};
-use landfall_sim::{Guest, Link, Qemu, Question, Seed, Setup, TracePoint, forecast, run_traced};
+use landfall_sim::{Question, Seed, TracePoint, forecast, run_traced};
 
 /// What was expected of a migration.
 #[derive(Debug, Clone)]
@@ -43,7 +41,9 @@ pub fn find_expected_course(head: &RecordingHeader) -> Option<ExpectedCourse> {
         vcpus,
     };
     let expected = forecast(&question, &make_policy)?;
-    let run = run_traced(&likeliest_setup(head, vcpus)?, make_policy().as_mut(), Seed(0));
+    let likeliest_curve = Estimator::new(&head.prior).estimate()?.curve;
+    let setup = question.setup(likeliest_curve, head.prior.link?)?;
+    let run = run_traced(&setup, make_policy().as_mut(), Seed(0));
     let point = |point: &TracePoint| ExpectedPoint {
         at_s: point.at.as_secs_f64(),
         remaining_bytes: point.remaining.as_f64(),
@@ -52,26 +52,5 @@ pub fn find_expected_course(head: &RecordingHeader) -> Option<ExpectedCourse> {
     Some(ExpectedCourse {
         forecast: expected.forecast,
         points: run.trace.iter().map(point).collect(),
-    })
-}
-
-/// Returns the likeliest guest and link, as the simulator takes them.
-fn likeliest_setup(head: &RecordingHeader, vcpus: u32) -> Option<Setup> {
-    let prior = &head.prior;
-    let (contents, link): (Bytes, ByteRate) = (prior.contents?, prior.link?);
-    let memory = prior.memory.unwrap_or(contents).max(contents);
-    let curve = Estimator::new(prior).estimate()?.curve;
-    let guest =
-        Guest { contents, vcpus, pace: CpuTime(prior.pace?.0), ..Guest::with_curve(memory, curve) };
-    Some(Setup {
-        requirements: Requirements {
-            max_bandwidth: head.requirements.max_bandwidth.or(prior.link),
-            ..head.requirements.clone()
-        },
-        aggression: head.aggression,
-        prior: prior.clone(),
-        levers: head.levers,
-        qemu: Qemu::of(prior),
-        ..Setup::new(guest, Link::steady(link))
     })
 }

@@ -2,7 +2,8 @@
 //! terminal, and as SVG.
 
 use landfall_core::model::prior::Prior;
-use landfall_core::model::{CpuTime, CurvePoint, DirtyCurve, Estimator};
+use landfall_core::model::{CurvePoint, DirtyCurve, Estimator};
+use landfall_core::units::CpuTime;
 use plotters::prelude::*;
 
 use super::{BLUE, ChartError, Colour, render_svg};

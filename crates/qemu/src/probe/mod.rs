@@ -19,9 +19,9 @@ mod sampling;
 
 use std::time::{Duration, Instant};
 
-use landfall_core::model::prior::{PROBE_SPANS, Pace, Prior};
-use landfall_core::model::{CpuTime, CurvePoint};
-use landfall_core::units::{Bytes, Share};
+use landfall_core::model::CurvePoint;
+use landfall_core::model::prior::{PROBE_SPANS, Prior};
+use landfall_core::units::{Bytes, CpuDemand, CpuTime, Share};
 use tokio::time::{sleep, timeout};
 
 use crate::cgroup::scheduler_tick;
@@ -135,7 +135,7 @@ impl ProbeResult {
         let start = clock.read();
         let measured = self.measure_points(monitor, &clock, sampling, budget).await;
         let span = start.and_then(|start| clock.span_since(start));
-        self.prior.pace = span.and_then(CpuSpan::pace);
+        self.prior.cpu_demand = span.and_then(CpuSpan::pace);
         measured
     }
 
@@ -295,8 +295,8 @@ impl CpuClock<'_> {
 
 impl CpuSpan {
     /// Returns the number of CPUs that the guest used on average; `None` for an empty span.
-    fn pace(self) -> Option<Pace> {
-        (!self.wall.is_zero()).then(|| Pace(self.cpu.div_duration_f64(self.wall)))
+    fn pace(self) -> Option<CpuDemand> {
+        (!self.wall.is_zero()).then(|| CpuDemand(self.cpu.div_duration_f64(self.wall)))
     }
 
     /// Returns the CPU time in a part of the span, in proportion.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use landfall_core::model::{CpuTime, CurvePoint};
-use landfall_core::units::{Bytes, Share};
+use landfall_core::model::CurvePoint;
+use landfall_core::units::{Bytes, CpuTime, Share};
 
 use super::CpuSpan;
 

@@ -212,8 +212,8 @@ fn atoms_of(phases: &[Phase]) -> (Vec<Atom>, Vec<f64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use landfall_core::model::{Component, CpuTime, DirtyCurve};
-    use landfall_core::units::Bytes;
+    use landfall_core::model::{Component, DirtyCurve};
+    use landfall_core::units::{Bytes, CpuTime};
 
     fn curve(parts: &[(u64, f64)]) -> DirtyCurve {
         let part = |&(set, time)| Component { set: Bytes(set), time: CpuTime(time) };

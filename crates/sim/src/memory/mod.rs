@@ -103,8 +103,8 @@ impl Memory {
 mod tests {
     use super::*;
     use crate::guest::{Order, Phase, Writer};
-    use landfall_core::model::{Component, CpuTime, DirtyCurve};
-    use landfall_core::units::Bytes;
+    use landfall_core::model::{Component, DirtyCurve};
+    use landfall_core::units::{Bytes, CpuTime};
     use proptest::prelude::*;
 
     const MEMORY: u64 = 20_000;

@@ -161,14 +161,18 @@ fn last(mut low: f64, mut high: f64, holds: impl Fn(f64) -> bool) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use landfall_core::model::CpuTime;
-    use landfall_core::model::prior::Pace;
-    use landfall_core::units::{ByteRate, Bytes};
+    use landfall_core::units::{ByteRate, Bytes, CpuDemand, CpuTime};
     use proptest::prelude::*;
 
     fn terms(link: u64, shipment: Option<f64>, floor: f64) -> PlanInputs {
-        let floor = Pace(floor);
-        PlanInputs { cpu_demand: Pace(1.0), floor, link: ByteRate::mb(link), shipment, weight: 0.0 }
+        let floor = CpuDemand(floor);
+        PlanInputs {
+            cpu_demand: CpuDemand(1.0),
+            floor,
+            link: ByteRate::mb(link),
+            shipment,
+            weight: 0.0,
+        }
     }
 
     fn lost(sets: &[(u64, f64)], terms: PlanInputs, mb: u64) -> Option<f64> {

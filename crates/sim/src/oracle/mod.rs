@@ -16,12 +16,12 @@ mod search;
 
 use std::time::Duration;
 
-use landfall_core::model::prior::{Pace, Prior};
-use landfall_core::model::{CpuTime, DirtyCurve};
+use landfall_core::model::DirtyCurve;
+use landfall_core::model::prior::Prior;
 use landfall_core::planner::{Constraints, PlanInputs};
 use landfall_core::report::Outcome;
 use landfall_core::telemetry::observer::Observer;
-use landfall_core::units::{ByteRate, PAGE};
+use landfall_core::units::{ByteRate, CpuDemand, CpuTime, PAGE};
 
 use crate::guest::Writes;
 use crate::memory::WIRE_PAGE;
@@ -59,7 +59,7 @@ pub fn oracle(setup: &Setup, runs: &[&Run], seed: Seed) -> Option<Oracle> {
 /// that the operator allows if that is more: who allows a stall of 0.3 s does not mind 30 ms. `None`
 /// of a run that did not land, or broke what could be kept.
 pub fn regret(setup: &Setup, oracle: &Oracle, run: &Run) -> Option<f64> {
-    let allowed = setup.requirements.max_stall.as_secs_f64() * setup.guest.pace.0;
+    let allowed = setup.requirements.max_stall.as_secs_f64() * setup.guest.cpu_demand.0;
     let lost = kept(run, &oracle.keeps)?;
     Some((lost - oracle.lost.0) / oracle.lost.0.max(allowed))
 }
@@ -88,16 +88,16 @@ fn terms(setup: &Setup, allowed: &Constraints) -> Option<PlanInputs> {
     let (guest, link) = (&setup.guest, &setup.link);
     let limit = setup.requirements.max_bandwidth.unwrap_or(setup.qemu.max_bandwidth);
     let pages = ByteRate(link.rate.0.min(limit.0) * PAGE.as_f64() / WIRE_PAGE);
-    let known = Prior { link: Some(pages), pace: Some(Pace(guest.pace.0)), ..Prior::default() };
+    let known = Prior { link: Some(pages), cpu_demand: Some(guest.cpu_demand), ..Prior::default() };
     let asked = setup.requirements.clone();
     let observer = Observer::new(asked, setup.aggression, setup.levers, &known);
     let view = observer.view_before_start(guest.memory, guest.vcpus as usize);
     let tightest = allowed.tightest(&view).get() * f64::from(guest.vcpus);
     let overhead = link.switch_over.unhurried;
     let shipment = |stall: Duration| stall.saturating_sub(overhead).as_secs_f64();
-    (pages.0 > 0.0 && guest.pace.0 > 0.0).then_some(PlanInputs {
-        cpu_demand: Pace(guest.pace.0),
-        floor: Pace(tightest.min(guest.pace.0)),
+    (pages.0 > 0.0 && guest.cpu_demand.0 > 0.0).then_some(PlanInputs {
+        cpu_demand: guest.cpu_demand,
+        floor: CpuDemand(tightest.min(guest.cpu_demand.0)),
         link: pages,
         shipment: allowed.max_stall.map(shipment),
         weight: 0.0,

@@ -27,10 +27,10 @@ mod value;
 use std::time::Duration;
 
 use landfall_core::model::prior::PROBE_BUDGET;
-use landfall_core::model::{self, Component, CpuTime, CurvePoint, DirtyCurve};
+use landfall_core::model::{self, Component, CurvePoint, DirtyCurve};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::view::Levers;
-use landfall_core::units::{ByteRate, Bytes, Moment, PAGE, Share};
+use landfall_core::units::{ByteRate, Bytes, CpuDemand, CpuTime, Moment, PAGE, Share};
 use serde::Deserialize;
 
 use crate::guest::{Guest, Order, Phase, Writer, Writes};
@@ -286,7 +286,7 @@ impl GuestText {
         let memory = self.memory.draw(draws);
         let contents = self.contents.map_or(memory, |value| value.draw(draws).min(memory));
         let all = f64::from(self.vcpus);
-        let pace = CpuTime(self.pace.map_or(all, |value| value.draw(draws)));
+        let cpu_demand = CpuDemand(self.pace.map_or(all, |value| value.draw(draws)));
         let writes = if let Some(writers) = &self.writers {
             Writes::Pages(writers.iter().map(|writer| writer.draw(draws)).collect())
         } else if let Some(phases) = &self.phases {
@@ -295,7 +295,7 @@ impl GuestText {
             let curve = curve_of(self.sets.as_deref(), self.measured.as_deref(), contents, draws);
             Writes::Curve(vec![Phase::forever(curve)])
         };
-        Guest { memory, contents, vcpus: self.vcpus, pace, writes }
+        Guest { memory, contents, vcpus: self.vcpus, cpu_demand, writes }
     }
 }
 

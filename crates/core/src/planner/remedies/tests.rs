@@ -1,11 +1,12 @@
 use super::*;
-use crate::model::prior::{Pace, Prior};
-use crate::model::{Component, CpuTime, CurvePoint, DirtyCurve};
+use crate::model::prior::Prior;
+use crate::model::{Component, CurvePoint, DirtyCurve};
 use crate::planner::implications::ImplicationVerdict;
 use crate::policy::{Policy, Predictive};
 use crate::requirements::Aggression;
 use crate::telemetry::observer::Observer;
 use crate::telemetry::view::Levers;
+use crate::units::{CpuDemand, CpuTime};
 use proptest::prelude::*;
 
 const TICK: Duration = Duration::from_millis(4);
@@ -25,7 +26,7 @@ fn view(parts: &[(u64, f64)], link: u64, asked: Requirements) -> View {
         points: [0.05, 0.1, 0.2, 0.5, 1.0].map(point).to_vec(),
         contents: Some(Bytes((memory + 10) * 1_000_000)),
         memory: Some(Bytes((memory + 100) * 1_000_000)),
-        pace: Some(Pace(1.0)),
+        cpu_demand: Some(CpuDemand(1.0)),
         link: Some(ByteRate::mb(link)),
         ..Prior::default()
     };

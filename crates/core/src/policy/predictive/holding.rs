@@ -7,11 +7,10 @@
 use super::current_plan::time_to_send;
 use super::{ChosenPlan, Predictive};
 use crate::decision::{Decision, Hold, Quota};
-use crate::model::prior::Pace;
 use crate::planner::{PlanStep, share_for_cpu};
 use crate::switch_over;
 use crate::telemetry::view::View;
-use crate::units::Share;
+use crate::units::{CpuDemand, Share};
 
 /// A hold is not changed for less than this part of it.
 const WORTH_CHANGING: f64 = 0.1;
@@ -93,7 +92,7 @@ impl Predictive {
         let time = time_to_send(view, &chosen.inputs).max(LAST_STRETCH);
         match self.last_hold.share() {
             Some(held) if gives(view, held, time, left) => held,
-            _ => share_for_cpu(view, Pace(left / time)).max(chosen.constraints.tightest(view)),
+            _ => share_for_cpu(view, CpuDemand(left / time)).max(chosen.constraints.tightest(view)),
         }
     }
 }

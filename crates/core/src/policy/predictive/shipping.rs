@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use super::{ChosenPlan, Predictive};
 use crate::decision::{Decision, Finish, Hold, Tuning};
-use crate::model::CpuTime;
 use crate::planner::Constraints;
 use crate::switch_over;
 use crate::telemetry::view::{Phase, View};
-use crate::units::Bytes;
+use crate::units::{Bytes, CpuTime};
 
 /// After each shipment that turned out not to fit, so much less is shipped: at the edge, what a held
 /// guest writes in one quota decides.

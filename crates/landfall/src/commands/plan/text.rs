@@ -38,7 +38,7 @@ pub fn format_plan(options: &PlanArgs, plan: &Prospects) -> String {
 fn measured(options: &PlanArgs, found: &ProbeSummary) -> String {
     let not_known = || "not known".to_owned();
     let mut text = String::new();
-    let cpus = found.pace.map_or_else(not_known, |pace| pace.to_string());
+    let cpus = found.cpu_demand.map_or_else(not_known, |pace| pace.to_string());
     let _ = writeln!(
         text,
         "{BOLD}guest{BOLD:#}      {}: {} {}, busy: {cpus}",

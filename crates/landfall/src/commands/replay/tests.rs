@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use landfall_core::model::prior::{Pace, Prior};
-use landfall_core::model::{CpuTime, CurvePoint};
+use landfall_core::model::CurvePoint;
+use landfall_core::model::prior::Prior;
 use landfall_core::policy;
 use landfall_core::recording::{
     KIND, RecordedSample, RecordingHeader, RecordingLine, Replay, VERSION,
@@ -12,7 +12,7 @@ use landfall_core::report::Outcome;
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status, VcpuCounters};
 use landfall_core::telemetry::view::Levers;
-use landfall_core::units::{ByteRate, Bytes, Moment};
+use landfall_core::units::{ByteRate, Bytes, CpuDemand, CpuTime, Moment};
 use landfall_migration::policy_registry::NamedPolicy;
 use landfall_migration::recording::Recording;
 use proptest::prelude::*;
@@ -185,7 +185,7 @@ proptest! {
             points: vec![known(0.1), known(1.0)],
             contents: Some(Bytes(50_000_000)),
             memory: Some(Bytes(50_000_000)),
-            pace: Some(Pace(1.0)),
+            cpu_demand: Some(CpuDemand(1.0)),
             link: Some(ByteRate::mb(100)),
             emulated: true,
         };

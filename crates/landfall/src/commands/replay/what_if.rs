@@ -7,16 +7,16 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use landfall_core::model::CpuTime;
+use landfall_core::model::prior::Prior;
 use landfall_core::recording::RecordingLine;
 use landfall_core::report::Report;
 use landfall_core::telemetry::view::{Phase, View};
-use landfall_core::units::{Bytes, Share, show_duration};
+use landfall_core::units::{Bytes, CpuDemand, Share, show_duration};
 use landfall_migration::policy_registry::{NamedPolicy, report_first_failure};
 use landfall_migration::recording::Recording;
 use landfall_migration::tables::{Table, borderless_table};
 use landfall_migration::text::outcome_name;
-use landfall_sim::{Change, Guest, Link, Qemu, Seed, Setup, run};
+use landfall_sim::{Change, Link, Seed, Setup, run};
 
 use super::ReplayStep;
 
@@ -67,19 +67,19 @@ fn setup(recording: &Recording, steps: &[ReplayStep]) -> Option<Setup> {
     let curve = steps.iter().rev().find_map(|step| step.view.estimate())?.curve.clone();
     let totals = steps.iter().map(|step| step.view.total.0);
     let memory = Bytes(totals.max().filter(|total| *total > 0)?);
-    let guest = Guest {
-        contents: Bytes(contents(recording)?.0.min(memory.0)),
-        vcpus: u32::try_from(head.vcpus).ok()?,
-        pace: head.prior.pace.map(|pace| CpuTime(pace.0)).or_else(|| pace(steps))?,
-        ..Guest::with_curve(memory, curve)
+    let seen = Prior {
+        contents: Some(Bytes(contents(recording)?.0.min(memory.0))),
+        memory: Some(memory),
+        cpu_demand: head.prior.cpu_demand.or_else(|| cpu_demand(steps)),
+        ..head.prior.clone()
     };
+    let vcpus = u32::try_from(head.vcpus).ok()?;
     Some(Setup {
         requirements: head.requirements.clone(),
         aggression: head.aggression,
         prior: head.prior.clone(),
         levers: head.levers,
-        qemu: Qemu::of(&head.prior),
-        ..Setup::new(guest, link(steps)?)
+        ..Setup::from_prior(&seen, vcpus, curve, link(steps)?)?
     })
 }
 
@@ -99,13 +99,13 @@ fn contents(recording: &Recording) -> Option<Bytes> {
 }
 
 /// Returns the CPU time that the guest takes per second while it is not throttled: the median of the looks.
-fn pace(steps: &[&ReplayStep]) -> Option<CpuTime> {
+fn cpu_demand(steps: &[&ReplayStep]) -> Option<CpuDemand> {
     let unheld = |view: &View| -> Option<f64> {
         view.vcpus.iter().map(|vcpu| vcpu.unthrottled.map(Share::get)).sum()
     };
     let mut known: Vec<f64> = steps.iter().filter_map(|step| unheld(&step.view)).collect();
     known.sort_by(f64::total_cmp);
-    known.get(known.len() / 2).map(|pace| CpuTime(*pace))
+    known.get(known.len() / 2).map(|demand| CpuDemand(*demand))
 }
 
 /// Returns the link, with the changes of its rate.

@@ -1,7 +1,8 @@
 //! The dirty curve of a guest, with its uncertainty, against what the link carries in the same time.
 
 use landfall_core::model::prior::Prior;
-use landfall_core::model::{CpuTime, CurvePoint, DirtyCurve, Estimator};
+use landfall_core::model::{CurvePoint, DirtyCurve, Estimator};
+use landfall_core::units::CpuTime;
 use maud::{Markup, html};
 use plotters::prelude::*;
 
@@ -45,7 +46,7 @@ pub fn dirty_curve_chart(prior: &Prior, width: u32) -> Option<Markup> {
         let band: Vec<(f64, f64)> =
             curve(1.0 + estimate.error).chain(lower.into_iter().rev()).collect();
         axes.draw_series([Polygon::new(band, FIRST.mix(0.18))])?;
-        if let (Some(link), Some(pace)) = (prior.link, prior.pace) {
+        if let (Some(link), Some(pace)) = (prior.link, prior.cpu_demand) {
             // While the guest uses that much CPU time at its own rate, the link carries this much.
             let carried = steps().map(|cpu| (cpu, link.0 * cpu / pace.0.max(1e-3) / 1e6));
             let carried = carried.take_while(|(_, mb)| *mb <= top);

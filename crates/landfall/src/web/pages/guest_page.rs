@@ -252,7 +252,7 @@ fn probe_results(probe: &GuestProbe, what_if: &WhatIf, width: PageWidth) -> Mark
                     (fact("Memory", prior.memory.map(|bytes| bytes.to_string())))
                     (fact("Memory in use", prior.contents.map(|bytes| bytes.to_string())))
                     (fact("vCPUs", Some(probe.preflight.vcpus.to_string())))
-                    (fact("CPU in use", prior.pace.map(|pace| pace.to_string())))
+                    (fact("CPU in use", prior.cpu_demand.map(|pace| pace.to_string())))
                     (fact("Link, as set in QEMU", prior.link.map(|link| link.to_string())))
                 }
                 @for note in &probe.preflight.notes { p.hint { (note) } }

@@ -12,9 +12,9 @@ pub mod what_if_page;
 mod tests {
     use std::time::Instant;
 
-    use landfall_core::model::prior::{Pace, Prior};
-    use landfall_core::model::{CpuTime, CurvePoint};
-    use landfall_core::units::{ByteRate, Bytes};
+    use landfall_core::model::CurvePoint;
+    use landfall_core::model::prior::Prior;
+    use landfall_core::units::{ByteRate, Bytes, CpuDemand, CpuTime};
     use landfall_migration::preflight::Preflight;
 
     use super::*;
@@ -36,7 +36,7 @@ mod tests {
             points: vec![point(0.1, 5e6), point(1.0, 40e6), point(2.0, 55e6)],
             contents: Some(Bytes(90_000_000)),
             memory: Some(Bytes(256_000_000)),
-            pace: Some(Pace(1.0)),
+            cpu_demand: Some(CpuDemand(1.0)),
             link: Some(ByteRate(16e6)),
             emulated: false,
         };
