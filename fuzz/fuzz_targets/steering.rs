@@ -10,8 +10,7 @@ use landfall_core::decision::{Finish, Hold};
 use landfall_core::model::prior::Prior;
 use landfall_core::policy;
 use landfall_core::report::Outcome;
-use landfall_core::requirements::settings::Demands;
-use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::requirements::{Aggression, Requirements, Settings};
 use landfall_core::session::{Action, Observation, Session, SessionConfig};
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status, VcpuCounters};
 use landfall_core::telemetry::view::Levers;
@@ -120,7 +119,7 @@ fuzz_target!(|course: Course| {
     let levers = Levers { quota: bit(0), stop: bit(1), post_copy: bit(2), tick };
     let aggression = Aggression::new(f64::from(course.aggression) / 255.0).unwrap();
     let entry = &policy::ALL[usize::from(course.policy) % policy::ALL.len()];
-    let settings = Demands { requirements: requirements.clone(), aggression };
+    let settings = Settings { requirements: requirements.clone(), aggression };
     let prior = Prior::default();
     let vcpus = usize::from(course.vcpus % 9);
     let config = SessionConfig { settings, levers, prior: &prior, forecast: None, vcpus };

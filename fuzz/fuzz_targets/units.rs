@@ -2,8 +2,7 @@
 
 #![no_main]
 
-use landfall_core::requirements::settings::{Demand, Demands};
-use landfall_core::requirements::{Aggression, Requirement};
+use landfall_core::requirements::{Aggression, Requirement, SETTINGS, Setting, Settings};
 use landfall_core::units::{ByteRate, Bytes, Share, parse_duration, show_duration};
 use landfall_qemu::monitor::check_migration_uri;
 use landfall_qemu::qmp::QmpAddress;
@@ -30,12 +29,12 @@ fuzz_target!(|text: &str| {
     if let Ok(requirement) = text.parse::<Requirement>() {
         assert_eq!(requirement.name(), text.trim());
     }
-    for name in Demand::NAMES {
-        if let Ok(demand) = Demand::read(name, text) {
-            let (mut once, mut again) = (Demands::default(), Demands::default());
-            once.apply(demand.clone());
-            again.set(name, &demand.text()).unwrap();
-            let texts = |demands: &Demands| demands.all().map(|demand| demand.text());
+    for name in SETTINGS.each_ref().map(|spec| spec.name) {
+        if let Ok(setting) = Setting::parse(name, text) {
+            let (mut once, mut again) = (Settings::default(), Settings::default());
+            once.apply(setting.clone());
+            again.set(name, &setting.text()).unwrap();
+            let texts = |settings: &Settings| settings.all().map(|setting| setting.text());
             assert_eq!(texts(&once), texts(&again));
         }
     }

@@ -14,8 +14,7 @@ use crate::decision::{Decision, Hold};
 use crate::model::prior::Prior;
 use crate::policy::Policy;
 use crate::report::Report;
-use crate::requirements::settings::Demands;
-use crate::requirements::{Aggression, Requirements};
+use crate::requirements::{Aggression, Requirements, Settings};
 use crate::session::{Observation, Session, SessionConfig, SettingsProposal, preflight};
 use crate::telemetry::sample::Sample;
 use crate::telemetry::view::Levers;
@@ -117,7 +116,7 @@ impl<'p> Replay<'p> {
     }
 
     /// What the operator asks for at this point of the recording.
-    pub fn settings(&self) -> &Demands {
+    pub fn settings(&self) -> &Settings {
         self.0.settings()
     }
 
@@ -136,7 +135,7 @@ impl<'p> Replay<'p> {
             RecordingLine::Requirements { requirements, aggression } => {
                 let before = self.settings().clone();
                 let aggression = aggression.unwrap_or(before.aggression);
-                let after = Demands { requirements: requirements.clone(), aggression };
+                let after = Settings { requirements: requirements.clone(), aggression };
                 self.0.accept(&SettingsProposal { before, after }, Moment::START);
                 None
             }
@@ -147,8 +146,8 @@ impl<'p> Replay<'p> {
 
 impl RecordingHeader {
     /// What the operator asked for at the start.
-    pub fn settings(&self) -> Demands {
-        Demands { requirements: self.requirements.clone(), aggression: self.aggression }
+    pub fn settings(&self) -> Settings {
+        Settings { requirements: self.requirements.clone(), aggression: self.aggression }
     }
 }
 

@@ -8,8 +8,7 @@ use landfall_core::policy;
 use landfall_core::recording::{
     KIND, RecordedSample, RecordingHeader, RecordingLine, Replay, VERSION, look_ahead,
 };
-use landfall_core::requirements::settings::{Demand, Demands};
-use landfall_core::requirements::{Aggression, Requirement, Requirements};
+use landfall_core::requirements::{Aggression, Requirement, Requirements, Setting, Settings};
 use landfall_core::session::{Session, SessionConfig};
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status, VcpuCounters};
 use landfall_core::telemetry::view::Levers;
@@ -104,10 +103,10 @@ fn recorded(policy: &str, samples: &[Sample]) -> (RecordingHeader, Vec<Recording
         if n == samples.len() / 2 {
             // The operator changes the settings on the way.
             let changes = [("min-cpu", "10%"), ("max-bandwidth", "60MB/s"), ("aggression", "0.9")];
-            let changes = changes.map(|(name, text)| Demand::read(name, text).unwrap());
+            let changes = changes.map(|(name, text)| Setting::parse(name, text).unwrap());
             if let Ok(proposal) = session.propose(changes, Status::Active) {
                 session.accept(&proposal, sample.at);
-                let Demands { requirements, aggression } = proposal.after;
+                let Settings { requirements, aggression } = proposal.after;
                 let aggression = Some(aggression);
                 lines.push(RecordingLine::Requirements { requirements, aggression });
             }

@@ -12,8 +12,7 @@ use landfall_core::planner::implications::{Implication, ImplicationVerdict, Ways
 use landfall_core::planner::pareto::{ParetoPoint, pareto_front};
 use landfall_core::planner::remedies::{Conflict, Remedy, doubt, further, resolve};
 use landfall_core::report::{Class, Outcome};
-use landfall_core::requirements::settings::{Demand, Demands};
-use landfall_core::requirements::{Aggression, Requirement};
+use landfall_core::requirements::{Aggression, Requirement, Setting, Settings};
 use landfall_core::telemetry::observer::Observer;
 use landfall_core::telemetry::view::View;
 use landfall_core::units::{ByteRate, Bytes, CpuDemand};
@@ -34,7 +33,7 @@ pub struct Forecaster {
     /// The policy that would steer.
     pub policy: NamedPolicy,
     /// The requirements and the aggression.
-    pub demands: Demands,
+    pub settings: Settings,
 }
 
 /// All answers, as `landfall plan --json` prints them.
@@ -43,7 +42,7 @@ pub struct Prospects {
     /// The policy that would steer.
     pub policy: String,
     /// The requirements and the aggression.
-    pub asked: Demands,
+    pub asked: Settings,
     /// What the probe found.
     pub measured: ProbeSummary,
     /// The guest's class over this link, within what was asked.
@@ -103,15 +102,15 @@ impl ProbeSummary {
 impl Forecaster {
     /// Returns all answers, those for each setting simulated.
     pub fn prospects(&self) -> Prospects {
-        let view = self.initial_view(self.demands.aggression);
+        let view = self.initial_view(self.settings.aggression);
         let implications: Vec<Implication> =
             dial().map(|dial| self.simulate_aggression(dial)).collect();
         Prospects {
             policy: self.policy.name().to_owned(),
-            asked: self.demands.clone(),
+            asked: self.settings.clone(),
             measured: self.probe_summary(&view),
             class: classify_view(&view).unwrap_or(Class::Unknown),
-            recommended: recommend(&implications, &self.demands.requirements),
+            recommended: recommend(&implications, &self.settings.requirements),
             conflict: self.find_conflict(&implications),
             implications,
             ways: ways(&view),
@@ -122,7 +121,7 @@ impl Forecaster {
     /// Returns the view that a policy has before the start, at an aggression.
     pub fn initial_view(&self, aggression: Aggression) -> View {
         let Preflight { prior, vcpus, .. } = &self.preflight;
-        let asked = self.demands.requirements.clone();
+        let asked = self.settings.requirements.clone();
         let memory = prior.memory.or(prior.contents).unwrap_or_default();
         Observer::new(asked, aggression, all_levers(), prior)
             .view_before_start(memory, *vcpus as usize)
@@ -130,7 +129,7 @@ impl Forecaster {
 
     /// Simulates the policy at an aggression and returns what that implies.
     pub fn simulate_aggression(&self, aggression: Aggression) -> Implication {
-        let asked = &self.demands.requirements;
+        let asked = &self.settings.requirements;
         let Some(expected) = self.preflight.forecast(&self.policy, asked, aggression) else {
             return Implication::without_figures(aggression, ImplicationVerdict::Unknown);
         };
@@ -152,8 +151,8 @@ impl Forecaster {
     /// It is a conflict too if the planner lands the guest but no simulated setting does.
     pub fn find_conflict(&self, implications: &[Implication]) -> Option<Conflict> {
         let mut strict = self.clone();
-        strict.demands.requirements.give_way.clear();
-        let view = strict.initial_view(strict.demands.aggression);
+        strict.settings.requirements.give_way.clear();
+        let view = strict.initial_view(strict.settings.aggression);
         let keeps =
             |one: &Implication| one.verdict == ImplicationVerdict::Lands && one.broken.is_empty();
         let none_keeps = || !implications.iter().any(keeps);
@@ -164,12 +163,12 @@ impl Forecaster {
     }
 
     /// Returns this change, or the next greater one, with which the simulated policy keeps the rest.
-    fn confirm_remedy(&self, view: &View, change: Demand) -> Option<Remedy> {
-        let greater = |change: &Demand| further(view, change);
+    fn confirm_remedy(&self, view: &View, change: Setting) -> Option<Remedy> {
+        let greater = |change: &Setting| further(view, change);
         let tries = std::iter::successors(Some(change), greater).take(TRIES);
         tries.map(|change| self.simulate_change(change)).find(|remedy| {
             let hard = |name: &&Requirement| match &remedy.change {
-                Demand::GiveWay(list) => !list.contains(name),
+                Setting::GiveWay(list) => !list.contains(name),
                 _ => true,
             };
             let Implication { verdict, broken, .. } = &remedy.implies;
@@ -178,12 +177,12 @@ impl Forecaster {
     }
 
     /// Simulates the policy with a changed requirement.
-    fn simulate_change(&self, change: Demand) -> Remedy {
+    fn simulate_change(&self, change: Setting) -> Remedy {
         let mut changed = self.clone();
-        changed.demands.apply(change.clone());
+        changed.settings.apply(change.clone());
         changed.preflight.prior.link =
-            changed.demands.requirements.max_bandwidth.or(self.preflight.prior.link);
-        Remedy { implies: changed.simulate_aggression(self.demands.aggression), change }
+            changed.settings.requirements.max_bandwidth.or(self.preflight.prior.link);
+        Remedy { implies: changed.simulate_aggression(self.settings.aggression), change }
     }
 
     fn probe_summary(&self, view: &View) -> ProbeSummary {

@@ -15,8 +15,7 @@ use std::time::Duration;
 
 use landfall_core::model::prior::Prior;
 use landfall_core::report::Report;
-use landfall_core::requirements::settings::Demands;
-use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::requirements::{Aggression, Requirements, Settings};
 use landfall_qemu::driver::{self, Interrupts, MigrationRequest, Tick};
 use landfall_qemu::qmp::{QmpAddress, QmpError};
 use landfall_script::Tell;
@@ -73,7 +72,7 @@ impl MigrationRun {
             source: config.source,
             destination: config.destination,
             destination_qmp: config.destination_qmp,
-            settings: Demands { requirements: config.requirements, aggression: config.aggression },
+            settings: Settings { requirements: config.requirements, aggression: config.aggression },
             policy: policy.create(tell),
             post_copy: config.post_copy,
             prior: Prior::default(),

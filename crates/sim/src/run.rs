@@ -17,8 +17,7 @@ use landfall_core::model::prior::Prior;
 use landfall_core::policy::{Needs, Policy};
 use landfall_core::report::losses::Losses;
 use landfall_core::report::{Measurements, Outcome, Report};
-use landfall_core::requirements::settings::Demands;
-use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::requirements::{Aggression, Requirements, Settings};
 use landfall_core::session::{Action, Session, SessionConfig, preflight};
 use landfall_core::switch_over;
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status};
@@ -42,7 +41,7 @@ pub struct Setup {
     pub link: Link,
     /// The QEMU it leaves.
     pub qemu: Qemu,
-    /// What the operator demands.
+    /// What the operator settings.
     pub requirements: Requirements,
     /// The second dial of 2011.
     pub aggression: Aggression,
@@ -143,7 +142,7 @@ pub fn run_traced(setup: &Setup, policy: &mut dyn Policy, seed: Seed) -> Run {
 fn simulate(setup: &Setup, policy: &mut dyn Policy, seed: Seed, traced: bool) -> Run {
     let needs = policy.needs();
     let settings =
-        Demands { requirements: setup.requirements.clone(), aggression: setup.aggression };
+        Settings { requirements: setup.requirements.clone(), aggression: setup.aggression };
     let vcpus = setup.guest.vcpus as usize;
     let levers = Levers { post_copy: needs.post_copy, ..setup.levers };
     let refusal = preflight::check_needs(policy, setup.levers)

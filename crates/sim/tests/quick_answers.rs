@@ -9,8 +9,7 @@ use landfall_core::planner::implications::{Implication, ImplicationVerdict, dial
 use landfall_core::planner::remedies::resolve;
 use landfall_core::policy;
 use landfall_core::report::{Forecast, ForecastRange, Outcome};
-use landfall_core::requirements::settings::{Demand, Demands};
-use landfall_core::requirements::{Aggression, Requirement, Requirements};
+use landfall_core::requirements::{Aggression, Requirement, Requirements, Setting, Settings};
 use landfall_core::telemetry::observer::Observer;
 use landfall_core::telemetry::view::{Levers, View};
 use landfall_core::units::{ByteRate, Bytes, CpuDemand, CpuTime, Share};
@@ -163,11 +162,11 @@ fn conflicts() -> Vec<Question> {
 }
 
 /// What is asked with one thing changed.
-fn with(question: &Question, change: &Demand) -> Requirements {
+fn with(question: &Question, change: &Setting) -> Requirements {
     let Question { requirements, aggression, .. } = question.clone();
-    let mut demands = Demands { requirements, aggression };
-    demands.apply(change.clone());
-    demands.requirements
+    let mut settings = Settings { requirements, aggression };
+    settings.apply(change.clone());
+    settings.requirements
 }
 
 #[test]

@@ -17,12 +17,10 @@ use serde::Serialize;
 use super::Constraints;
 use super::implications::{Implication, implication};
 use super::prospect::{CurveCase, prospect, soonest};
-use crate::requirements::settings::Demand;
-use crate::requirements::{Requirement, Requirements};
+use crate::requirements::{Requirement, Requirements, Setting};
 use crate::switch_over;
 use crate::telemetry::view::View;
-use crate::units::format;
-use crate::units::{ByteRate, Bytes, Share};
+use crate::units::{ByteRate, Bytes, Share, format};
 
 /// Requirements that cannot all be kept, and what would resolve it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,7 +29,7 @@ pub struct Conflict {
     /// not certain, a migration is started and may have to be given up.
     pub certain: bool,
     /// What cannot be kept together, over this link: without any one of them the others could be.
-    pub between: Vec<Demand>,
+    pub between: Vec<Setting>,
     /// The rate at which guest pages leave.
     pub link: ByteRate,
     /// What the guest writes again and again.
@@ -46,7 +44,7 @@ pub struct Conflict {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Remedy {
     /// What to ask instead.
-    pub change: Demand,
+    pub change: Setting,
     /// What that implies, planned with it.
     pub implies: Implication,
 }
@@ -110,7 +108,7 @@ impl Conflict {
 
 impl Remedy {
     /// A change, and what it implies by the planner.
-    pub fn of(view: &View, change: Demand) -> Remedy {
+    pub fn of(view: &View, change: Setting) -> Remedy {
         Remedy { implies: implication(&changed(view, &change)), change }
     }
 }
@@ -135,35 +133,35 @@ fn between(view: &View, hard: &Constraints) -> Vec<Requirement> {
 }
 
 /// A requirement as it was asked.
-fn demand(asked: &Requirements, name: Requirement) -> Demand {
+fn demand(asked: &Requirements, name: Requirement) -> Setting {
     match name {
-        Requirement::MaxBandwidth => Demand::MaxBandwidth(asked.max_bandwidth),
-        Requirement::MinCpu => Demand::MinCpu(asked.min_cpu),
-        Requirement::MaxStall => Demand::MaxStall(asked.max_stall),
-        Requirement::MaxTime => Demand::MaxTime(asked.max_time),
+        Requirement::MaxBandwidth => Setting::MaxBandwidth(asked.max_bandwidth),
+        Requirement::MinCpu => Setting::MinCpu(asked.min_cpu),
+        Requirement::MaxStall => Setting::MaxStall(asked.max_stall),
+        Requirement::MaxTime => Setting::MaxTime(asked.max_time),
     }
 }
 
 /// The view with something else asked. A greater bandwidth is taken to be there.
-fn changed(view: &View, change: &Demand) -> View {
+fn changed(view: &View, change: &Setting) -> View {
     let mut view = view.clone();
     let asked = &mut view.requirements;
     match change.clone() {
-        Demand::MaxBandwidth(rate) => {
+        Setting::MaxBandwidth(rate) => {
             asked.max_bandwidth = rate;
             view.link = rate.or(view.link);
         }
-        Demand::MinCpu(share) => asked.min_cpu = share,
-        Demand::MaxStall(stall) => asked.max_stall = stall,
-        Demand::MaxTime(time) => asked.max_time = time,
-        Demand::GiveWay(list) => asked.give_way = list,
-        Demand::Aggression(dial) => view.aggression = dial,
+        Setting::MinCpu(share) => asked.min_cpu = share,
+        Setting::MaxStall(stall) => asked.max_stall = stall,
+        Setting::MaxTime(time) => asked.max_time = time,
+        Setting::GiveWay(list) => asked.give_way = list,
+        Setting::Aggression(dial) => view.aggression = dial,
     }
     view
 }
 
 /// Whether a change is proven to resolve it.
-fn resolves(view: &View, change: &Demand) -> bool {
+fn resolves(view: &View, change: &Setting) -> bool {
     let view = changed(view, change);
     let hard = hard(&view.requirements);
     let grip = Share::clamped(hard.tightest(&view).get() * LOOSER);
@@ -179,19 +177,19 @@ fn resolves(view: &View, change: &Demand) -> bool {
 
 /// The smallest change to one requirement that resolves it; `None` where none does, or where the
 /// requirement may give way or was not asked.
-fn smallest_change(view: &View, name: Requirement) -> Option<Demand> {
+fn smallest_change(view: &View, name: Requirement) -> Option<Setting> {
     first(&changes(view, name)?, |change| resolves(view, change)).cloned()
 }
 
 /// The next greater change to the same requirement; `None` where there is none.
-pub fn further(view: &View, change: &Demand) -> Option<Demand> {
+pub fn further(view: &View, change: &Setting) -> Option<Setting> {
     let all = changes(view, change.name().parse().ok()?)?;
     all.into_iter().skip_while(|other| other != change).nth(1)
 }
 
 /// Changes to a requirement that people would type, the smallest first; `None` where it may give way or was
 /// not asked.
-fn changes(view: &View, name: Requirement) -> Option<Vec<Demand>> {
+fn changes(view: &View, name: Requirement) -> Option<Vec<Setting>> {
     let asked = &view.requirements;
     if asked.may_break(name) {
         return None;
@@ -201,7 +199,7 @@ fn changes(view: &View, name: Requirement) -> Option<Vec<Demand>> {
             let now = view.link?.0;
             let rates =
                 typable().skip_while(|rate| *rate <= now).take_while(|rate| *rate <= now * 1e3);
-            rates.map(|rate| Demand::MaxBandwidth(Some(ByteRate(rate)))).collect()
+            rates.map(|rate| Setting::MaxBandwidth(Some(ByteRate(rate)))).collect()
         }
         Requirement::MinCpu => {
             let percents = typable().skip_while(|percent| *percent < 1.0);
@@ -209,11 +207,11 @@ fn changes(view: &View, name: Requirement) -> Option<Vec<Demand>> {
             let lower = shares.take_while(|share| *share < asked.min_cpu);
             let mut lower: Vec<Share> = [Share::NONE].into_iter().chain(lower).collect();
             lower.retain(|share| *share < asked.min_cpu);
-            lower.into_iter().rev().map(Demand::MinCpu).collect()
+            lower.into_iter().rev().map(Setting::MinCpu).collect()
         }
-        Requirement::MaxStall => longer(asked.max_stall).map(Demand::MaxStall).collect(),
+        Requirement::MaxStall => longer(asked.max_stall).map(Setting::MaxStall).collect(),
         Requirement::MaxTime => {
-            longer(asked.max_time?).map(|time| Demand::MaxTime(Some(time))).collect()
+            longer(asked.max_time?).map(|time| Setting::MaxTime(Some(time))).collect()
         }
     })
 }
@@ -253,14 +251,14 @@ fn first<T>(all: &[T], holds: impl Fn(&T) -> bool) -> Option<&T> {
 }
 
 /// What may give way besides so that the rest is kept: the first of these that does.
-fn give_way(view: &View) -> Option<Demand> {
+fn give_way(view: &View) -> Option<Setting> {
     use Requirement::{MaxStall, MaxTime, MinCpu};
     const LISTS: [&[Requirement]; 5] =
         [&[MaxStall], &[MinCpu], &[MaxTime], &[MaxTime, MaxStall], &[MinCpu, MaxTime, MaxStall]];
     let asked = &view.requirements;
     let with = |more: &[Requirement]| {
         let more = more.iter().filter(|name| !asked.may_break(**name));
-        Demand::GiveWay(asked.give_way.iter().chain(more).copied().collect())
+        Setting::GiveWay(asked.give_way.iter().chain(more).copied().collect())
     };
     LISTS.into_iter().map(with).find(|change| resolves(view, change))
 }
@@ -272,9 +270,9 @@ impl Conflict {
             None => "its vCPUs cannot be held".to_owned(),
             Some(share) => format!("even held to {:.1} %", share.get() * 100.0),
         };
-        let asked: Vec<String> = self.between.iter().map(Demand::to_string).collect();
+        let asked: Vec<String> = self.between.iter().map(Setting::to_string).collect();
         let cannot = if self.certain { "cannot" } else { "is not likely to" };
-        let limited = self.between.iter().any(|demand| matches!(demand, Demand::MaxBandwidth(_)));
+        let limited = self.between.iter().any(|demand| matches!(demand, Setting::MaxBandwidth(_)));
         let over = if limited { String::new() } else { format!(" over {}", self.link) };
         format!(
             "the guest writes {} of memory again and again; {held}, it {cannot} land within {}{over}",
@@ -299,15 +297,15 @@ impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, text) = (self.change.name(), self.change.text());
         match &self.change {
-            Demand::MinCpu(_) => write!(f, "lower --{name} to {text}"),
-            Demand::GiveWay(list) if list.contains(&Requirement::MaxStall) => {
+            Setting::MinCpu(_) => write!(f, "lower --{name} to {text}"),
+            Setting::GiveWay(list) if list.contains(&Requirement::MaxStall) => {
                 let stall = self.implies.forecast.map(|forecast| forecast.longest_stall_s.mid);
                 let stall = stall.and_then(|stall| Duration::try_from_secs_f64(stall).ok());
                 let about =
                     stall.map(|stall| format!(" of about {}", format::duration(round(stall))));
                 write!(f, "allow a longer pause{} (--{name} {text})", about.unwrap_or_default())
             }
-            Demand::GiveWay(_) => write!(f, "let it be broken (--{name} {text})"),
+            Setting::GiveWay(_) => write!(f, "let it be broken (--{name} {text})"),
             _ => write!(f, "raise --{name} to {text}"),
         }
     }

@@ -10,8 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::report::losses::Losses;
-use crate::requirements::changes::Change;
-use crate::requirements::{Requirement, Requirements};
+use crate::requirements::{Requirement, Requirements, SettingChange};
 use crate::units::{ByteRate, Bytes};
 
 /// How a migration ended.
@@ -116,7 +115,7 @@ pub struct Report {
     pub requirements: Vec<RequirementVerdict>,
     /// What the operator changed on the way; not in the JSON where that is nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub changes: Vec<Change>,
+    pub changes: Vec<SettingChange>,
 }
 
 /// What a migration was measured to be.

@@ -1,7 +1,25 @@
-//! What the operator demands of a migration, which of it may give way, and whether it was kept.
+//! What the operator asks of a migration: the requirements, which of them may be broken first, and the
+//! aggression.
+//!
+//! ```text
+//! mod             Requirements and their names
+//! aggression      the dial
+//! settings        SETTINGS, the table of all of them by name and text, and their values
+//! setting_text    how a setting is read and written as people type it
+//! setting_file    the same as a map, in a file or in JSON
+//! setting_change  what changed on the way
+//! ```
 
-pub mod changes;
+mod aggression;
+mod setting_change;
+mod setting_file;
+mod setting_text;
 pub mod settings;
+
+pub use aggression::{Aggression, InvalidAggression};
+pub use setting_change::{SettingChange, changes_between, is_tighter};
+pub use setting_text::{SettingError, SettingTextError};
+pub use settings::{SETTINGS, Setting, SettingSpec, Settings};
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{ByteRate, Share};
 
-/// The stall allowed where the operator says nothing: QEMU's own default downtime limit.
+/// The longest stall allowed where the operator sets none: QEMU's own default downtime limit.
 pub const DEFAULT_MAX_STALL: Duration = Duration::from_millis(300);
 
 /// The four requirements of the 2011 thread, and the order in which they may be broken.
@@ -21,11 +39,11 @@ pub struct Requirements {
     pub max_bandwidth: Option<ByteRate>,
     /// Least share of a CPU each vCPU keeps while the guest runs.
     pub min_cpu: Share,
-    /// Longest time the guest may stand still at a stretch, final blackout included.
+    /// Longest time that the guest may stand still at a stretch, final downtime included.
     pub max_stall: Duration,
     /// Longest time for the whole migration.
     pub max_time: Option<Duration>,
-    /// What may be broken when not all can be kept, first to last.
+    /// The requirements that may be broken when not all can be kept, first to last.
     pub give_way: Vec<Requirement>,
 }
 
@@ -77,14 +95,10 @@ impl Requirement {
     pub const ALL: [Requirement; 4] =
         [Self::MaxBandwidth, Self::MinCpu, Self::MaxStall, Self::MaxTime];
 
-    /// The name on the command line, without the dashes.
+    /// The name on the command line, without the dashes. The requirements are the first rows of
+    /// [`SETTINGS`], in this order.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::MaxBandwidth => "max-bandwidth",
-            Self::MinCpu => "min-cpu",
-            Self::MaxStall => "max-stall",
-            Self::MaxTime => "max-time",
-        }
+        SETTINGS[self as usize].name
     }
 }
 
@@ -96,7 +110,10 @@ impl fmt::Display for Requirement {
 
 /// A name that is none of the requirements.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a requirement; choose from max-bandwidth, min-cpu, max-stall, max-time")]
+#[error(
+    "{0:?} is not a requirement; choose from {names}",
+    names = Requirement::ALL.map(Requirement::name).join(", ")
+)]
 pub struct UnknownRequirement(pub String);
 
 impl FromStr for Requirement {
@@ -106,50 +123,6 @@ impl FromStr for Requirement {
             .into_iter()
             .find(|requirement| requirement.name() == text.trim())
             .ok_or_else(|| UnknownRequirement(text.to_owned()))
-    }
-}
-
-/// The second dial of 2011: 0 disturbs the guest least, 1 stalls it.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Aggression(f64);
-
-impl Aggression {
-    /// Where the guest is disturbed least.
-    pub const LEAST: Aggression = Aggression(0.0);
-
-    /// The middle of the dial.
-    pub const DEFAULT: Aggression = Aggression(0.5);
-
-    /// An aggression, or `None` outside 0.0 to 1.0.
-    pub fn new(value: f64) -> Option<Self> {
-        (0.0..=1.0).contains(&value).then_some(Self(value))
-    }
-
-    /// The setting, 0.0 to 1.0.
-    pub fn get(self) -> f64 {
-        self.0
-    }
-}
-
-impl Default for Aggression {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
-
-/// A text that is not an aggression.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not an aggression; write a number from 0.0 (disturb least) to 1.0 (stall the guest)"
-)]
-pub struct NotAnAggression(pub String);
-
-impl FromStr for Aggression {
-    type Err = NotAnAggression;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let value = text.trim().parse().ok().and_then(Self::new);
-        value.ok_or_else(|| NotAnAggression(text.to_owned()))
     }
 }
 
@@ -164,13 +137,5 @@ mod tests {
         }
         let error = "max-pain".parse::<Requirement>().unwrap_err();
         assert!(error.to_string().contains("max-stall"), "{error}");
-    }
-
-    #[test]
-    fn aggression_outside_its_dial_is_refused() {
-        for text in ["-0.1", "1.1", "NaN", "high", ""] {
-            assert!(text.parse::<Aggression>().is_err(), "{text}");
-        }
-        assert_eq!("1".parse::<Aggression>().unwrap().get(), 1.0);
     }
 }

@@ -1,43 +1,37 @@
-//! All that an operator demands of a migration, by name and text: one reader for the command line, a file
-//! and the web.
+//! The settings: everything that an operator asks of a migration, by name and text.
 //!
-//! Each demand has the name of its option and a text with a unit: `max-stall` is `300ms`. A file has
-//! the same names and texts, and so has JSON:
+//! [`SETTINGS`] is the one table of them. The options of the command line and their help, files, the
+//! management page, the control socket and remedies are made from it, so a new setting is a new row
+//! here, a variant of [`Setting`] and a field of [`Settings`]. (A scenario of the simulator has the same
+//! names, with ranges to draw from in place of values.)
 //!
-//! ```toml
-//! max-bandwidth = "1Gbit/s"
-//! min-cpu = "20%"
-//! max-stall = "300ms"
-//! max-time = "2min"
-//! aggression = 0.5
-//! give-way = ["max-time", "max-stall"]
-//! ```
-//!
-//! What an operator leaves out has its default; `none` takes a limit back.
+//! A setting has the name of its option and a text with a unit: `max-stall` is `300ms`. One that is
+//! left out has its default; `none` removes a limit.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{MapAccess, SeqAccess, Visitor};
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use super::setting_text::{
+    SettingError, SettingTextError, optional, parse_bandwidth, parse_give_way, parse_time,
+};
+use super::{Aggression, Requirement, Requirements};
+use crate::units::{ByteRate, Share, format};
 
-use crate::requirements::{Aggression, Requirement, Requirements};
-use crate::units::format;
-use crate::units::{ByteRate, Share, parse_duration};
+/// What takes a limit away, as people type it.
+pub const NONE: &str = "none";
 
-/// The requirements and the dial.
+/// All that an operator asks.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Demands {
+pub struct Settings {
     /// What may not be broken, or only in a certain order.
     pub requirements: Requirements,
     /// The dial.
     pub aggression: Aggression,
 }
 
-/// One demand.
+/// One setting and its value.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Demand {
+pub enum Setting {
     /// See [`Requirements::max_bandwidth`].
     MaxBandwidth(Option<ByteRate>),
     /// See [`Requirements::min_cpu`].
@@ -48,277 +42,215 @@ pub enum Demand {
     MaxTime(Option<Duration>),
     /// See [`Requirements::give_way`].
     GiveWay(Vec<Requirement>),
-    /// See [`Demands::aggression`].
+    /// See [`Settings::aggression`].
     Aggression(Aggression),
 }
 
-/// A demand that cannot be: names it, what was typed, and what to type.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DemandError {
-    /// There is none of that name.
-    #[error(
-        "{0:?} is nothing to demand; choose from max-bandwidth, min-cpu, max-stall, max-time, give-way, aggression"
-    )]
-    Unknown(String),
-    /// Its text means nothing, or nothing that can be kept.
-    #[error("{name}: {problem}")]
-    Text {
-        /// Which demand.
-        name: &'static str,
-        /// What is wrong, and the remedy.
-        problem: String,
-    },
+/// What there is to know about a setting, whatever its value: a row of [`SETTINGS`].
+#[derive(Debug)]
+pub struct SettingSpec {
+    /// Its name: on the command line without the dashes, in files, on the page.
+    pub name: &'static str,
+    /// What its value is called in help texts.
+    pub value_name: &'static str,
+    /// What it sets, in a sentence without its full stop.
+    pub help: &'static str,
+    /// Texts to type, for help texts; empty where the value's name says enough.
+    pub examples: &'static str,
+    /// What holds where it is not set, in words.
+    pub default: &'static str,
+    /// Whether `none` removes it.
+    pub removable: bool,
+    /// Its label on the page.
+    pub label: &'static str,
+    /// What the page says below its field.
+    pub hint: &'static str,
+    parse: fn(&str) -> Result<Setting, SettingTextError>,
+    get: fn(&Settings) -> Setting,
 }
 
-impl DemandError {
-    /// What is wrong, for whoever says the name himself.
-    pub fn problem(&self) -> String {
-        match self {
-            DemandError::Unknown(_) => self.to_string(),
-            DemandError::Text { problem, .. } => problem.clone(),
-        }
+/// All settings, in the order in which they are shown; the requirements first, in the order of
+/// [`Requirement::ALL`].
+pub static SETTINGS: [SettingSpec; 6] = [
+    SettingSpec {
+        name: "max-bandwidth",
+        value_name: "RATE",
+        help: "Most that the migration may put on the link before the switch-over",
+        examples: "100MB/s, 1Gbit/s",
+        default: "what QEMU is set to",
+        removable: true,
+        label: "Bandwidth, at most",
+        hint: "100MB/s, 1Gbit/s",
+        parse: |text| optional(text, parse_bandwidth).map(Setting::MaxBandwidth),
+        get: |settings| Setting::MaxBandwidth(settings.requirements.max_bandwidth),
+    },
+    SettingSpec {
+        name: "min-cpu",
+        value_name: "PERCENT",
+        help: "Least CPU that each vCPU keeps while the guest runs",
+        examples: "20%",
+        default: "0%",
+        removable: false,
+        label: "CPU, at least",
+        hint: "of each vCPU, while it runs",
+        parse: |text| Ok(Setting::MinCpu(text.parse()?)),
+        get: |settings| Setting::MinCpu(settings.requirements.min_cpu),
+    },
+    SettingSpec {
+        name: "max-stall",
+        value_name: "DURATION",
+        help: "Longest time that the guest may stand still at a stretch, final downtime included",
+        examples: "300ms, 1.5s",
+        default: "300ms",
+        removable: false,
+        label: "Stall, at most",
+        hint: "at a stretch, downtime included",
+        parse: |text| parse_time(text).map(Setting::MaxStall),
+        get: |settings| Setting::MaxStall(settings.requirements.max_stall),
+    },
+    SettingSpec {
+        name: "max-time",
+        value_name: "DURATION",
+        help: "Longest time for the whole migration, from its start",
+        examples: "90s, 10min",
+        default: "no limit",
+        removable: true,
+        label: "Time, at most",
+        hint: "for the whole migration",
+        parse: |text| optional(text, parse_time).map(Setting::MaxTime),
+        get: |settings| Setting::MaxTime(settings.requirements.max_time),
+    },
+    SettingSpec {
+        name: "give-way",
+        value_name: "LIST",
+        help: "Requirements that may be broken if they cannot all be kept, the first one first. \
+               If none may, the migration is refused or cancelled and the guest stays unharmed",
+        examples: "max-time,max-stall",
+        default: "none",
+        removable: true,
+        label: "May be broken, in this order",
+        hint: "if they cannot all be kept",
+        parse: |text| parse_give_way(text).map(Setting::GiveWay),
+        get: |settings| Setting::GiveWay(settings.requirements.give_way.clone()),
+    },
+    SettingSpec {
+        name: "aggression",
+        value_name: "0.0..1.0",
+        help: "0.0 disturbs the guest least within the requirements, 1.0 finishes soonest",
+        examples: "",
+        default: "0.5",
+        removable: false,
+        label: "Aggression",
+        hint: "0.0 disturbs the guest least, 1.0 finishes soonest",
+        parse: |text| Ok(Setting::Aggression(text.parse()?)),
+        get: |settings| Setting::Aggression(settings.aggression),
+    },
+];
+
+impl SettingSpec {
+    /// Finds a setting by its name.
+    ///
+    /// # Errors
+    /// [`SettingError::Unknown`], with the names there are.
+    pub fn find(name: &str) -> Result<&'static SettingSpec, SettingError> {
+        let found = SETTINGS.iter().find(|spec| spec.name == name.trim());
+        found.ok_or_else(|| SettingError::Unknown(name.to_owned()))
+    }
+
+    /// Reads a value as people type it.
+    ///
+    /// # Errors
+    /// [`SettingTextError`], with the remedy.
+    pub fn parse(&self, text: &str) -> Result<Setting, SettingTextError> {
+        (self.parse)(text)
     }
 }
 
-/// The shortest stall or time that can be kept.
-const SHORTEST: Duration = Duration::from_millis(10);
-
-impl Demand {
-    /// The names, in the order in which they are shown.
-    pub const NAMES: [&str; 6] =
-        ["max-bandwidth", "min-cpu", "max-stall", "max-time", "give-way", "aggression"];
-
-    /// Reads the demand of a name as people type it.
+impl Setting {
+    /// Reads the setting of a name as people type it.
     ///
     /// # Errors
-    /// [`DemandError`], with the remedy.
-    pub fn read(name: &str, text: &str) -> Result<Demand, DemandError> {
-        let Some(name) = Demand::NAMES.into_iter().find(|known| *known == name.trim()) else {
-            return Err(DemandError::Unknown(name.to_owned()));
+    /// [`SettingError`], with the remedy.
+    pub fn parse(name: &str, text: &str) -> Result<Setting, SettingError> {
+        let spec = SettingSpec::find(name)?;
+        spec.parse(text).map_err(|error| SettingError::Text { name: spec.name, error })
+    }
+
+    /// Its row of the table.
+    pub fn spec(&self) -> &'static SettingSpec {
+        let row = match self {
+            Setting::MaxBandwidth(_) => 0,
+            Setting::MinCpu(_) => 1,
+            Setting::MaxStall(_) => 2,
+            Setting::MaxTime(_) => 3,
+            Setting::GiveWay(_) => 4,
+            Setting::Aggression(_) => 5,
         };
-        let demand = match name {
-            "max-bandwidth" => limit(text, bandwidth).map(Demand::MaxBandwidth),
-            "min-cpu" => text.parse().map(Demand::MinCpu).map_err(in_words),
-            "max-stall" => time(text).map(Demand::MaxStall),
-            "max-time" => limit(text, time).map(Demand::MaxTime),
-            "give-way" => give_way(text).map(Demand::GiveWay),
-            _ => text.parse().map(Demand::Aggression).map_err(in_words),
-        };
-        demand.map_err(|problem| DemandError::Text { name, problem })
+        &SETTINGS[row]
     }
 
     /// Its name.
     pub fn name(&self) -> &'static str {
-        match self {
-            Demand::MaxBandwidth(_) => "max-bandwidth",
-            Demand::MinCpu(_) => "min-cpu",
-            Demand::MaxStall(_) => "max-stall",
-            Demand::MaxTime(_) => "max-time",
-            Demand::GiveWay(_) => "give-way",
-            Demand::Aggression(_) => "aggression",
-        }
+        self.spec().name
     }
 
     /// The text that people type for it.
     pub fn text(&self) -> String {
         let or_none = |text: Option<String>| text.unwrap_or_else(|| NONE.to_owned());
         match self {
-            Demand::MaxBandwidth(rate) => or_none(rate.map(format::rate)),
-            Demand::MinCpu(share) => format::share(*share),
-            Demand::MaxStall(time) => format::duration(*time),
-            Demand::MaxTime(time) => or_none(time.map(format::duration)),
-            Demand::GiveWay(list) if list.is_empty() => NONE.to_owned(),
-            Demand::GiveWay(list) => {
+            Setting::MaxBandwidth(rate) => or_none(rate.map(format::rate)),
+            Setting::MinCpu(share) => format::share(*share),
+            Setting::MaxStall(time) => format::duration(*time),
+            Setting::MaxTime(time) => or_none(time.map(format::duration)),
+            Setting::GiveWay(list) if list.is_empty() => NONE.to_owned(),
+            Setting::GiveWay(list) => {
                 list.iter().map(|name| name.name()).collect::<Vec<_>>().join(",")
             }
-            Demand::Aggression(dial) => dial.get().to_string(),
+            Setting::Aggression(aggression) => aggression.get().to_string(),
         }
     }
 }
 
-/// What takes a limit back.
-const NONE: &str = "none";
-
 /// As an option of the command line: `--max-stall 300ms`.
-impl fmt::Display for Demand {
+impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "--{} {}", self.name(), self.text())
     }
 }
 
-impl Serialize for Demand {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut map = to.serialize_map(Some(1))?;
-        map.serialize_entry(self.name(), &self.text())?;
-        map.end()
-    }
-}
-
-impl Demands {
-    /// Changes one demand, by its name and what was typed for it.
+impl Settings {
+    /// Changes one setting, by its name and what was typed for it.
     ///
     /// # Errors
-    /// [`DemandError`], with the remedy; nothing has changed.
-    pub fn set(&mut self, name: &str, text: &str) -> Result<(), DemandError> {
-        self.apply(Demand::read(name, text)?);
+    /// [`SettingError`], with the remedy; nothing has changed.
+    pub fn set(&mut self, name: &str, text: &str) -> Result<(), SettingError> {
+        self.apply(Setting::parse(name, text)?);
         Ok(())
     }
 
-    /// Changes one demand.
-    pub fn apply(&mut self, demand: Demand) {
-        let asked = &mut self.requirements;
-        match demand {
-            Demand::MaxBandwidth(rate) => asked.max_bandwidth = rate,
-            Demand::MinCpu(share) => asked.min_cpu = share,
-            Demand::MaxStall(time) => asked.max_stall = time,
-            Demand::MaxTime(time) => asked.max_time = time,
-            Demand::GiveWay(list) => asked.give_way = list,
-            Demand::Aggression(dial) => self.aggression = dial,
+    /// Changes one setting.
+    pub fn apply(&mut self, setting: Setting) {
+        let requirements = &mut self.requirements;
+        match setting {
+            Setting::MaxBandwidth(rate) => requirements.max_bandwidth = rate,
+            Setting::MinCpu(share) => requirements.min_cpu = share,
+            Setting::MaxStall(time) => requirements.max_stall = time,
+            Setting::MaxTime(time) => requirements.max_time = time,
+            Setting::GiveWay(list) => requirements.give_way = list,
+            Setting::Aggression(aggression) => self.aggression = aggression,
         }
     }
 
-    /// All demands, defaults included.
-    pub fn all(&self) -> [Demand; 6] {
-        let asked = &self.requirements;
-        [
-            Demand::MaxBandwidth(asked.max_bandwidth),
-            Demand::MinCpu(asked.min_cpu),
-            Demand::MaxStall(asked.max_stall),
-            Demand::MaxTime(asked.max_time),
-            Demand::GiveWay(asked.give_way.clone()),
-            Demand::Aggression(self.aggression),
-        ]
+    /// Returns all settings in the order of the table, defaults included.
+    pub fn all(&self) -> [Setting; SETTINGS.len()] {
+        SETTINGS.each_ref().map(|spec| (spec.get)(self))
     }
 
-    /// Those that differ from other ones.
-    pub fn beyond(&self, other: &Demands) -> impl Iterator<Item = Demand> {
+    /// Returns those settings that have another value than in `other`.
+    pub fn changed_from(&self, other: &Settings) -> impl Iterator<Item = Setting> {
         let pairs = self.all().into_iter().zip(other.all());
         pairs.filter(|(mine, theirs)| mine != theirs).map(|(mine, _)| mine)
     }
-}
-
-/// As a map of names and texts, all of them.
-impl Serialize for Demands {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(self.all().iter().map(|demand| (demand.name(), demand.text())))
-    }
-}
-
-/// From a map of names and texts; what is not in it has its default.
-impl<'de> Deserialize<'de> for Demands {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Demands, D::Error> {
-        from.deserialize_map(Names)
-    }
-}
-
-struct Names;
-
-impl<'de> Visitor<'de> for Names {
-    type Value = Demands;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("demands by name, such as max-stall = \"300ms\"")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Demands, A::Error> {
-        let mut demands = Demands::default();
-        while let Some((name, Typed(text))) = map.next_entry::<String, Typed>()? {
-            demands.set(&name, &text).map_err(serde::de::Error::custom)?;
-        }
-        Ok(demands)
-    }
-}
-
-/// What was typed, as a text: a number without quotes and a list are written out.
-struct Typed(String);
-
-impl<'de> Deserialize<'de> for Typed {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Typed, D::Error> {
-        from.deserialize_any(Texts).map(Typed)
-    }
-}
-
-struct Texts;
-
-impl<'de> Visitor<'de> for Texts {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text such as \"300ms\", a number, or a list of names")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<String, E> {
-        Ok(text.to_owned())
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<String, E> {
-        Ok(number.to_string())
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<String, E> {
-        Ok(number.to_string())
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<String, E> {
-        Ok(number.to_string())
-    }
-
-    fn visit_unit<E>(self) -> Result<String, E> {
-        Ok(NONE.to_owned())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<String, A::Error> {
-        let mut list: Vec<String> = Vec::new();
-        while let Some(name) = names.next_element()? {
-            list.push(name);
-        }
-        Ok(list.join(","))
-    }
-}
-
-/// A limit that may be taken back.
-fn limit<T>(text: &str, read: fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
-    if text.trim() == NONE { Ok(None) } else { read(text).map(Some) }
-}
-
-/// A bandwidth above zero: to QEMU, zero means no limit at all.
-fn bandwidth(text: &str) -> Result<ByteRate, String> {
-    let rate: ByteRate = text.parse().map_err(in_words)?;
-    if rate.per_second() == 0 {
-        return Err(format!(
-            "{text:?}: nothing can be sent at that rate; leave it out, or write none, for QEMU's own \
-             limit"
-        ));
-    }
-    Ok(rate)
-}
-
-/// A time long enough to be kept.
-fn time(text: &str) -> Result<Duration, String> {
-    let time = parse_duration(text).map_err(in_words)?;
-    if time < SHORTEST {
-        return Err(format!(
-            "no migration keeps {text:?}: a switch-over alone takes some tens of ms"
-        ));
-    }
-    Ok(time)
-}
-
-/// A list of requirements, each once.
-fn give_way(text: &str) -> Result<Vec<Requirement>, String> {
-    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty() && *name != NONE);
-    let mut list = Vec::new();
-    for name in names {
-        let requirement: Requirement = name.parse().map_err(in_words)?;
-        if !list.contains(&requirement) {
-            list.push(requirement);
-        }
-    }
-    Ok(list)
-}
-
-fn in_words(error: impl fmt::Display) -> String {
-    error.to_string()
 }
 
 #[cfg(test)]
@@ -326,15 +258,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn set(pairs: &[(&str, &str)]) -> Result<Demands, DemandError> {
-        let mut demands = Demands::default();
-        pairs.iter().try_for_each(|(name, text)| demands.set(name, text))?;
-        Ok(demands)
+    fn set(pairs: &[(&str, &str)]) -> Result<Settings, SettingError> {
+        let mut settings = Settings::default();
+        pairs.iter().try_for_each(|(name, text)| settings.set(name, text))?;
+        Ok(settings)
     }
 
     #[test]
-    fn every_demand_is_read_by_its_name_in_the_units_people_type() {
-        let demands = set(&[
+    fn every_setting_is_read_by_its_name_in_the_units_people_type() {
+        let settings = set(&[
             ("max-bandwidth", "1Gbit/s"),
             ("min-cpu", "20 %"),
             ("max-stall", "1.5s"),
@@ -343,29 +275,29 @@ mod tests {
             ("aggression", "0.7"),
         ])
         .unwrap();
-        let asked = &demands.requirements;
+        let asked = &settings.requirements;
         assert_eq!(asked.max_bandwidth, Some(ByteRate::mb(125)));
         assert_eq!(asked.min_cpu, Share::clamped(0.2));
         assert_eq!(asked.max_stall, Duration::from_millis(1500));
         assert_eq!(asked.max_time, Some(Duration::from_secs(90)));
         assert_eq!(asked.give_way, [Requirement::MaxStall, Requirement::MinCpu]);
-        assert_eq!(demands.aggression.get(), 0.7);
+        assert_eq!(settings.aggression.get(), 0.7);
     }
 
     #[test]
     fn none_takes_a_limit_back() {
         let limits = [("max-time", "9s"), ("max-bandwidth", "1MB/s"), ("give-way", "max-time")];
-        let mut demands = set(&limits).unwrap();
+        let mut settings = set(&limits).unwrap();
         for (name, _) in limits {
-            demands.set(name, "none").unwrap();
+            settings.set(name, "none").unwrap();
         }
-        assert_eq!(demands, Demands::default());
-        assert!(demands.set("max-stall", "none").is_err(), "there is always a longest stall");
+        assert_eq!(settings, Settings::default());
+        assert!(settings.set("max-stall", "none").is_err(), "there is always a longest stall");
     }
 
     #[test]
     fn what_cannot_be_is_refused_with_its_name_and_the_remedy_and_changes_nothing() {
-        let mut demands = Demands::default();
+        let mut settings = Settings::default();
         for (name, text, remedy) in [
             ("max-bandwidth", "100", "100MB/s"),
             ("max-bandwidth", "0MB/s", "QEMU's own limit"),
@@ -376,31 +308,31 @@ mod tests {
             ("give-way", "all", "max-stall"),
             ("aggression", "2", "0.0"),
         ] {
-            let error = demands.set(name, text).unwrap_err().to_string();
+            let error = settings.set(name, text).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(remedy), "{error}");
         }
-        let error = demands.set("max-pain", "1").unwrap_err().to_string();
+        let error = settings.set("max-pain", "1").unwrap_err().to_string();
         assert!(error.contains("max-pain") && error.contains("max-stall"), "{error}");
-        assert_eq!(demands, Demands::default());
+        assert_eq!(settings, Settings::default());
     }
 
     #[test]
     fn a_file_or_the_web_gives_texts_numbers_and_lists() {
         let json = r#"{"max-stall": "1s", "aggression": 0.25, "give-way": ["max-time"], "max-time": null}"#;
-        let read: Demands = serde_json::from_str(json).unwrap();
+        let read: Settings = serde_json::from_str(json).unwrap();
         assert_eq!(read.requirements.max_stall, Duration::from_secs(1));
         assert_eq!(read.requirements.give_way, [Requirement::MaxTime]);
         assert_eq!(read.aggression.get(), 0.25);
-        let error = serde_json::from_str::<Demands>(r#"{"max-stall": 300}"#).unwrap_err();
+        let error = serde_json::from_str::<Settings>(r#"{"max-stall": 300}"#).unwrap_err();
         assert!(error.to_string().contains("300ms"), "{error}");
     }
 
-    fn demands() -> impl Strategy<Value = Demands> {
+    fn settings() -> impl Strategy<Value = Settings> {
         let limits =
             (proptest::option::of(1u64..1_000_000), proptest::option::of(10u64..10_000_000));
         let ways = proptest::sample::subsequence(Requirement::ALL.to_vec(), 0..=4);
         (limits, 0u32..=1000, 10u64..100_000, ways, 0u32..=100).prop_map(
-            |((rate, time), share, stall, give_way, dial)| Demands {
+            |((rate, time), share, stall, give_way, dial)| Settings {
                 requirements: Requirements {
                     max_bandwidth: rate.map(|kb| ByteRate((kb * 1000) as f64)),
                     min_cpu: Share::clamped(f64::from(share) / 10.0 / 100.0),
@@ -413,21 +345,33 @@ mod tests {
         )
     }
 
+    #[test]
+    fn each_row_of_the_table_is_that_of_its_setting() {
+        for (spec, setting) in SETTINGS.iter().zip(Settings::default().all()) {
+            assert_eq!(setting.name(), spec.name);
+            assert_eq!(spec.parse(NONE).is_ok(), spec.removable, "{}", spec.name);
+        }
+        for (spec, requirement) in SETTINGS.iter().zip(Requirement::ALL) {
+            assert_eq!(requirement.name().parse(), Ok(requirement));
+            assert_eq!(requirement.name(), spec.name);
+        }
+    }
+
     proptest! {
         #[test]
-        fn what_is_written_reads_as_what_it_was(demands in demands()) {
-            let text = serde_json::to_string(&demands).unwrap();
-            prop_assert_eq!(&serde_json::from_str::<Demands>(&text).unwrap(), &demands);
-            let mut again = Demands::default();
-            for demand in demands.beyond(&Demands::default()) {
-                again.set(demand.name(), &demand.text()).unwrap();
+        fn what_is_written_reads_as_what_it_was(settings in settings()) {
+            let text = serde_json::to_string(&settings).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<Settings>(&text).unwrap(), &settings);
+            let mut again = Settings::default();
+            for setting in settings.changed_from(&Settings::default()) {
+                again.set(setting.name(), &setting.text()).unwrap();
             }
-            prop_assert_eq!(again, demands);
+            prop_assert_eq!(again, settings);
         }
 
         #[test]
         fn no_text_makes_the_reader_panic(name in 0usize..6, text in "\\PC{0,16}") {
-            let _ = Demand::read(Demand::NAMES[name], &text);
+            let _ = Setting::parse(SETTINGS[name].name, &text);
         }
     }
 }

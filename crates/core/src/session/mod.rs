@@ -45,8 +45,7 @@ use crate::policy::Policy;
 use crate::report::losses::{LossMeter, Losses};
 use crate::report::peak_rate::PeakRateMeter;
 use crate::report::{Class, Forecast, Outcome, PeakRate};
-use crate::requirements::changes::Change;
-use crate::requirements::settings::Demands;
+use crate::requirements::{SettingChange, Settings};
 use crate::switch_over;
 use crate::telemetry::observer::Observer;
 use crate::telemetry::progress::{Progress, ProgressSnapshot, time_left};
@@ -70,7 +69,7 @@ const COUNTER_INTERVAL: (Duration, Duration) =
 #[derive(Debug, Clone)]
 pub struct SessionConfig<'a> {
     /// What the operator asks for.
-    pub settings: Demands,
+    pub settings: Settings,
     /// The levers there are.
     pub levers: Levers,
     /// What is known before the start.
@@ -138,7 +137,7 @@ pub struct Session<'p> {
     arrived: Option<Moment>,
     class: Class,
     forecast: Option<Forecast>,
-    changes: Vec<Change>,
+    changes: Vec<SettingChange>,
     end: Option<SessionEnd>,
 }
 
@@ -351,7 +350,7 @@ impl<'p> Session<'p> {
     }
 
     /// What the operator asks for now.
-    pub fn settings(&self) -> &Demands {
+    pub fn settings(&self) -> &Settings {
         self.observer.settings()
     }
 

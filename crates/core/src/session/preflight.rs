@@ -2,7 +2,7 @@
 
 use crate::model::prior::Prior;
 use crate::policy::{Needs, Policy};
-use crate::requirements::settings::Demands;
+use crate::requirements::Settings;
 use crate::telemetry::observer::Observer;
 use crate::telemetry::view::{Levers, View};
 
@@ -47,12 +47,12 @@ pub fn check_needs(policy: &dyn Policy, levers: Levers) -> Result<Needs, PolicyR
 /// What a policy is shown before the start of a migration; `None` where too little is known of the
 /// guest to show anything.
 pub fn view_before_start(
-    settings: &Demands,
+    settings: &Settings,
     levers: Levers,
     prior: &Prior,
     vcpus: usize,
 ) -> Option<View> {
-    let Demands { requirements, aggression } = settings.clone();
+    let Settings { requirements, aggression } = settings.clone();
     let observer = Observer::new(requirements, aggression, levers, prior);
     Some(observer.view_before_start(prior.contents?, vcpus))
 }
@@ -63,7 +63,7 @@ pub fn view_before_start(
 /// [`PolicyRefusal::Conflict`], with remedies.
 pub fn look_ahead(
     policy: &mut dyn Policy,
-    settings: &Demands,
+    settings: &Settings,
     levers: Levers,
     prior: &Prior,
     vcpus: usize,

@@ -5,9 +5,7 @@
 //! in force.
 
 use super::Session;
-use crate::requirements::Requirement;
-use crate::requirements::changes;
-use crate::requirements::settings::{Demand, Demands};
+use crate::requirements::{Requirement, Setting, Settings, changes_between, is_tighter};
 use crate::telemetry::sample::Status;
 use crate::units::Moment;
 
@@ -15,9 +13,9 @@ use crate::units::Moment;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SettingsProposal {
     /// What is asked for now.
-    pub before: Demands,
+    pub before: Settings,
     /// What would be.
-    pub after: Demands,
+    pub after: Settings,
 }
 
 /// Why settings cannot change now.
@@ -38,7 +36,7 @@ impl Session<'_> {
     /// [`SettingsRefusal`]: it is too late for a change.
     pub fn propose(
         &self,
-        changed: impl IntoIterator<Item = Demand>,
+        changed: impl IntoIterator<Item = Setting>,
         status: Status,
     ) -> Result<SettingsProposal, SettingsRefusal> {
         if let Some(abort) = self.aborted() {
@@ -60,7 +58,7 @@ impl Session<'_> {
         if now.max_stall != was.max_stall {
             self.shipping_since = None;
         }
-        let tighter = |requirement| changes::is_tighter(was, now, requirement);
+        let tighter = |requirement| is_tighter(was, now, requirement);
         if tighter(Requirement::MaxBandwidth) {
             self.peak_rate.restart();
         }
@@ -70,7 +68,7 @@ impl Session<'_> {
         if tighter(Requirement::MinCpu) {
             self.losses.reset_share_verdict();
         }
-        self.changes.extend(changes::between(before, after, at.as_secs_f64()));
+        self.changes.extend(changes_between(before, after, at.as_secs_f64()));
         self.observer.set_settings(after.clone());
     }
 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 use crate::decision::Hold;
 use crate::model::prior::Prior;
 use crate::model::{LazyEstimate, SyncObservation};
-use crate::requirements::settings::Demands;
-use crate::requirements::{Aggression, Requirements};
+use crate::requirements::{Aggression, Requirements, Settings};
 use crate::telemetry::bandwidth::BandwidthEstimator;
 use crate::telemetry::sample::{Ram, Sample, Status, VcpuCounters};
 use crate::telemetry::view::{Levers, Phase, SyncInterval, VcpuView, View};
@@ -29,7 +28,7 @@ const LEAST_SPAN: Duration = Duration::from_millis(250);
 /// Keeps what is needed of the past to make a [`View`] of each new [`Sample`].
 #[derive(Debug, Clone)]
 pub struct Observer {
-    demands: Demands,
+    settings: Settings,
     levers: Levers,
     holds: Vec<Hold>,
     window: VecDeque<Look>,
@@ -79,7 +78,7 @@ impl Observer {
         prior: &Prior,
     ) -> Self {
         Observer {
-            demands: Demands { requirements, aggression },
+            settings: Settings { requirements, aggression },
             levers,
             holds: Vec::new(),
             window: VecDeque::new(),
@@ -101,8 +100,8 @@ impl Observer {
         let link = self.meter.estimate();
         View {
             now: Moment::START,
-            requirements: self.demands.requirements.clone(),
-            aggression: self.demands.aggression,
+            requirements: self.settings.requirements.clone(),
+            aggression: self.settings.aggression,
             phase: Phase::Setup,
             total: memory,
             remaining: memory,
@@ -122,18 +121,18 @@ impl Observer {
         }
     }
 
-    /// What the operator demands.
-    pub fn settings(&self) -> &Demands {
-        &self.demands
+    /// What the operator settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The operator demands something else from now on.
-    pub fn set_settings(&mut self, demands: Demands) {
-        let limit = demands.requirements.max_bandwidth;
-        if limit != self.demands.requirements.max_bandwidth {
+    pub fn set_settings(&mut self, settings: Settings) {
+        let limit = settings.requirements.max_bandwidth;
+        if limit != self.settings.requirements.max_bandwidth {
             self.meter.on_limit_changed(limit);
         }
-        self.demands = demands;
+        self.settings = settings;
     }
 
     /// How the vCPUs are held, as it was last said; empty before.
@@ -162,8 +161,8 @@ impl Observer {
         let ram = self.window.iter().rev().find_map(|look| look.ram);
         Some(View {
             now: sample.at,
-            requirements: self.demands.requirements.clone(),
-            aggression: self.demands.aggression,
+            requirements: self.settings.requirements.clone(),
+            aggression: self.settings.aggression,
             phase: phase(migration.status, ram),
             total: ram.map_or(Bytes(0), |ram| ram.total),
             remaining: ram.map_or(Bytes(0), |ram| ram.remaining),

@@ -15,7 +15,7 @@ use crate::units::{ByteRate, Bytes, CpuDemand, CpuTime, Moment, Share};
 pub struct View {
     /// The moment.
     pub now: Moment,
-    /// What the operator demands; may change from one view to the next.
+    /// What the operator settings; may change from one view to the next.
     pub requirements: Requirements,
     /// The second dial of 2011.
     pub aggression: Aggression,

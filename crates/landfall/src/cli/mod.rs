@@ -6,6 +6,7 @@ mod policy_parser;
 mod replay;
 mod requirement_args;
 mod set;
+mod setting_args;
 mod simulate;
 
 use std::io::{self, Write};
@@ -29,22 +30,30 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Steer one migration to its end
+    #[command(about = "Steer one migration to its end")]
     Migrate(Box<MigrateArgs>),
-    /// Say before a migration what each setting implies, what conflicts, and what would resolve it
+    #[command(
+        about = "Say before a migration what each setting implies, what conflicts, and what would resolve it"
+    )]
     Plan(Box<PlanArgs>),
-    /// See or change what is demanded of a migration that is under way
+    #[command(about = "Show or change the settings of a migration that is under way")]
     Set(Set),
-    /// Boot guests and show what steering is worth against QEMU's own auto-converge
+    #[command(
+        about = "Boot guests and show what steering is worth against QEMU's own auto-converge"
+    )]
     #[cfg(feature = "lab")]
     Demo(landfall_lab::demo::DemoArgs),
-    /// Show a recorded migration again, and check that it would be decided the same
+    #[command(
+        about = "Show a recorded migration again, and check that it would be decided the same"
+    )]
     Replay(ReplayArgs),
-    /// Simulate migrations in virtual time, by several policies side by side
+    #[command(about = "Simulate migrations in virtual time, by several policies side by side")]
     Simulate(SimulateArgs),
-    /// Serve the page that shows guests, what each setting implies, and migrations as they go
+    #[command(
+        about = "Serve the page that shows guests, what each setting implies, and migrations as they go"
+    )]
     Serve(crate::web::ServeOptions),
-    /// Measure policies against each other on real guests, in paired runs
+    #[command(about = "Measure policies against each other on real guests, in paired runs")]
     #[cfg(feature = "lab")]
     Bench(landfall_lab::bench::BenchArgs),
     /// Print shell completions
@@ -111,7 +120,7 @@ mod tests {
         let Command::Migrate(options) = Cli::try_parse_from(line).unwrap().command else {
             panic!()
         };
-        let asked = options.asked.demands().unwrap().requirements;
+        let asked = options.asked.settings().unwrap().requirements;
         assert_eq!(asked.give_way, [Requirement::MaxStall, Requirement::MinCpu]);
         assert_eq!(asked.max_time, Some(Duration::from_secs(90)));
     }

@@ -1,5 +1,5 @@
-//! What is asked of a migration, on the command line: options that `landfall migrate` and `landfall plan`
-//! share, and a file that has the same names and texts.
+//! What is asked of a migration, on the command line: the options that `landfall migrate` and
+//! `landfall plan` share, and a file with the same names and texts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,46 +7,21 @@ use std::time::Duration;
 
 use clap::Args;
 use landfall_core::policy;
-use landfall_core::requirements::settings::{Demand, Demands};
+use landfall_core::requirements::Settings;
 use landfall_core::units::parse_duration;
 use landfall_migration::policy_registry::NamedPolicy;
 
 use super::policy_parser::PolicyParser;
+use super::setting_args::StartSettingArgs;
 
-/// The options. What is read here is read by [`Demand::read`], like everywhere else.
+/// The options.
 #[derive(Debug, Clone, Args)]
 pub struct RequirementArgs {
-    /// Most that may go over the link before the switch-over: 100MB/s, 1Gbit/s [default: what QEMU
-    /// is set to]
-    #[arg(long, value_name = "RATE", value_parser = demand("max-bandwidth"))]
-    pub max_bandwidth: Option<Demand>,
+    #[command(flatten)]
+    settings: StartSettingArgs,
 
-    /// Least CPU that each vCPU keeps while the guest runs, for example 20% [default: 0%]
-    #[arg(long, value_name = "PERCENT", value_parser = demand("min-cpu"))]
-    pub min_cpu: Option<Demand>,
-
-    /// Longest time the guest may stand still at a stretch, final downtime included: 300ms, 1.5s
-    /// [default: 300ms]
-    #[arg(long, value_name = "DURATION", value_parser = demand("max-stall"))]
-    pub max_stall: Option<Demand>,
-
-    /// Longest time for the whole migration: 90s, 10min [default: none]
-    #[arg(long, value_name = "DURATION", value_parser = demand("max-time"))]
-    pub max_time: Option<Demand>,
-
-    /// The gentlest way that keeps the requirements at 0.0, the fastest end at 1.0 [default: 0.5]
-    #[arg(long, value_name = "0.0..1.0", allow_negative_numbers = true,
-          value_parser = demand("aggression"))]
-    pub aggression: Option<Demand>,
-
-    /// Requirements that may be broken where all cannot be kept, the first one first: min-cpu,
-    /// max-stall, max-time, max-bandwidth [default: none; rather than break one, the migration is
-    /// refused or cancelled, with the guest unharmed]
-    #[arg(long, value_name = "LIST", value_parser = demand("give-way"))]
-    pub give_way: Vec<Demand>,
-
-    /// Read what is asked from this file first; options go before it. Lines such as
-    /// max-stall = "300ms", with the names of the six options above (TOML)
+    /// Read settings from this file first; the options above take precedence. TOML with the names of the
+    /// options, for example max-stall = "300ms"
     #[arg(long, value_name = "FILE")]
     pub requirements: Option<PathBuf>,
 
@@ -55,44 +30,54 @@ pub struct RequirementArgs {
           value_parser = PolicyParser { simulated: false })]
     pub policy: NamedPolicy,
 
-    /// How long to watch how the guest writes before the start, for the forecast and the first plan;
-    /// 0s knows nothing
+    /// How long to watch how the guest writes before the start, for the forecast and the first plan.
+    /// 0s skips the probe
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
     pub probe: Duration,
 }
 
+/// A requirements file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RequirementsFileError {
+    /// It cannot be read.
+    #[error("cannot read {}: {error}", .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It is not TOML, or one of its settings is not valid.
+    #[error("{}: {}", .file.display(), .error.to_string().trim_end())]
+    Invalid {
+        /// The file.
+        file: PathBuf,
+        /// Where and why.
+        error: Box<toml::de::Error>,
+    },
+}
+
 impl RequirementArgs {
-    /// All that is asked: the file's demands, and the options before them.
+    /// Returns the settings: those of the file, replaced by those that were given as options.
     ///
     /// # Errors
-    /// In words: the file cannot be read, or asks for what cannot be.
-    pub fn demands(&self) -> Result<Demands, String> {
-        let mut demands = match &self.requirements {
-            Some(file) => from_file(file)?,
-            None => Demands::default(),
+    /// [`RequirementsFileError`].
+    pub fn settings(&self) -> Result<Settings, RequirementsFileError> {
+        let mut settings = match &self.requirements {
+            Some(file) => read_settings(file)?,
+            None => Settings::default(),
         };
-        let options =
-            [&self.max_bandwidth, &self.min_cpu, &self.max_stall, &self.max_time, &self.aggression];
-        options.into_iter().flatten().for_each(|demand| demands.apply(demand.clone()));
-        if !self.give_way.is_empty() {
-            let names: Vec<String> = self.give_way.iter().map(Demand::text).collect();
-            demands.set("give-way", &names.join(",")).map_err(|error| error.to_string())?;
-        }
-        Ok(demands)
+        self.settings.given().iter().for_each(|setting| settings.apply(setting.clone()));
+        Ok(settings)
     }
 }
 
-fn from_file(file: &Path) -> Result<Demands, String> {
-    let name = file.display();
-    let text = fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
-    toml::from_str(&text).map_err(|error| format!("{name}: {}", error.to_string().trim_end()))
-}
-
-/// Reads the demand of a name.
-fn demand(
-    name: &'static str,
-) -> impl Fn(&str) -> Result<Demand, String> + Clone + Send + Sync + 'static {
-    move |text| Demand::read(name, text).map_err(|error| error.problem())
+fn read_settings(file: &Path) -> Result<Settings, RequirementsFileError> {
+    let unreadable = |error| RequirementsFileError::Unreadable { file: file.to_owned(), error };
+    let text = fs::read_to_string(file).map_err(unreadable)?;
+    let invalid =
+        |error| RequirementsFileError::Invalid { file: file.to_owned(), error: Box::new(error) };
+    toml::from_str(&text).map_err(invalid)
 }
 
 #[cfg(test)]
@@ -107,14 +92,15 @@ mod tests {
         asked: RequirementArgs,
     }
 
-    fn parse(options: &[&str]) -> Result<Demands, String> {
+    fn parse(options: &[&str]) -> Result<Settings, String> {
         let line = [&["landfall"], options].concat();
-        Line::try_parse_from(line).map_err(|error| error.to_string())?.asked.demands()
+        let line = Line::try_parse_from(line).map_err(|error| error.to_string())?;
+        line.asked.settings().map_err(|error| error.to_string())
     }
 
     #[test]
     fn what_is_not_asked_has_its_default() {
-        assert_eq!(parse(&[]), Ok(Demands::default()));
+        assert_eq!(parse(&[]), Ok(Settings::default()));
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use std::io::{self, Write};
 
 use landfall_core::report::Report;
-use landfall_core::requirements::Requirements;
-use landfall_core::requirements::settings::Demands;
+use landfall_core::requirements::{Requirements, Settings};
 use landfall_migration::preflight::forecast_line;
 use landfall_migration::progress::ProgressLine;
 use landfall_migration::run::{FinishedRun, MigrationRun, RunConfig};
@@ -22,17 +21,17 @@ pub async fn run(options: Box<MigrateArgs>) -> u8 {
         // An error means that it leads a session already.
         let _ = rustix::process::setsid();
     }
-    let demands = match options.asked.demands() {
-        Ok(demands) => demands,
-        Err(problem) => return usage(&problem),
+    let settings = match options.asked.settings() {
+        Ok(settings) => settings,
+        Err(error) => return usage(&error.to_string()),
     };
     let line = ProgressLine::new();
-    let mut run = match prepare(&options, &demands, &line) {
+    let mut run = match prepare(&options, &settings, &line) {
         Ok(run) => run,
         Err(problem) => return usage(&problem),
     };
     let mut stops = signals::listen();
-    let Demands { requirements: asked, aggression } = demands;
+    let Settings { requirements: asked, aggression } = settings;
     let mut hooks = Hooks::new(options.hook.clone(), Facts::of(&options, &asked, aggression));
     let probed = tokio::select! {
         biased;
@@ -68,15 +67,15 @@ pub async fn run(options: Box<MigrateArgs>) -> u8 {
 
 fn prepare(
     options: &MigrateArgs,
-    demands: &Demands,
+    settings: &Settings,
     line: &ProgressLine,
 ) -> Result<MigrationRun, String> {
     let config = RunConfig {
         source: options.source.clone(),
         destination: options.destination.clone(),
         destination_qmp: options.destination_qmp.clone(),
-        requirements: demands.requirements.clone(),
-        aggression: demands.aggression,
+        requirements: settings.requirements.clone(),
+        aggression: settings.aggression,
         policy: options.asked.policy.clone(),
         post_copy: options.post_copy == PostCopyArg::Allow,
     };

@@ -1,6 +1,6 @@
 //! `landfall set`: shows or changes what is demanded of a migration under way.
 
-use landfall_core::requirements::settings::Demands;
+use landfall_core::requirements::Settings;
 use landfall_core::units::{Share, show_duration};
 use landfall_migration::progress::progress_text;
 use landfall_migration::tables::borderless_table;
@@ -33,17 +33,17 @@ pub async fn run(options: Set) -> u8 {
 async fn ask(options: &Set) -> Result<String, String> {
     let (mut landfall, steered) =
         client::find_migration(&options.guest).await.map_err(|error| error.to_string())?;
-    let demands: Vec<_> = options.demands().collect();
-    let request = match demands.is_empty() {
+    let given = options.settings.given();
+    let request = match given.is_empty() {
         _ if options.cancel => ControlRequest::Cancel,
         true => return Ok(shown(&steered, None, options.json)),
         false => ControlRequest::Set {
-            demands: demands.into_iter().map(|(name, text)| (name.into(), text.clone())).collect(),
+            settings: given.iter().map(|new| (new.name().to_owned(), new.text())).collect(),
         },
     };
     match landfall.send_request(&request).await.map_err(|error| error.to_string())? {
         ControlAnswer::Set { was, now } => {
-            let steered = SteeredMigration { demands: now, ..steered };
+            let steered = SteeredMigration { settings: now, ..steered };
             Ok(shown(&steered, Some(&was), options.json))
         }
         ControlAnswer::Cancelling => Ok(cancelling(&steered.guest, options.json)),
@@ -52,7 +52,7 @@ async fn ask(options: &Set) -> Result<String, String> {
     }
 }
 
-fn shown(steered: &SteeredMigration, was: Option<&Demands>, json: bool) -> String {
+fn shown(steered: &SteeredMigration, was: Option<&Settings>, json: bool) -> String {
     if json { as_json(steered, was).to_string() } else { in_words(steered, was) }
 }
 
@@ -63,10 +63,10 @@ fn cancelling(guest: &GuestIdentity, json: bool) -> String {
     }
 }
 
-fn in_words(steered: &SteeredMigration, was: Option<&Demands>) -> String {
+fn in_words(steered: &SteeredMigration, was: Option<&Settings>) -> String {
     let header: &[&str] = if was.is_some() { &["", "was", "now"] } else { &[] };
     let mut table = borderless_table(header.iter().copied(), []);
-    let now = steered.demands.all();
+    let now = steered.settings.all();
     match was {
         None => now.iter().for_each(|now| _ = table.add_row([now.name(), &now.text()])),
         Some(was) => {
@@ -91,7 +91,7 @@ fn called(guest: &GuestIdentity) -> String {
     format!("{name}process {} at {}", guest.pid, guest.source)
 }
 
-fn as_json(steered: &SteeredMigration, was: Option<&Demands>) -> Value {
+fn as_json(steered: &SteeredMigration, was: Option<&Settings>) -> Value {
     let progress = steered.progress.as_ref().map(|glance| {
         json!({
             "at_s": glance.at.as_secs_f64(),
@@ -110,7 +110,7 @@ fn as_json(steered: &SteeredMigration, was: Option<&Demands>) -> Value {
         "destination": steered.destination,
         "policy": steered.policy,
         "was": was,
-        "now": steered.demands,
+        "now": steered.settings,
         "progress": progress,
     })
 }

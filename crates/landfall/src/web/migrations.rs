@@ -17,7 +17,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use landfall_core::report::Report;
-use landfall_core::requirements::settings::Demands;
+use landfall_core::requirements::Settings;
 use landfall_qemu::monitor::{self, MigrationUriError};
 use landfall_qemu::procfs::Process;
 use landfall_qemu::qmp::{QmpAddress, QmpAddressError};
@@ -56,7 +56,7 @@ pub struct StartNote {
     pub options: Vec<String>,
     /// The settings at the start.
     #[serde(rename = "demands")]
-    pub settings: Demands,
+    pub settings: Settings,
     /// Seconds since 1970.
     #[serde(rename = "at")]
     pub started_at: u64,
@@ -412,7 +412,7 @@ mod tests {
             destination: "tcp:h:1".into(),
             destination_qmp: None,
             options: vec![],
-            settings: Demands::default(),
+            settings: Settings::default(),
             started_at: 7,
             process,
         };

@@ -1,13 +1,14 @@
 //! The settings that were typed on a page: the text of each field, and what it means.
 
 use landfall_core::policy::{self, UnknownPolicy};
-use landfall_core::requirements::settings::{DemandError, Demands};
+use landfall_core::requirements::{SETTINGS, SettingError, Settings};
 
 use landfall_migration::policy_registry::NamedPolicy;
 
-/// The fields of the form. They have the names of the options of `landfall migrate`.
-pub const FORM_FIELDS: [&str; 7] =
-    ["aggression", "max-bandwidth", "min-cpu", "max-stall", "max-time", "give-way", "policy"];
+/// Returns whether a form has a field of this name: a setting, by the name of its option, or the policy.
+fn is_form_field(name: &str) -> bool {
+    name == "policy" || SETTINGS.iter().any(|spec| spec.name == name)
+}
 
 /// The settings in a form.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +16,7 @@ pub struct SettingsForm {
     /// Field and text. `give-way` occurs once for each requirement in its order.
     typed: Vec<(String, String)>,
     /// What the texts mean. A field that is empty or wrong has its default.
-    pub settings: Demands,
+    pub settings: Settings,
     /// The name of the policy.
     pub policy: String,
     /// The fields that are wrong.
@@ -36,7 +37,7 @@ pub struct FieldProblem {
 pub enum FieldError {
     /// A requirement or the aggression.
     #[error(transparent)]
-    Setting(#[from] DemandError),
+    Setting(#[from] SettingError),
     /// The policy.
     #[error(transparent)]
     Policy(#[from] UnknownPolicy),
@@ -46,11 +47,11 @@ impl SettingsForm {
     /// Reads the fields of a form and ignores those that are no settings. A field `apply`, for example
     /// `max-stall=1.1s`, replaces the text of the field that it names.
     pub fn parse(fields: &[(String, String)]) -> SettingsForm {
-        let is_setting = |(name, _): &&(String, String)| FORM_FIELDS.contains(&name.as_str());
+        let is_setting = |(name, _): &&(String, String)| is_form_field(name);
         let mut typed: Vec<(String, String)> = fields.iter().filter(is_setting).cloned().collect();
         let applied = fields.iter().filter(|(name, _)| name == "apply");
         for (name, value) in applied.filter_map(|(_, change)| change.split_once('=')) {
-            if FORM_FIELDS.contains(&name) {
+            if is_form_field(name) {
                 typed.retain(|(known, _)| known != name);
                 let values =
                     value.split(',').map(|value| (name.to_owned(), value.trim().to_owned()));
@@ -59,7 +60,7 @@ impl SettingsForm {
         }
         let mut form = SettingsForm {
             typed: Vec::new(),
-            settings: Demands::default(),
+            settings: Settings::default(),
             policy: policy::DEFAULT.to_owned(),
             problems: Vec::new(),
         };
@@ -117,8 +118,8 @@ impl SettingsForm {
 
     /// Returns the options of `landfall migrate` that mean the same.
     pub fn migrate_options(&self) -> Vec<String> {
-        let default = Demands::default();
-        let changed = self.settings.beyond(&default);
+        let default = Settings::default();
+        let changed = self.settings.changed_from(&default);
         let mut options: Vec<String> =
             changed.flat_map(|setting| [format!("--{}", setting.name()), setting.text()]).collect();
         if self.policy != policy::DEFAULT {

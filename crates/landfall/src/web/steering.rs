@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use landfall_core::requirements::settings::{Demand, DemandError, Demands};
+use landfall_core::requirements::{Setting, SettingError, SettingSpec, Settings};
 use landfall_migration::progress::progress_text;
 use landfall_qemu::control::client::{self, ControlClient};
 use landfall_qemu::control::{ClientError, ControlAnswer, ControlRequest, SteeredMigration};
@@ -28,7 +28,7 @@ pub enum SteeringError {
     Client(#[from] ClientError),
     /// A setting is not valid.
     #[error("{0}. Nothing was changed")]
-    Setting(#[from] DemandError),
+    Setting(#[from] SettingError),
     /// The landfall that steers it refuses the change.
     #[error("{reason}. Nothing was changed")]
     Refused {
@@ -79,10 +79,10 @@ pub async fn list_steered_migrations() -> Vec<ActiveMigration> {
 /// at the start.
 pub async fn settings_in_force(
     migration: &RecordedMigration,
-    recorded: Option<&Demands>,
-) -> Demands {
+    recorded: Option<&Settings>,
+) -> Settings {
     match find_steering_landfall(migration).await {
-        Ok((_, steered)) => steered.demands,
+        Ok((_, steered)) => steered.settings,
         Err(_) => {
             let at_start = migration.start_note.as_ref().map(|note| &note.settings);
             recorded.or(at_start).cloned().unwrap_or_default()
@@ -99,11 +99,11 @@ pub async fn change_settings(
     fields: &[(String, String)],
 ) -> Result<(), SteeringError> {
     let (mut landfall, steered) = find_steering_landfall(migration).await?;
-    let demands = changed_settings(&steered.demands, fields)?;
-    if demands.is_empty() {
+    let settings = changed_settings(&steered.settings, fields)?;
+    if settings.is_empty() {
         return Ok(());
     }
-    match landfall.send_request(&ControlRequest::Set { demands }).await? {
+    match landfall.send_request(&ControlRequest::Set { settings }).await? {
         ControlAnswer::Refused { reason } => Err(SteeringError::Refused { reason }),
         _ => Ok(()),
     }
@@ -120,16 +120,16 @@ async fn find_steering_landfall(
 
 /// Returns the settings that differ, by name. An empty field removes a limit that may be absent.
 fn changed_settings(
-    now: &Demands,
+    now: &Settings,
     fields: &[(String, String)],
-) -> Result<BTreeMap<String, String>, DemandError> {
+) -> Result<BTreeMap<String, String>, SettingError> {
     let mut wanted = now.clone();
-    for (name, text) in fields.iter().filter(|(name, _)| Demand::NAMES.contains(&name.as_str())) {
+    for (name, text) in fields.iter().filter(|(name, _)| SettingSpec::find(name).is_ok()) {
         let text = if text.trim().is_empty() { "none" } else { text };
         wanted.set(name, text)?;
     }
-    let by_name = |setting: Demand| (setting.name().to_owned(), setting.text());
-    Ok(wanted.beyond(now).map(by_name).collect())
+    let by_name = |setting: Setting| (setting.name().to_owned(), setting.text());
+    Ok(wanted.changed_from(now).map(by_name).collect())
 }
 
 #[cfg(test)]
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn only_settings_that_differ_are_changed() {
-        let mut now = Demands::default();
+        let mut now = Settings::default();
         now.set("max-time", "90s").unwrap();
         let form =
             fields(&[("max-stall", "300ms"), ("max-time", ""), ("min-cpu", "20%"), ("to", "x")]);
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_setting_that_is_not_valid_is_named_with_the_remedy() {
         for (name, text) in [("max-stall", "300"), ("max-stall", ""), ("aggression", "2")] {
-            let error = changed_settings(&Demands::default(), &fields(&[(name, text)]));
+            let error = changed_settings(&Settings::default(), &fields(&[(name, text)]));
             let error = SteeringError::from(error.unwrap_err()).to_string();
             assert!(error.contains(name) && error.contains("Nothing was changed"), "{error}");
         }

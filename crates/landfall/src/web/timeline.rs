@@ -6,7 +6,7 @@ use std::time::Duration;
 use landfall_core::policy::Plain;
 use landfall_core::recording::{RecordingHeader, RecordingLine, Replay};
 use landfall_core::report::Report;
-use landfall_core::requirements::settings::Demands;
+use landfall_core::requirements::Settings;
 use landfall_core::session::Observation;
 use landfall_core::telemetry::progress::{Progress, tightest_hold, time_left};
 use landfall_core::telemetry::view::{Phase, View};
@@ -43,7 +43,7 @@ pub struct MigrationTimeline {
     /// The policy's reason for its last decision.
     pub reason: String,
     /// The settings in force.
-    pub settings: Option<Demands>,
+    pub settings: Option<Settings>,
     /// When the operator changed settings, in seconds since the start.
     pub changes_s: Vec<f64>,
     /// The report, once it ended.

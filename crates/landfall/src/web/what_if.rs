@@ -100,7 +100,7 @@ fn forecaster_for(probe: &GuestProbe, form: &SettingsForm) -> Forecaster {
     Forecaster {
         preflight: Preflight { prior: Prior { link, ..prior.clone() }, ..probe.preflight.clone() },
         policy: form.built_in_policy(),
-        demands: form.settings.clone(),
+        settings: form.settings.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use landfall_core::decision::{Decision, Hold, Quota};
 use landfall_core::policy::{Needs, Policy};
-use landfall_core::requirements::settings::Demands;
+use landfall_core::requirements::Settings;
 use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::ByteRate;
 use landfall_qemu::driver::{Interrupts, MigrationRequest, migrate};
@@ -195,7 +195,7 @@ fn a_policy_that_panics_ends_the_migration_and_not_the_guest() {
         source: QmpAddress::Unix(scene.pair.source.qmp_socket()),
         destination: scene.pair.uri(),
         destination_qmp: None,
-        settings: Demands::default(),
+        settings: Settings::default(),
         policy: Box::new(BreaksDown(0)),
         post_copy: false,
         prior: landfall_core::model::prior::Prior::default(),

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use landfall_core::model::prior::Prior;
 use landfall_core::recording::{KIND, RecordedSample, RecordingHeader, RecordingLine, VERSION};
 use landfall_core::report::{Outcome, Report};
-use landfall_core::requirements::settings::Demands;
-use landfall_core::requirements::{Aggression, Requirements};
+use landfall_core::requirements::{Aggression, Requirements, Settings};
 use landfall_qemu::driver;
 use landfall_qemu::stdio::eprint_line;
 use serde::Serialize;
@@ -81,7 +80,7 @@ impl Recorder {
             self.write_line(&start.head(tick));
         }
         if let Some(changed) = tick.changed {
-            let Demands { requirements, aggression } = changed.clone();
+            let Settings { requirements, aggression } = changed.clone();
             self.write_line(&RecordingLine::Requirements {
                 requirements,
                 aggression: Some(aggression),

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use landfall_core::requirements::settings::DemandError;
+use landfall_core::requirements::SettingError;
 
 use super::MAX_REQUEST_BYTES;
 
@@ -62,7 +62,7 @@ pub enum ControlRefusal {
     TooLong,
     /// A requirement has an unknown name or an impossible value.
     #[error(transparent)]
-    Demand(#[from] DemandError),
+    Setting(#[from] SettingError),
     /// The client runs as another user, who is not root.
     #[error("user {client} may not change what user {own} steers; run it as that user or as root")]
     ForeignUser {

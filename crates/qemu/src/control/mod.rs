@@ -16,7 +16,7 @@ pub mod server;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use landfall_core::requirements::settings::{Demand, DemandError, Demands};
+use landfall_core::requirements::{Setting, SettingError, Settings};
 use landfall_core::telemetry::progress::ProgressSnapshot;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,8 @@ pub enum ControlRequest {
     /// Change requirements from now on.
     Set {
         /// At least one value by its name, both as on the command line.
-        demands: BTreeMap<String, String>,
+        #[serde(rename = "demands")]
+        settings: BTreeMap<String, String>,
     },
     /// Cancel the migration, so that the guest stays at the source.
     Cancel,
@@ -56,9 +57,9 @@ pub enum ControlAnswer {
     /// The new requirements are in force.
     Set {
         /// The requirements before.
-        was: Demands,
+        was: Settings,
         /// The requirements now.
-        now: Demands,
+        now: Settings,
     },
     /// The migration is being cancelled.
     Cancelling,
@@ -78,8 +79,9 @@ pub struct SteeredMigration {
     pub destination: String,
     /// The name of the policy.
     pub policy: String,
-    /// The requirements in force.
-    pub demands: Demands,
+    /// The settings in force.
+    #[serde(rename = "demands")]
+    pub settings: Settings,
     /// The progress; `None` before the first sample.
     pub progress: Option<ProgressSnapshot>,
 }
@@ -109,8 +111,8 @@ impl ControlRequest {
 ///
 /// # Errors
 /// The first that is wrong.
-pub fn parse_demands(named: &BTreeMap<String, String>) -> Result<Vec<Demand>, DemandError> {
-    named.iter().map(|(name, text)| Demand::read(name, text)).collect()
+pub fn parse_settings(named: &BTreeMap<String, String>) -> Result<Vec<Setting>, SettingError> {
+    named.iter().map(|(name, text)| Setting::parse(name, text)).collect()
 }
 
 impl GuestIdentity {
@@ -150,8 +152,8 @@ mod tests {
     #[test]
     fn requests_are_lines_that_a_person_can_write() {
         let set = br#"{"command":"set","demands":{"max-stall":"500ms"}}"#;
-        let demands = BTreeMap::from([("max-stall".to_owned(), "500ms".to_owned())]);
-        assert_eq!(ControlRequest::parse(set).unwrap(), ControlRequest::Set { demands });
+        let settings = BTreeMap::from([("max-stall".to_owned(), "500ms".to_owned())]);
+        assert_eq!(ControlRequest::parse(set).unwrap(), ControlRequest::Set { settings });
         let show = ControlRequest::parse(br#"{"command":"show"}"#).unwrap();
         assert_eq!(show, ControlRequest::Show);
         for line in ["", "show", "{}", r#"{"command":"shoot"}"#, r#"{"command":"set"}"#, "\u{0}"] {
@@ -179,8 +181,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_line_makes_it_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(ControlRequest::Set { demands }) = ControlRequest::parse(&line) {
-                let _ = parse_demands(&demands);
+            if let Ok(ControlRequest::Set { settings }) = ControlRequest::parse(&line) {
+                let _ = parse_settings(&settings);
             }
         }
     }

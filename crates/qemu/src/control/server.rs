@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use landfall_core::requirements::settings::{Demand, Demands};
+use landfall_core::requirements::{Setting, Settings};
 use landfall_core::telemetry::progress::ProgressSnapshot;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     ControlAnswer, ControlRefusal, ControlRequest, MAX_REQUEST_BYTES, SOCKET_EXTENSION,
-    SteeredMigration, parse_demands, socket_path,
+    SteeredMigration, parse_settings, socket_path,
 };
 use crate::procfs::Process;
 use crate::runtime_dir::{self, RuntimeDirError};
@@ -53,7 +53,7 @@ pub enum SteeringRequest {
     /// the request is void.
     Set {
         /// The new requirements.
-        demands: Vec<Demand>,
+        settings: Vec<Setting>,
         /// Takes the answer.
         answer: oneshot::Sender<ControlAnswer>,
     },
@@ -120,10 +120,10 @@ impl ControlServer {
     }
 
     /// Replaces the requirements and the progress that clients are shown from now on.
-    pub fn publish_progress(&self, demands: &Demands, progress: ProgressSnapshot) {
+    pub fn publish_progress(&self, settings: &Settings, progress: ProgressSnapshot) {
         self.steered.send_modify(|steered| {
-            if steered.demands != *demands {
-                steered.demands = demands.clone();
+            if steered.settings != *settings {
+                steered.settings = settings.clone();
             }
             steered.progress = Some(progress);
         });
@@ -254,8 +254,8 @@ async fn handle_request(
             return Ok(ControlAnswer::Shown { steered: Box::new(shown.borrow().clone()) });
         }
         ControlRequest::Cancel => SteeringRequest::Cancel { answer },
-        ControlRequest::Set { demands } => {
-            SteeringRequest::Set { demands: parse_demands(&demands)?, answer }
+        ControlRequest::Set { settings } => {
+            SteeringRequest::Set { settings: parse_settings(&settings)?, answer }
         }
     };
     requests.try_send(request).map_err(|error| match error {

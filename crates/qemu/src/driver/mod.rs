@@ -28,7 +28,7 @@ use landfall_core::decision::Hold;
 use landfall_core::model::prior::Prior;
 use landfall_core::policy::Policy;
 use landfall_core::report::{Forecast, Outcome, Report};
-use landfall_core::requirements::settings::Demands;
+use landfall_core::requirements::Settings;
 use landfall_core::session::{Observation, Session, SessionEnd};
 use landfall_core::telemetry::sample::{Migration, Sample};
 use landfall_core::telemetry::view::Levers;
@@ -52,7 +52,7 @@ pub struct MigrationRequest {
     /// The monitor of that QEMU.
     pub destination_qmp: Option<QmpAddress>,
     /// What the operator asks for.
-    pub settings: Demands,
+    pub settings: Settings,
     /// The policy that steers.
     pub policy: Box<dyn Policy>,
     /// Post-copy may be used.
@@ -72,7 +72,7 @@ pub struct Tick<'a> {
     /// The levers there are.
     pub levers: Levers,
     /// All that is asked for, where that has changed since the sample before.
-    pub changed: Option<&'a Demands>,
+    pub changed: Option<&'a Settings>,
     /// What was made of it; `None` for a sample of the kernel's counters alone.
     pub decided: Option<Decided<'a>>,
 }

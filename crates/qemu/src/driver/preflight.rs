@@ -208,7 +208,7 @@ impl CheckedRequest {
             guest,
             destination: request.destination,
             policy: request.policy.name().to_owned(),
-            demands: request.settings.clone(),
+            settings: request.settings.clone(),
             progress: None,
         };
         let config = SessionConfig {

@@ -4,7 +4,7 @@
 use std::mem;
 
 use landfall_core::report::Outcome;
-use landfall_core::requirements::settings::{Demand, Demands};
+use landfall_core::requirements::{Setting, Settings};
 use landfall_core::session::{Observation, SettingsProposal, SettingsRefusal};
 use landfall_core::telemetry::sample::Status;
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ use crate::qmp::QmpError;
 use crate::stdio::eprint_line;
 
 /// A change of settings that waits for the next sample, and where to answer.
-pub(super) type PendingChange = (Vec<Demand>, oneshot::Sender<ControlAnswer>);
+pub(super) type PendingChange = (Vec<Setting>, oneshot::Sender<ControlAnswer>);
 
 /// Why settings were not changed.
 #[derive(Debug, thiserror::Error)]
@@ -51,10 +51,10 @@ impl Driver {
     /// without end do not make the loop ask QEMU more often.
     pub(super) async fn on_request(&mut self, request: SteeringRequest) {
         match request {
-            SteeringRequest::Set { demands, answer } => {
+            SteeringRequest::Set { settings, answer } => {
                 // Where QEMU does not answer there is no next sample, and those who asked give up.
                 self.pending_changes.retain(|(_, answer)| !answer.is_closed());
-                self.pending_changes.push((demands, answer));
+                self.pending_changes.push((settings, answer));
             }
             SteeringRequest::Cancel { answer } => {
                 let reason = "cancelled from outside (landfall set --cancel)".to_owned();
@@ -66,7 +66,7 @@ impl Driver {
     }
 
     /// Puts the changes that wait in force. Returns all that is asked for now, if that has changed.
-    pub(super) async fn apply_pending_changes(&mut self, status: Status) -> Option<Demands> {
+    pub(super) async fn apply_pending_changes(&mut self, status: Status) -> Option<Settings> {
         let mut changed = false;
         for (settings, answer) in mem::take(&mut self.pending_changes) {
             if answer.is_closed() {
@@ -85,7 +85,7 @@ impl Driver {
 
     async fn apply_change(
         &mut self,
-        settings: Vec<Demand>,
+        settings: Vec<Setting>,
         status: Status,
     ) -> Result<SettingsProposal, ChangeError> {
         let proposal = self.session.propose(settings, status)?;

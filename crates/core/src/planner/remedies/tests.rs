@@ -39,8 +39,8 @@ fn asked() -> Requirements {
     Requirements { max_bandwidth: Some(ByteRate::mb(60)), ..Requirements::default() }
 }
 
-fn names(demands: &[Demand]) -> Vec<&str> {
-    demands.iter().map(Demand::name).collect()
+fn names(settings: &[Setting]) -> Vec<&str> {
+    settings.iter().map(Setting::name).collect()
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_floor_that_is_in_the_way_of_the_stall_is_named_and_can_be_lowered() {
     let conflict = resolve(&view(&[(150, 1.0)], 60, asked)).unwrap();
     assert_eq!(names(&conflict.between), ["max-stall", "min-cpu", "max-bandwidth"]);
     let lower =
-        |remedy: &Remedy| matches!(remedy.change, Demand::MinCpu(share) if share > Share::NONE);
+        |remedy: &Remedy| matches!(remedy.change, Setting::MinCpu(share) if share > Share::NONE);
     assert!(conflict.remedies.iter().any(lower), "{conflict}");
 }
 
@@ -101,25 +101,25 @@ fn of_an_unknown_guest_nothing_is_said() {
 }
 
 /// The value that comes before a change in the order it was searched in.
-fn a_little_less(view: &View, change: &Demand) -> Option<Demand> {
+fn a_little_less(view: &View, change: &Setting) -> Option<Setting> {
     let smaller = |value: f64, unit: f64| {
         let below = typable().take_while(|other| *other < value / unit * (1.0 - 1e-9)).last();
         below.map(|value| value * unit)
     };
     let asked = &view.requirements;
     Some(match change {
-        Demand::MaxBandwidth(Some(rate)) => {
+        Setting::MaxBandwidth(Some(rate)) => {
             let less = smaller(rate.0, 1.0).filter(|less| *less > view.link.unwrap().0)?;
-            Demand::MaxBandwidth(Some(ByteRate(less)))
+            Setting::MaxBandwidth(Some(ByteRate(less)))
         }
-        Demand::MaxStall(stall) => Demand::MaxStall(shorter(smaller, *stall, asked.max_stall)?),
-        Demand::MaxTime(Some(time)) => {
-            Demand::MaxTime(Some(shorter(smaller, *time, asked.max_time.unwrap())?))
+        Setting::MaxStall(stall) => Setting::MaxStall(shorter(smaller, *stall, asked.max_stall)?),
+        Setting::MaxTime(Some(time)) => {
+            Setting::MaxTime(Some(shorter(smaller, *time, asked.max_time.unwrap())?))
         }
-        Demand::MinCpu(share) => {
+        Setting::MinCpu(share) => {
             let percent = (share.get() * 100.0).max(0.99) * (1.0 + 1e-9);
             let more = Share::clamped(typable().find(|other| *other > percent)? / 100.0);
-            Demand::MinCpu(Some(more).filter(|more| *more < asked.min_cpu)?)
+            Setting::MinCpu(Some(more).filter(|more| *more < asked.min_cpu)?)
         }
         _ => return None,
     })

@@ -8,8 +8,7 @@ use super::plan_cache::time_left;
 use super::{ChosenPlan, Predictive};
 use crate::decision::Decision;
 use crate::telemetry::view::View;
-use crate::units::Moment;
-use crate::units::Share;
+use crate::units::{Moment, Share};
 
 /// How long a faster link is remembered, in seconds.
 const MEMORY: f64 = 20.0;

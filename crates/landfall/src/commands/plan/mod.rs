@@ -7,7 +7,7 @@ mod text;
 
 use std::io::Write;
 
-use landfall_core::requirements::settings::Demands;
+use landfall_core::requirements::Settings;
 use landfall_migration::charts::dirty_curve::draw_prior;
 use landfall_migration::charts::write_svg;
 use landfall_migration::forecaster::{Forecaster, Prospects};
@@ -19,16 +19,16 @@ use crate::{FAILED, USAGE, signals};
 
 /// Runs it and returns the exit status.
 pub async fn run(options: PlanArgs) -> u8 {
-    let mut demands = match options.asked.demands() {
-        Ok(demands) => demands,
-        Err(problem) => return fail(&problem, USAGE),
+    let mut settings = match options.asked.settings() {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error.to_string(), USAGE),
     };
-    limit_to_link(&mut demands, &options);
+    limit_to_link(&mut settings, &options);
     let mut stops = signals::listen();
     let probed = tokio::select! {
         biased;
         Some(reason) = stops.recv() => Err(reason),
-        found = Preflight::probe(&options.source, &demands.requirements, options.asked.probe) => {
+        found = Preflight::probe(&options.source, &settings.requirements, options.asked.probe) => {
             found.map_err(|error| error.to_string())
         }
     };
@@ -36,7 +36,7 @@ pub async fn run(options: PlanArgs) -> u8 {
         Ok(preflight) => preflight,
         Err(problem) => return fail(&problem, FAILED),
     };
-    let forecaster = Forecaster { preflight, policy: options.asked.policy.clone(), demands };
+    let forecaster = Forecaster { preflight, policy: options.asked.policy.clone(), settings };
     let prospects = forecaster.prospects();
     if let Some(picture) = &options.picture
         && let Err(error) =
@@ -49,8 +49,8 @@ pub async fn run(options: PlanArgs) -> u8 {
 }
 
 /// Limits the bandwidth to what the link carries.
-fn limit_to_link(demands: &mut Demands, options: &PlanArgs) {
-    let limit = &mut demands.requirements.max_bandwidth;
+fn limit_to_link(settings: &mut Settings, options: &PlanArgs) {
+    let limit = &mut settings.requirements.max_bandwidth;
     *limit = match (*limit, options.to_rate) {
         (Some(limit), Some(carries)) if limit.0 > carries.0 => Some(carries),
         (limit, carries) => limit.or(carries),

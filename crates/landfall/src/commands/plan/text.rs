@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 use landfall_core::planner::implications::{Implication, ImplicationVerdict, Lever, Way, Ways};
 use landfall_core::planner::remedies::Conflict;
 use landfall_core::report::{Forecast, ForecastRange};
-use landfall_core::requirements::settings::Demands;
+use landfall_core::requirements::Settings;
 use landfall_core::units::Share;
 use landfall_migration::charts::dirty_curve::{DirtyCurveChart, draw_as_text};
 use landfall_migration::forecaster::{ProbeSummary, Prospects};
@@ -157,9 +157,9 @@ fn recommended(options: &PlanArgs, plan: &Prospects) -> String {
 
 /// What to type to follow the recommendation.
 fn command(options: &PlanArgs, plan: &Prospects, chosen: &Recommendation) -> String {
-    let asked = Demands { aggression: chosen.aggression, ..plan.asked.clone() };
+    let asked = Settings { aggression: chosen.aggression, ..plan.asked.clone() };
     let mut words = vec![format!("landfall migrate {} DESTINATION", options.source)];
-    words.extend(asked.beyond(&Demands::default()).map(|demand| demand.to_string()));
+    words.extend(asked.changed_from(&Settings::default()).map(|demand| demand.to_string()));
     if plan.policy != landfall_core::policy::DEFAULT {
         words.push(format!("--policy {}", plan.policy));
     }

@@ -57,7 +57,7 @@ impl Told {
             what.push(format!("sync {}", view.syncs));
         }
         let passive = what.len();
-        what.extend(step.demanded.iter().map(|change| change.to_string()));
+        what.extend(step.setting_changes.iter().map(|change| change.to_string()));
         if let Some(word) = self.grip(tightest_hold(view)) {
             what.push(word);
         }

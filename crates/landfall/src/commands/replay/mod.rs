@@ -14,8 +14,7 @@ use landfall_core::decision::Decision;
 use landfall_core::policy::Plain;
 use landfall_core::recording::{RecordingLine, Replay, look_ahead};
 use landfall_core::report::Report;
-use landfall_core::requirements::Requirements;
-use landfall_core::requirements::changes::{self as demanded, Change};
+use landfall_core::requirements::{Requirements, SettingChange, changes_between};
 use landfall_core::session::Observation;
 use landfall_core::telemetry::progress::{Progress, ProgressSnapshot, time_left};
 use landfall_core::telemetry::view::View;
@@ -39,7 +38,7 @@ struct ReplayStep {
     /// Its line in the file.
     line: usize,
     /// What the operator has changed since the look before.
-    demanded: Vec<Change>,
+    setting_changes: Vec<SettingChange>,
     /// The view, computed again.
     view: View,
     /// The recorded decision.
@@ -111,12 +110,12 @@ fn replay_steps(recording: &Recording) -> Vec<ReplayStep> {
     let mut before = replay.settings().clone();
     for (number, line) in &recording.lines {
         let Some(Observation { view, decision, .. }) = replay.read_line(line) else { continue };
-        let demanded = demanded::between(&before, replay.settings(), view.now.as_secs_f64());
+        let setting_changes = changes_between(&before, replay.settings(), view.now.as_secs_f64());
         before = replay.settings().clone();
         let RecordingLine::Look(look) = line else { continue };
         let again = has_policy.then_some(decision);
         let recorded = look.decision.clone();
-        steps.push(ReplayStep { line: *number, demanded, view, recorded, again });
+        steps.push(ReplayStep { line: *number, setting_changes, view, recorded, again });
     }
     steps
 }

@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use landfall_core::policy;
-use landfall_core::requirements::Requirement;
+use landfall_core::requirements::{Requirement, SETTINGS, SettingSpec};
 use maud::{Markup, html};
 
 use super::guests_page::{ProbeButton, probe_button};
@@ -134,15 +134,11 @@ fn migration_form(
 }
 
 fn requirement_fields(form: &SettingsForm) -> Markup {
-    let field = |name, label, hint, placeholder| text_field(form, name, label, hint, placeholder);
     html! {
         fieldset.card {
             legend { "Requirements" }
             .fields {
-                (field("max-bandwidth", "Bandwidth, at most", "100MB/s, 1Gbit/s", "what QEMU is set to"))
-                (field("min-cpu", "CPU, at least", "of each vCPU, while it runs", "0%"))
-                (field("max-stall", "Stall, at most", "at a stretch, downtime included", "300ms"))
-                (field("max-time", "Time, at most", "for the whole migration", "no limit"))
+                @for spec in SETTINGS.iter().take(Requirement::ALL.len()) { (text_field(form, spec)) }
             }
             (give_way_fields(form))
             .field {
@@ -163,18 +159,13 @@ fn policy_help(name: &str) -> &'static str {
     policy::ALL.iter().find(|entry| entry.name == name).map_or("", |entry| entry.help)
 }
 
-fn text_field(
-    form: &SettingsForm,
-    name: &str,
-    label: &str,
-    hint: &str,
-    placeholder: &str,
-) -> Markup {
+fn text_field(form: &SettingsForm, spec: &SettingSpec) -> Markup {
+    let SettingSpec { name, label, hint, default, .. } = *spec;
     let described = format!("{name}-hint {name}-wrong");
     html! {
         .field {
             label for=(name) { (label) }
-            input id=(name) name=(name) value=(form.typed_text(name)) placeholder=(placeholder)
+            input id=(name) name=(name) value=(form.typed_text(name)) placeholder=(default)
                 spellcheck="false" autocapitalize="off" aria-describedby=(described)
                 aria-invalid=[form.problem_of(name).map(|_| "true")];
             p.hint id={ (name) "-hint" } { (hint) }

@@ -2,7 +2,6 @@
 
 use landfall_core::report::{Class, ForecastRange, Outcome, Report};
 use landfall_core::requirements::Requirement;
-use landfall_core::requirements::settings::Demand;
 use landfall_core::units::Share;
 use landfall_migration::text::format_seconds;
 use maud::{Markup, html};
@@ -67,18 +66,6 @@ pub fn requirement_label(requirement: Requirement) -> &'static str {
         Requirement::MinCpu => "CPU",
         Requirement::MaxStall => "stall",
         Requirement::MaxTime => "time",
-    }
-}
-
-/// Returns the label of a setting's field.
-pub fn setting_label(setting: &Demand) -> &'static str {
-    match setting {
-        Demand::MaxBandwidth(_) => "Bandwidth, at most",
-        Demand::MinCpu(_) => "CPU, at least",
-        Demand::MaxStall(_) => "Stall, at most",
-        Demand::MaxTime(_) => "Time, at most",
-        Demand::GiveWay(_) => "May be broken, in this order",
-        Demand::Aggression(_) => "Aggression",
     }
 }
 

@@ -1,8 +1,7 @@
 //! The page of a migration: while it runs, and after its end.
 
 use landfall_core::report::{Forecast, ForecastRange, Outcome, Report};
-use landfall_core::requirements::Requirement;
-use landfall_core::requirements::settings::{Demand, Demands};
+use landfall_core::requirements::{Requirement, Setting, Settings};
 use landfall_core::telemetry::view::Phase;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_migration::text::{format_seconds, phase_name};
@@ -10,7 +9,7 @@ use maud::{Markup, html};
 
 use super::labels::{
     NO_FIGURE, badge, format_known_seconds, format_range_or_middle, format_share, outcome_badge,
-    requirement_label, setting_label,
+    requirement_label,
 };
 use super::layout::{NavEntry, page_frame, sentence, utc_time};
 use crate::web::charts::{PageWidth, timeline_charts};
@@ -31,7 +30,7 @@ pub struct MigrationPageData<'a> {
 /// Renders the page, with the settings in force.
 pub fn migration_page(
     data: &MigrationPageData<'_>,
-    settings: &Demands,
+    settings: &Settings,
     width: PageWidth,
 ) -> Markup {
     let name = &data.migration.name;
@@ -157,7 +156,7 @@ pub fn chart_card(data: &MigrationPageData<'_>, width: PageWidth) -> Markup {
     }
 }
 
-fn controls(data: &MigrationPageData<'_>, settings: &Demands) -> Markup {
+fn controls(data: &MigrationPageData<'_>, settings: &Settings) -> Markup {
     let name = &data.migration.name;
     html! {
         section.two id="controls" {
@@ -171,8 +170,8 @@ fn controls(data: &MigrationPageData<'_>, settings: &Demands) -> Markup {
     }
 }
 
-fn settings_form(data: &MigrationPageData<'_>, settings: &Demands) -> Markup {
-    let text = |setting: &Demand| match setting.text().as_str() {
+fn settings_form(data: &MigrationPageData<'_>, settings: &Settings) -> Markup {
+    let text = |setting: &Setting| match setting.text().as_str() {
         "none" => String::new(),
         text => text.to_owned(),
     };
@@ -182,7 +181,7 @@ fn settings_form(data: &MigrationPageData<'_>, settings: &Demands) -> Markup {
             .fields {
                 @for setting in settings.all() {
                     .field {
-                        label for=(setting.name()) { (setting_label(&setting)) }
+                        label for=(setting.name()) { (setting.spec().label) }
                         input id=(setting.name()) name=(setting.name()) value=(text(&setting))
                             placeholder="none" spellcheck="false" autocapitalize="off";
                     }

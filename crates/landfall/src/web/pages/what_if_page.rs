@@ -4,8 +4,7 @@
 use landfall_core::planner::implications::{Implication, ImplicationVerdict, Lever, Ways};
 use landfall_core::planner::remedies::Remedy;
 use landfall_core::report::{Class, Forecast, ForecastRange};
-use landfall_core::requirements::Requirement;
-use landfall_core::requirements::settings::Demand;
+use landfall_core::requirements::{Requirement, Setting};
 use landfall_migration::text::format_seconds;
 use maud::{Markup, html};
 
@@ -131,7 +130,7 @@ fn conflict_and_remedies(what_if: &WhatIf, form: &SettingsForm) -> Markup {
     let Some(conflict) = &what_if.conflict else { return html! {} };
     let is_new = |remedy: &&Remedy| match &remedy.change {
         // To let a requirement give way is no remedy if it may already.
-        Demand::GiveWay(list) => *list != form.settings.requirements.give_way,
+        Setting::GiveWay(list) => *list != form.settings.requirements.give_way,
         _ => true,
     };
     html! {

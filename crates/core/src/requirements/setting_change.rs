@@ -1,35 +1,34 @@
-//! What is demanded otherwise while a migration runs.
+//! Settings that changed while a migration ran.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::requirements::settings::{Demand, Demands};
-use crate::requirements::{Requirement, Requirements};
+use crate::requirements::{Requirement, Requirements, Setting, Settings};
 
-/// A demand that was another before.
+/// A setting that had another value before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Change {
+pub struct SettingChange {
     /// When, in seconds after the start.
     pub at_s: f64,
     /// Its name on the command line, without the dashes.
     pub name: String,
-    /// What was demanded, as people type it.
+    /// Its value before, as people type it.
     pub was: String,
-    /// What is demanded now, as people type it.
+    /// Its value from then on, as people type it.
     pub now: String,
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for SettingChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "--{} {} (was {})", self.name, self.now, self.was)
     }
 }
 
-/// What is another than before.
-pub fn between(was: &Demands, now: &Demands, at_s: f64) -> Vec<Change> {
+/// Returns the settings that changed.
+pub fn changes_between(was: &Settings, now: &Settings, at_s: f64) -> Vec<SettingChange> {
     let pairs = was.all().into_iter().zip(now.all()).filter(|(was, now)| was != now);
-    let change = |(was, now): (Demand, Demand)| Change {
+    let change = |(was, now): (Setting, Setting)| SettingChange {
         at_s,
         name: now.name().to_owned(),
         was: was.text(),
@@ -38,8 +37,8 @@ pub fn between(was: &Demands, now: &Demands, at_s: f64) -> Vec<Change> {
     pairs.map(change).collect()
 }
 
-/// Whether a requirement is harder to keep than it was. What was measured before cannot be held against
-/// it then.
+/// Returns whether a requirement is harder to keep than before. What was measured before then does not
+/// count against it.
 pub fn is_tighter(was: &Requirements, now: &Requirements, which: Requirement) -> bool {
     let lower =
         |now: Option<f64>, was: Option<f64>| now.is_some_and(|now| was.is_none_or(|was| now < was));
@@ -60,19 +59,20 @@ pub fn is_tighter(was: &Requirements, now: &Requirements, which: Requirement) ->
 mod tests {
     use super::*;
 
-    fn with(changes: &[(&str, &str)]) -> Demands {
-        let mut demands = Demands::default();
-        changes.iter().for_each(|(name, text)| demands.set(name, text).unwrap());
-        demands
+    fn with(changes: &[(&str, &str)]) -> Settings {
+        let mut settings = Settings::default();
+        changes.iter().for_each(|(name, text)| settings.set(name, text).unwrap());
+        settings
     }
 
     #[test]
     fn what_changed_is_told_as_it_is_typed_and_nothing_else_is() {
         let was = with(&[("max-stall", "500ms"), ("aggression", "0.8")]);
         let now = with(&[("max-stall", "1.5s"), ("aggression", "0.8"), ("give-way", "max-time")]);
-        let told: Vec<String> = between(&was, &now, 2.5).iter().map(Change::to_string).collect();
+        let told: Vec<String> =
+            changes_between(&was, &now, 2.5).iter().map(SettingChange::to_string).collect();
         assert_eq!(told, ["--max-stall 1.5s (was 500ms)", "--give-way max-time (was none)"]);
-        assert_eq!(between(&was, &was, 2.5), []);
+        assert_eq!(changes_between(&was, &was, 2.5), []);
     }
 
     #[test]
