@@ -23,9 +23,15 @@ use crate::units::Moment;
 /// What the first line of a recording calls it.
 pub const KIND: &str = "landfall-recording";
 
-/// Version of the form. It is raised when a line changes its meaning; a new kind of line, which a
-/// reader of before skips, does not raise it.
-pub const VERSION: u32 = 2;
+/// Version of the form. It is raised when a line changes its meaning or a field its name; a new kind of
+/// line, which an earlier reader skips, does not raise it.
+///
+/// 3 has the kernel's names of a vCPU's counters (`run_delay`, `throttled`, `nr_throttled`),
+/// `cpu_demand` and `reason`; 2 had names of its own, which are read as aliases.
+pub const VERSION: u32 = 3;
+
+/// The oldest version of the form that can be replayed.
+pub const OLDEST_VERSION: u32 = 2;
 
 /// The first line: what a migration was begun with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

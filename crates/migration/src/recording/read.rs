@@ -3,7 +3,7 @@
 //! A line of an unknown kind is kept as [`Line::Unknown`], and a last line that was cut short by a crash is
 //! dropped. Anything else that is not as it should be is an error with its line number.
 
-use landfall_core::recording::{KIND, RecordingHeader, RecordingLine, VERSION};
+use landfall_core::recording::{KIND, OLDEST_VERSION, RecordingHeader, RecordingLine, VERSION};
 use serde_json::Value;
 
 /// More vCPUs than any guest has; QEMU's own limit is 4096.
@@ -95,7 +95,9 @@ pub(super) fn read_head(line: &[u8]) -> Result<RecordingHeader, ReadError> {
         return Err(ReadError::NotARecording);
     }
     match head["version"].as_u64() {
-        Some(version) if version < u64::from(VERSION) => return Err(ReadError::TooOld(version)),
+        Some(version) if version < u64::from(OLDEST_VERSION) => {
+            return Err(ReadError::TooOld(version));
+        }
         Some(version) if version > u64::from(VERSION) => return Err(ReadError::TooNew(version)),
         // Without a version it is no head, and says so by what is missing.
         _ => {}

@@ -1,7 +1,10 @@
 //! Whether the same samples give the same decisions, byte for byte.
+//!
+//! A recording of an earlier form was made by an earlier landfall, which worded its reasons in another
+//! way; there, everything but the reasons is compared.
 
 use landfall_core::decision::Decision;
-use landfall_core::recording::RecordingHeader;
+use landfall_core::recording::{RecordingHeader, VERSION};
 use landfall_core::units::Moment;
 use landfall_migration::policy_registry::NamedPolicy;
 use serde_json::{Value, json};
@@ -37,6 +40,14 @@ pub fn check(head: &RecordingHeader, steps: &[ReplayStep]) -> CheckResult {
     if NamedPolicy::of_recording(head).is_none() {
         return CheckResult::NoPolicy;
     }
+    let text = |decision: Option<&Decision>| {
+        let mut decision = decision.cloned();
+        if let (Some(decision), false) = (&mut decision, compares_reasons(head)) {
+            decision.reason = Default::default();
+        }
+        // Plain data can always be written. An error would show as a difference.
+        serde_json::to_string(&decision).unwrap_or_else(|error| error.to_string())
+    };
     for step in steps {
         let (recorded, again) = (text(step.recorded.as_ref()), text(step.again.as_ref()));
         if recorded != again {
@@ -47,18 +58,25 @@ pub fn check(head: &RecordingHeader, steps: &[ReplayStep]) -> CheckResult {
     CheckResult::Same(steps.len())
 }
 
-fn text(decision: Option<&Decision>) -> String {
-    // Plain data: it can be written. Were it not, that would be a difference.
-    serde_json::to_string(&decision).unwrap_or_else(|error| error.to_string())
+fn compares_reasons(head: &RecordingHeader) -> bool {
+    head.version == VERSION
 }
 
 impl CheckResult {
     /// For people.
     pub fn to_text(&self, head: &RecordingHeader) -> String {
+        let except = match compares_reasons(head) {
+            true => String::new(),
+            false => format!(
+                " (their reasons are not compared: the recording has form {}, this landfall writes \
+                 {VERSION})",
+                head.version
+            ),
+        };
         match self {
             CheckResult::Same(0) => "No decision was recorded".to_owned(),
-            CheckResult::Same(1) => "The one decision is the same again".to_owned(),
-            CheckResult::Same(count) => format!("All {count} decisions are the same again"),
+            CheckResult::Same(1) => format!("The one decision is the same again{except}"),
+            CheckResult::Same(count) => format!("All {count} decisions are the same again{except}"),
             CheckResult::Differs(difference) => {
                 let Difference { line, at, recorded, again } = &**difference;
                 let (wrote, this) = (&head.landfall, env!("CARGO_PKG_VERSION"));

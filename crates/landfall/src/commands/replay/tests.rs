@@ -169,6 +169,21 @@ fn another_policy_is_simulated_beside_the_recorded_one() {
     assert!(what_if::simulate(&recording, &[], &policies).is_err());
 }
 
+/// Recordings of real guests that landfall 0.1 made at 5f42052, the last build that wrote form 2.
+#[test]
+fn recordings_of_the_form_before_are_decided_the_same() {
+    for (bytes, decisions) in [
+        (&include_bytes!("recordings/form-2-predictive.jsonl")[..], 39),
+        (include_bytes!("recordings/form-2-script.jsonl"), 21),
+    ] {
+        let recording = Recording::read(bytes).unwrap();
+        let result = check(&recording.head, &replay_steps(&recording));
+        assert_eq!(result, CheckResult::Same(decisions));
+        let text = result.to_text(&recording.head);
+        assert!(text.contains("reasons are not compared"), "{text}");
+    }
+}
+
 proptest! {
     // A curve is fitted at every sync.
     #![proptest_config(ProptestConfig::with_cases(64))]
