@@ -37,6 +37,9 @@ struct Failed {
     policy: Predictive,
 }
 
+/// Names of the function that may refuse the start.
+const PREFLIGHT: [&str; 2] = ["preflight", "before"];
+
 impl Script {
     pub(crate) fn new(program: Program, tell: Tell) -> Script {
         let memory = program.start().into();
@@ -90,14 +93,17 @@ impl Policy for Script {
     }
 
     fn preflight(&mut self, view: &View) -> Result<(), String> {
-        if !self.program.has("before", 1) {
+        // `before` is what landfall 0.1 called it.
+        let Some(function) = PREFLIGHT.into_iter().find(|name| self.program.has(name, 1)) else {
             return Ok(());
-        }
-        let problem = match self.ask("before", view) {
+        };
+        let problem = match self.ask(function, view) {
             Ok(answer) if answer.is_unit() => return Ok(()),
             Ok(answer) => match answer.into_string() {
                 Ok(refusal) => return Err(refusal),
-                Err(kind) => format!("before gives {kind}; give () to start, or a text: why not"),
+                Err(kind) => {
+                    format!("{function} gives {kind}; give () to start, or a text: why not")
+                }
             },
             Err(problem) => problem,
         };

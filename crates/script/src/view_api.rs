@@ -33,19 +33,19 @@ pub const FIELDS: &[Field] = &[
     ("link", |view| or_unknown(view.link.map(rate))),
     ("link_error", |view| or_unknown(view.link_error.map(Dynamic::from))),
     ("dirty_rate", |view| or_unknown(view.dirty_rate().map(rate))),
-    ("intervals", |view| (view.syncs as i64).into()),
-    ("interval", |view| or_unknown(view.last_sync.map(interval))),
+    ("syncs", |view| (view.syncs as i64).into()),
+    ("last_sync", |view| or_unknown(view.last_sync.map(last_sync))),
     ("cpu_since_sync", |view| or_unknown(view.cpu_since_sync.map(|cpu| cpu.0.into()))),
-    ("pace", |view| or_unknown(view.cpu_demand.map(|pace| pace.0.into()))),
-    ("guest_cpu", |view| or_unknown(view.mean_used_share().map(share))),
-    ("guest_cpu_of_interval", |view| or_unknown(view.mean_used_share_of_pass().map(share))),
+    ("cpu_demand", |view| or_unknown(view.cpu_demand.map(|demand| demand.0.into()))),
+    ("used_share", |view| or_unknown(view.mean_used_share().map(share))),
+    ("used_share_of_pass", |view| or_unknown(view.mean_used_share_of_pass().map(share))),
     ("working_set", |view| {
         or_unknown(view.estimate().map(|guest| bytes(guest.curve.working_set())))
     }),
     ("curve_error", |view| or_unknown(view.estimate().map(|guest| guest.error.into()))),
-    ("blackout_if_shipped", |view| or_unknown(view.downtime_if_shipped().map(seconds))),
+    ("downtime_if_shipped", |view| or_unknown(view.downtime_if_shipped().map(seconds))),
     ("dirty_now", |view| or_unknown(view.dirty_now().map(bytes))),
-    ("may_ship", |view| view.fits_downtime().into()),
+    ("fits_downtime", |view| view.fits_downtime().into()),
     ("tightest_share", |view| share(view.tightest_share())),
     ("longest_gap", |view| seconds(view.longest_gap())),
     ("vcpus", |view| (view.vcpus.len() as i64).into()),
@@ -64,18 +64,41 @@ type OfVcpu = (&'static str, fn(&VcpuView) -> Dynamic);
 /// What can be asked of a vCPU.
 pub const OF_VCPU: &[OfVcpu] = &[
     ("used", |vcpu| or_unknown(vcpu.used.map(share))),
-    ("wanted", |vcpu| or_unknown(vcpu.demand.map(share))),
-    ("unheld", |vcpu| or_unknown(vcpu.unthrottled.map(share))),
-    ("held_to", |vcpu| share(vcpu.hold.share())),
+    ("demand", |vcpu| or_unknown(vcpu.demand.map(share))),
+    ("unthrottled", |vcpu| or_unknown(vcpu.unthrottled.map(share))),
+    ("held_share", |vcpu| share(vcpu.hold.share())),
 ];
+
+/// Names that landfall 0.1 had, and their names now. Scripts that use them go on, and so do recordings,
+/// which keep the script's text.
+pub const OLD_NAMES: &[(&str, &str)] = &[
+    ("intervals", "syncs"),
+    ("interval", "last_sync"),
+    ("pace", "cpu_demand"),
+    ("guest_cpu", "used_share"),
+    ("guest_cpu_of_interval", "used_share_of_pass"),
+    ("blackout_if_shipped", "downtime_if_shipped"),
+    ("may_ship", "fits_downtime"),
+    ("wanted", "demand"),
+    ("unheld", "unthrottled"),
+    ("held_to", "held_share"),
+];
+
+/// Returns the names that a field or a question can be called by.
+fn all_names(name: &'static str) -> impl Iterator<Item = &'static str> {
+    let old = OLD_NAMES.iter().filter(move |(_, new)| *new == name).map(|(old, _)| *old);
+    std::iter::once(name).chain(old)
+}
 
 /// Makes views readable in an engine.
 pub fn register(engine: &mut Engine) {
     engine.register_type_with_name::<Seen>("View");
-    for &(name, field) in FIELDS {
+    let fields = FIELDS.iter().flat_map(|(name, field)| all_names(name).map(move |n| (n, field)));
+    for (name, field) in fields {
         engine.register_get(name, move |seen: &mut Seen| field(&seen.0));
     }
-    for &(name, of) in OF_VCPU {
+    let questions = OF_VCPU.iter().flat_map(|(name, of)| all_names(name).map(move |n| (n, of)));
+    for (name, of) in questions {
         engine.register_fn(name, move |seen: &mut Seen, index: i64| {
             let vcpu = usize::try_from(index).ok().and_then(|index| seen.0.vcpus.get(index));
             let count = seen.0.vcpus.len();
@@ -100,12 +123,13 @@ pub fn register(engine: &mut Engine) {
     engine.register_fn("percent", |value: f64| Share::clamped(value).to_string());
 }
 
-fn interval(interval: SyncInterval) -> Dynamic {
-    let fields: [(&str, Dynamic); 6] = [
+fn last_sync(interval: SyncInterval) -> Dynamic {
+    let fields: [(&str, Dynamic); 7] = [
         ("ended", interval.ended.as_secs_f64().into()),
         ("length", seconds(interval.length)),
         ("dirtied", bytes(interval.dirtied)),
         ("sent", bytes(interval.sent)),
+        ("remaining_after", bytes(interval.remaining_after)),
         ("left", bytes(interval.remaining_after)),
         ("cpu", or_unknown(interval.cpu.map(seconds))),
     ];

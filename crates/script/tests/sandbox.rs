@@ -129,7 +129,7 @@ fn a_script_that_is_wrong_about_something_falls_back_and_says_what() {
         ("", "decide gives ()"),
         ("view.remaning", "remaning"),
         ("view.remaining = 5.0; leave_alone(\"\")", "remaining"),
-        ("hold(view.interval, \"\")", "not a share"),
+        ("hold(view.last_sync, \"\")", "not a share"),
         ("hold(0.0 / 0.0, \"\")", "NaN is not a share"),
         ("hold(\"much\", \"\")", "not a share"),
         ("hold([0.5, 0.5], \"\")", "2 shares for 1 vCPUs"),
@@ -154,7 +154,7 @@ fn a_script_that_is_wrong_about_something_falls_back_and_says_what() {
     ] {
         assert_falls_back(&format!("fn decide(view) {{ {body} }}"), says);
     }
-    assert_falls_back("fn before(view) { 1 } fn decide(view) { view.nothing }", "nothing");
+    assert_falls_back("fn preflight(view) { 1 } fn decide(view) { view.nothing }", "nothing");
 }
 
 #[test]
@@ -231,11 +231,27 @@ fn a_script_remembers_and_each_migration_begins_anew() {
 
 #[test]
 fn a_script_can_refuse_before_the_start() {
-    let (mut policy, _) = script("fn before(view) { \"not on a Friday\" } fn decide(view) { }");
+    let (mut policy, _) = script("fn preflight(view) { \"not on a Friday\" } fn decide(view) { }");
     assert_eq!(policy.preflight(&view(1)), Err("not on a Friday".to_owned()));
-    let (mut policy, told) = script("fn before(view) { } fn decide(view) { }");
+    let (mut policy, told) = script("fn preflight(view) { } fn decide(view) { }");
     assert_eq!(policy.preflight(&view(1)), Ok(()));
     assert!(told.lock().unwrap().is_empty());
+}
+
+#[test]
+fn names_of_landfall_0_1_mean_what_they_meant() {
+    let (mut policy, _) = script("fn before(view) { `${view.intervals}` } fn decide(view) { }");
+    let refused = policy.preflight(&view(7)).unwrap_err();
+    assert_eq!(refused, view(7).syncs.to_string());
+    let pairs = [
+        ("view.interval.left", "view.last_sync.remaining_after"),
+        ("view.blackout_if_shipped", "view.downtime_if_shipped"),
+        ("view.wanted(0)", "view.demand(0)"),
+    ];
+    for (old, new) in pairs {
+        let text = format!("fn decide(view) {{ leave_alone(`${{{old} == {new}}}`) }}");
+        assert_eq!(script(&text).0.decide(&view(1)).reason, "true", "{old}");
+    }
 }
 
 #[test]
