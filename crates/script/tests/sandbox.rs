@@ -244,7 +244,7 @@ fn names_of_landfall_0_1_mean_what_they_meant() {
     let refused = policy.preflight(&view(7)).unwrap_err();
     assert_eq!(refused, view(7).syncs.to_string());
     let pairs = [
-        ("view.interval.left", "view.last_sync.remaining_after"),
+        ("view.interval", "view.last_sync"),
         ("view.blackout_if_shipped", "view.downtime_if_shipped"),
         ("view.wanted(0)", "view.demand(0)"),
     ];
