@@ -3,6 +3,7 @@
 //! What the compiler would not notice is looked for in the text of the source: comments, strings
 //! and tests are taken out first, so that what is left is what runs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -327,4 +328,57 @@ fn every_crate_says_what_belongs_in_it_and_what_does_not() {
         }
     }
     assert!(seen >= 8, "only {seen} crates found");
+}
+
+/// The types that a source file defines for others to use, `pub` or `pub(crate)`.
+fn public_types(program: &str) -> Vec<&str> {
+    let kinds = ["struct", "enum", "union", "trait", "type"];
+    let mut found = Vec::new();
+    for line in program.lines() {
+        let is_public = line.trim_start().starts_with("pub");
+        let mut words = line.split_whitespace().skip_while(|word| !kinds.contains(word)).skip(1);
+        // What comes before the kind is `pub`, `pub(...)` or `unsafe`; otherwise it is another thing.
+        let before = line.split_whitespace().take_while(|word| !kinds.contains(word));
+        let mut before = before.filter(|word| !word.starts_with("pub") && *word != "unsafe");
+        if is_public && before.next().is_none() {
+            let name = words.next().map(|word| {
+                let end = word.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+                &word[..end.unwrap_or(word.len())]
+            });
+            found.extend(name);
+        }
+    }
+    found
+}
+
+#[test]
+fn no_type_name_is_defined_twice() {
+    let mut defined: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let crates = crates();
+    for entry in fs::read_dir(&crates).unwrap() {
+        let source = entry.unwrap().path().join("src");
+        for file in sources(&source).into_iter().filter(|file| !file.ends_with("tests.rs")) {
+            let name = file.strip_prefix(&crates).unwrap().display().to_string();
+            for found in public_types(&program(&file)) {
+                defined.entry(found.to_owned()).or_default().push(name.clone());
+            }
+        }
+    }
+    assert!(defined.len() > 300, "only {} types found", defined.len());
+    let twice: Vec<_> = defined.iter().filter(|(_, places)| places.len() > 1).collect();
+    assert!(twice.is_empty(), "a reader cannot tell these apart by their names: {twice:#?}");
+}
+
+#[test]
+fn the_search_for_types_finds_them() {
+    for (line, expected) in [
+        ("pub struct Settings {", &["Settings"][..]),
+        ("    pub(crate) enum Stage {", &["Stage"]),
+        ("pub(super) struct Value<T> {", &["Value"]),
+        ("pub type Tell = Arc<dyn Fn(&str)>;", &["Tell"]),
+        ("pub fn structure(enum_: u8) {}", &[]),
+        ("struct Private;", &[]),
+    ] {
+        assert_eq!(public_types(line), expected, "{line}");
+    }
 }

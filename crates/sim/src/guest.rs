@@ -23,7 +23,7 @@ pub struct Guest {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Writes {
     /// By a dirty curve, or several in turn: amounts, and no pages. Fast, and right on average.
-    Curve(Vec<Phase>),
+    Curve(Vec<CurvePhase>),
     /// Page by page. Slow, and what the other is measured against.
     Pages(Vec<Writer>),
 }
@@ -33,7 +33,7 @@ pub enum Writes {
 /// The n-th set of pages of one phase's curve is the same memory as the n-th of another's, as far as
 /// both reach.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Phase {
+pub struct CurvePhase {
     /// How long it lasts, in the guest's CPU time: a throttled guest stays in it longer. After the last
     /// phase comes the first again; one that lasts for ever has none after it.
     pub lasts: CpuTime,
@@ -69,7 +69,7 @@ impl Guest {
             contents: memory,
             vcpus: 1,
             cpu_demand: CpuDemand(1.0),
-            writes: Writes::Curve(vec![Phase::forever(curve)]),
+            writes: Writes::Curve(vec![CurvePhase::forever(curve)]),
         }
     }
 
@@ -88,9 +88,9 @@ impl Guest {
     }
 }
 
-impl Phase {
+impl CurvePhase {
     /// A phase without an end.
-    pub fn forever(curve: DirtyCurve) -> Phase {
-        Phase { lasts: CpuTime(f64::INFINITY), curve }
+    pub fn forever(curve: DirtyCurve) -> CurvePhase {
+        CurvePhase { lasts: CpuTime(f64::INFINITY), curve }
     }
 }

@@ -36,10 +36,10 @@ mod vcpus;
 
 pub use compare::{Compared, Find, Judged, Spread, compare, compare_of, judge, trace};
 pub use forecast::{Expected, Question, forecast};
-pub use guest::{Guest, Order, Phase, Writer, Writes};
-pub use link::{Change, Congestion, Link, SwitchOver};
+pub use guest::{CurvePhase, Guest, Order, Writer, Writes};
+pub use link::{Change, Link, LinkCongestion, SwitchOver};
 pub use oracle::{Oracle, oracle, regret};
-pub use qemu::{AutoConverge, Qemu};
+pub use qemu::{AutoConvergeVersion, Qemu};
 pub use rng::{Draws, Seed};
 pub use run::{Run, Setup, TracePoint, run, run_traced};
 pub use scenario::{Scenario, ScenarioError};

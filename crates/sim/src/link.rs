@@ -17,7 +17,7 @@ pub struct Link {
     /// New rates from certain moments on, in order of time.
     pub changes: Vec<Change>,
     /// Others on the same link.
-    pub congestion: Option<Congestion>,
+    pub congestion: Option<LinkCongestion>,
     /// What the switch-over takes besides the link's time for what is left.
     pub switch_over: SwitchOver,
 }
@@ -33,7 +33,7 @@ pub struct Change {
 
 /// Every now and then something else takes a part of the link.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Congestion {
+pub struct LinkCongestion {
     /// There is one episode in every such time, at a moment that follows from the seed.
     pub every: Duration,
     /// How long it lasts.
@@ -181,7 +181,7 @@ impl Link {
 /// A moment is taken to be reached when it is nearer than this: sums of times round.
 const TINY: f64 = 1e-9;
 
-impl Congestion {
+impl LinkCongestion {
     /// Share of the link that is left at `t`, and until when.
     fn at(&self, t: f64, seed: Seed) -> (f64, f64) {
         let (every, lasts) = (self.every.as_secs_f64(), self.lasts.as_secs_f64());
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn congestion_takes_its_part_of_the_time_and_of_the_link() {
-        let congestion = Congestion {
+        let congestion = LinkCongestion {
             every: Duration::from_secs(10),
             lasts: Duration::from_secs(5),
             leaves: Share::clamped(0.2),

@@ -5,7 +5,7 @@ use landfall_core::policy::{self, Needs, Policy, UnknownPolicy};
 use landfall_core::telemetry::view::View;
 use landfall_core::units::Moment;
 
-use crate::qemu::AutoConverge;
+use crate::qemu::AutoConvergeVersion;
 
 /// QEMU's auto-converge as it was from 2013 to 2015. No QEMU that landfall steers has it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,19 +37,19 @@ pub struct Choice {
     /// The law.
     pub policy: Box<dyn Policy>,
     /// The auto-converge of the QEMU to simulate.
-    pub auto_converge: AutoConverge,
+    pub auto_converge: AutoConvergeVersion,
 }
 
 impl Choice {
     /// A policy with the QEMU of today.
     pub fn of_today(policy: Box<dyn Policy>) -> Choice {
-        Choice { policy, auto_converge: AutoConverge::Today }
+        Choice { policy, auto_converge: AutoConvergeVersion::Today }
     }
 }
 
 /// The auto-converge of 2013, with the QEMU that had it.
 pub fn auto_converge_2013() -> Choice {
-    Choice { policy: Box::new(AutoConverge2013), auto_converge: AutoConverge::Of2013 }
+    Choice { policy: Box::new(AutoConverge2013), auto_converge: AutoConvergeVersion::Of2013 }
 }
 
 /// The names of all policies that can be simulated.

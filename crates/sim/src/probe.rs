@@ -84,7 +84,7 @@ fn normal(draws: &mut Draws) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::{Order, Phase, Writer, Writes};
+    use crate::guest::{CurvePhase, Order, Writer, Writes};
     use landfall_core::model::prior::PROBE_BUDGET;
     use landfall_core::model::{Component, DirtyCurve};
     use landfall_core::units::CpuDemand;
@@ -120,8 +120,8 @@ mod tests {
     #[test]
     fn a_guest_in_phases_shows_what_it_does_first() {
         let mut guest = Guest::with_curve(Bytes::mib(1024), DirtyCurve::IDLE);
-        let quiet = Phase { lasts: CpuTime(0.6), curve: curve(10, 0.1) };
-        guest.writes = Writes::Curve(vec![quiet, Phase::forever(curve(500, 0.1))]);
+        let quiet = CurvePhase { lasts: CpuTime(0.6), curve: curve(10, 0.1) };
+        guest.writes = Writes::Curve(vec![quiet, CurvePhase::forever(curve(500, 0.1))]);
         let found = probe(&guest, LIMIT, PROBE_BUDGET, Seed(1)).points;
         assert!(found[3].dirtied < Bytes::mib(15), "{found:?}");
         assert!(found[4].dirtied > Bytes::mib(300), "{found:?}");

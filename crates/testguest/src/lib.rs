@@ -44,7 +44,7 @@ pub use heartbeats::{
 pub use image::IMAGE;
 pub use link::{Endpoint, LinkRelay};
 pub use pair::MigrationPair;
-pub use raw_qmp::{QmpAnswer, QmpEvent, RawQmp, RawQmpError, SentCommand};
+pub use raw_qmp::{QmpAnswer, RawEvent, RawQmp, RawQmpError, SentCommand};
 pub use retry::{agrees_once_in_three, claim};
 pub use spec::{GuestSpec, GuestSpecError, PageContent, PagesPerSecond, WorkPhase, Workload};
 pub use timeline::{Baseline, Beat, ProgressPoint, Timeline};

@@ -57,7 +57,7 @@ pub enum RawQmpError {
 
 /// An event of QEMU.
 #[derive(Debug, Clone)]
-pub struct QmpEvent {
+pub struct RawEvent {
     /// When it arrived.
     pub at: Instant,
     /// Its name.
@@ -66,7 +66,7 @@ pub struct QmpEvent {
     pub data: Value,
 }
 
-impl QmpEvent {
+impl RawEvent {
     /// Returns whether it reports this status of a migration.
     pub fn is_migration_status(&self, status: &str) -> bool {
         self.name == "MIGRATION" && self.data["status"] == status
@@ -109,7 +109,7 @@ struct Inbox {
 #[derive(Debug, Default)]
 struct Received {
     answers: HashMap<u64, (Instant, Value)>,
-    events: Vec<QmpEvent>,
+    events: Vec<RawEvent>,
     /// Why nothing more comes.
     end: Option<RawQmpError>,
 }
@@ -243,7 +243,7 @@ impl RawQmp {
     }
 
     /// Returns the first event so far, at or after a moment, that fits.
-    pub fn find_event(&self, since: Instant, fits: impl Fn(&QmpEvent) -> bool) -> Option<QmpEvent> {
+    pub fn find_event(&self, since: Instant, fits: impl Fn(&RawEvent) -> bool) -> Option<RawEvent> {
         let received = self.inbox.lock();
         received.events.iter().find(|event| event.at >= since && fits(event)).cloned()
     }
@@ -256,8 +256,8 @@ impl RawQmp {
         &self,
         limit: Duration,
         since: Instant,
-        fits: impl Fn(&QmpEvent) -> bool,
-    ) -> Result<Option<QmpEvent>, RawQmpError> {
+        fits: impl Fn(&RawEvent) -> bool,
+    ) -> Result<Option<RawEvent>, RawQmpError> {
         let find = |received: &mut Received| {
             received.events.iter().find(|event| event.at >= since && fits(event)).cloned()
         };
@@ -278,7 +278,7 @@ impl RawQmp {
     /// # Errors
     /// [`RawQmpError`]; [`RawQmpError::Timeout`] is one.
     pub fn wait_for_status(&self, status: &str, since: Instant) -> Result<Instant, RawQmpError> {
-        let fits = |event: &QmpEvent| event.is_migration_status(status);
+        let fits = |event: &RawEvent| event.is_migration_status(status);
         let event = self.event_within(self.timeout, since, fits)?;
         let what = || format!("migration status {status} (the last events: {})", self.history());
         event.map(|event| event.at).ok_or_else(|| self.timed_out(what()))
@@ -292,7 +292,7 @@ impl RawQmp {
     fn history(&self) -> String {
         let received = self.inbox.lock();
         let last = received.events.last().map(|event| event.at);
-        let tell = |event: &QmpEvent| {
+        let tell = |event: &RawEvent| {
             let before = last.map_or(0, |last| (last - event.at).as_millis());
             format!("-{before} ms {} {}", event.name, event.data)
         };
@@ -362,7 +362,7 @@ impl Received {
         if let Some(id) = message["id"].as_u64() {
             self.answers.insert(id, (at, message));
         } else if let Some(name) = message["event"].as_str().map(str::to_owned) {
-            self.events.push(QmpEvent { at, name, data: message["data"].take() });
+            self.events.push(RawEvent { at, name, data: message["data"].take() });
         }
     }
 }

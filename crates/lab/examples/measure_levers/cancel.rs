@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use landfall_qemu::cgroup::Quota;
-use landfall_testguest::QmpEvent;
+use landfall_testguest::RawEvent;
 use serde_json::json;
 
 use crate::figures::{Figures, head, row};
@@ -110,7 +110,7 @@ fn cancel(when: When, turn: usize) -> Outcome<Cancelled> {
     sleep(MS(700));
     jitter(turn, MS(100));
     let answer = stage.source.ask("migrate_cancel", json!({}))?;
-    let over = |event: &QmpEvent| {
+    let over = |event: &RawEvent| {
         event.is_migration_status("cancelled") || event.is_migration_status("failed")
     };
     let end = stage.source.event_within(PATIENCE, answer.asked, over)?.ok_or("it does not end")?;

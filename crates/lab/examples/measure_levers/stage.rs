@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_qemu::cgroup::{CpuLever, Quota, find_cpu_lever};
-use landfall_testguest::{GuestSpec, MigrationPair, QmpEvent, RawQmp, Vm, VmBuilder, take_turn};
+use landfall_testguest::{GuestSpec, MigrationPair, RawEvent, RawQmp, Vm, VmBuilder, take_turn};
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -128,7 +128,7 @@ impl Stage {
 
     /// Waits until so many passes have begun; the bulk pass is the first.
     pub fn pass(&self, number: u64) -> Outcome<Instant> {
-        let reached = |event: &QmpEvent| {
+        let reached = |event: &RawEvent| {
             event.name == "MIGRATION_PASS" && event.data["pass"].as_u64() >= Some(number)
         };
         let begin = Instant::now() - PATIENCE;

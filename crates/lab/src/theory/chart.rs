@@ -6,7 +6,7 @@ use landfall_migration::charts::dirty_curve::{
 use landfall_migration::charts::{BLUE, ChartError, Colour, GREEN, GREY, ORANGE, RED, VIOLET};
 
 use super::figures::MeasuredGuest;
-use super::stage::{Means, Observation};
+use super::stage::{Means, StageObservation};
 use super::throttle::ThrottleKind;
 
 /// What a kind of measurement looks like.
@@ -32,7 +32,7 @@ const ALL: [Series; 6] = [
 
 /// Draws the chart of one guest.
 pub fn draw(guest: &MeasuredGuest) -> Result<String, ChartError> {
-    let place = |one: &Observation| (one.cpu.0, one.dirtied.as_f64() / 1e6);
+    let place = |one: &StageObservation| (one.cpu.0, one.dirtied.as_f64() / 1e6);
     let is_shown = |(cpu, mb): &(f64, f64)| *cpu > 0.0 && *mb > 0.0;
     let shown = || guest.seen.iter().map(place).filter(is_shown);
     let least = shown().map(|(cpu, _)| cpu).fold(f64::INFINITY, f64::min).clamp(1e-4, 1.0);

@@ -5,7 +5,7 @@ use landfall_core::units::{Bytes, CpuTime, PAGE};
 use landfall_sim::Spread;
 use serde::Serialize;
 
-use super::stage::{Means, Observation};
+use super::stage::{Means, StageObservation};
 use super::synced::CpuShares;
 use super::throttle::ThrottleKind;
 
@@ -20,7 +20,7 @@ pub struct MeasuredGuest {
     /// In words.
     pub about: &'static str,
     /// What was seen.
-    pub seen: Vec<Observation>,
+    pub seen: Vec<StageObservation>,
     /// The curve through the points of the free guest, taken by sampling.
     pub curve: DirtyCurve,
     /// Its CPU while a migration ran.
@@ -32,22 +32,22 @@ impl MeasuredGuest {
     pub fn new(
         kind: &'static str,
         about: &'static str,
-        seen: Vec<Observation>,
+        seen: Vec<StageObservation>,
         pace: CpuShares,
     ) -> MeasuredGuest {
-        let free: Vec<&Observation> = seen.iter().filter(|one| one.is_reference()).collect();
+        let free: Vec<&StageObservation> = seen.iter().filter(|one| one.is_reference()).collect();
         MeasuredGuest { kind, about, curve: fit(&means(&free), None), seen, pace }
     }
 
     /// Measured over what the curve says for so much CPU time; `None` where it says nothing.
-    pub fn ratio(&self, one: &Observation, cpu: CpuTime) -> Option<f64> {
+    pub fn ratio(&self, one: &StageObservation, cpu: CpuTime) -> Option<f64> {
         let due = self.curve.dirtied(cpu).as_f64();
         (due > 0.0 && cpu.0 > 0.0).then(|| one.dirtied.as_f64() / due)
     }
 
     /// The ratios of some of the measurements: by the kernel's CPU time, and by the guest's own count
     /// of its work.
-    pub fn ratios(&self, of: impl Fn(&Observation) -> bool) -> Ratios {
+    pub fn ratios(&self, of: impl Fn(&StageObservation) -> bool) -> Ratios {
         let chosen = || self.seen.iter().filter(|one| of(one));
         Ratios {
             by_cpu: RatioSpread::of(chosen().filter_map(|one| self.ratio(one, one.cpu))),
@@ -57,10 +57,10 @@ impl MeasuredGuest {
 
     /// What dirty logging cost, from all passes of the migration.
     pub fn logging(&self) -> Logging {
-        let usable = |one: &&Observation| one.means == Means::Syncs && one.cpu.0 >= LEAST_CPU;
+        let usable = |one: &&StageObservation| one.means == Means::Syncs && one.cpu.0 >= LEAST_CPU;
         let of = || self.seen.iter().filter(usable);
         let speed = RatioSpread::of(of().map(|one| one.work.0 / one.cpu.0));
-        let cost = |one: &Observation| {
+        let cost = |one: &StageObservation| {
             (one.cpu.0 - one.work.0) / (one.dirtied.as_f64() / PAGE.as_f64()).max(1.0) * 1e6
         };
         Logging { speed, cost_us: RatioSpread::of(of().map(cost)) }
@@ -72,14 +72,14 @@ impl MeasuredGuest {
 /// The mean, with the scatter of the rounds for its error. Each round by itself would claim the error
 /// of its draw alone: where a guest works in phases, a round in a quiet one would claim to know that
 /// little is dirtied, and have the whole curve go through it.
-fn means(free: &[&Observation]) -> Vec<CurvePoint> {
+fn means(free: &[&StageObservation]) -> Vec<CurvePoint> {
     let mut spans: Vec<u128> = free.iter().map(|one| span_of(one)).collect();
     spans.sort_unstable();
     spans.dedup();
     let point = |span: u128| {
         let rounds: Vec<_> = free.iter().filter(|one| span_of(one) == span).collect();
         let count = rounds.len() as f64;
-        let mean = |of: &dyn Fn(&Observation) -> f64| {
+        let mean = |of: &dyn Fn(&StageObservation) -> f64| {
             rounds.iter().map(|one| of(one)).sum::<f64>() / count
         };
         let dirtied = mean(&|one| one.dirtied.as_f64());
@@ -92,11 +92,11 @@ fn means(free: &[&Observation]) -> Vec<CurvePoint> {
 }
 
 /// Which span was asked for: a measurement is a few ms over it at most.
-fn span_of(one: &Observation) -> u128 {
+fn span_of(one: &StageObservation) -> u128 {
     one.wall.as_millis() / 25
 }
 
-impl Observation {
+impl StageObservation {
     /// Whether the curve was fitted to it.
     pub fn is_reference(&self) -> bool {
         self.means == Means::Sampling && self.hold.lever == ThrottleKind::Free

@@ -7,7 +7,7 @@ use landfall_qemu::monitor::{CalcTimeUnit, DirtyRateMeasurement};
 use tokio::time::sleep;
 
 use super::TheoryError;
-use super::stage::{Means, Observation, TheoryStage};
+use super::stage::{Means, StageObservation, TheoryStage};
 use super::throttle::{ThrottleKind, ThrottleSetting};
 
 /// Spans over which the free guest is measured: what the curve is fitted to. Milliseconds, from the
@@ -41,7 +41,7 @@ pub fn holds() -> Vec<ThrottleSetting> {
 }
 
 /// Measures the guest free, and under every hold.
-pub async fn all(stage: &mut TheoryStage) -> Result<Vec<Observation>, TheoryError> {
+pub async fn all(stage: &mut TheoryStage) -> Result<Vec<StageObservation>, TheoryError> {
     let mut seen = Vec::new();
     for _ in 0..ROUNDS {
         for ms in FREE {
@@ -63,7 +63,7 @@ async fn one(
     stage: &mut TheoryStage,
     hold: ThrottleSetting,
     span: Duration,
-) -> Result<Observation, TheoryError> {
+) -> Result<StageObservation, TheoryError> {
     stage.machine.calc_dirty_rate(span, CalcTimeUnit::Millisecond, PAGES_PER_GIB).await?;
     let begun = Instant::now();
     sleep(span).await;

@@ -46,7 +46,7 @@ pub enum Means {
 
 /// One measurement.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Observation {
+pub struct StageObservation {
     /// By which means.
     pub means: Means,
     /// Under which hold.
@@ -108,11 +108,11 @@ impl TheoryStage {
         (from, to): (Instant, Instant),
         dirtied: Bytes,
         error: f64,
-    ) -> Result<Observation, TheoryError> {
+    ) -> Result<StageObservation, TheoryError> {
         while to.elapsed() < TRACE_BEHIND {
             sleep(TRACE_BEHIND).await;
         }
-        Ok(Observation {
+        Ok(StageObservation {
             means,
             hold,
             wall: to - from,

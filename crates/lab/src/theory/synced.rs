@@ -12,7 +12,7 @@ use landfall_qemu::monitor::MigrationParameters;
 use tokio::time::sleep;
 
 use super::TheoryError;
-use super::stage::{Means, Observation, TheoryStage};
+use super::stage::{Means, StageObservation, TheoryStage};
 use super::throttle::{ThrottleKind, ThrottleSetting};
 
 /// How often QEMU is asked whether it has looked at its bitmap again.
@@ -47,7 +47,9 @@ pub struct CpuShares {
 }
 
 /// Migrates the guest without letting it land, and measures what each pass found dirty.
-pub async fn all(stage: &mut TheoryStage) -> Result<(Vec<Observation>, CpuShares), TheoryError> {
+pub async fn all(
+    stage: &mut TheoryStage,
+) -> Result<(Vec<StageObservation>, CpuShares), TheoryError> {
     let known = stage.machine.query_migration_parameters().await?;
     let limit = |rate: ByteRate| {
         let mut settings = MigrationParameters::default();

@@ -11,7 +11,7 @@
 //! [`DirtyCurve`]: landfall_core::model::DirtyCurve
 
 use super::{PAGE_BYTES, Sent, WIRE_PAGE, WIRE_ZERO};
-use crate::guest::{Guest, Phase};
+use crate::guest::{CurvePhase, Guest};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ impl Unsent {
 }
 
 impl Fluid {
-    pub(super) fn new(guest: &Guest, phases: &[Phase]) -> Fluid {
+    pub(super) fn new(guest: &Guest, phases: &[CurvePhase]) -> Fluid {
         let (atoms, rates) = atoms_of(phases);
         let written: f64 = atoms.iter().map(|atom| atom.bytes).sum();
         let total = guest.memory.as_f64().max(written);
@@ -180,11 +180,12 @@ impl Fluid {
 
 /// Cuts the sets of all phases into pieces that no phase cuts any further. The n-th sets of all phases
 /// begin at the same address; so their ends, in order, are the cuts.
-fn atoms_of(phases: &[Phase]) -> (Vec<Atom>, Vec<f64>) {
+fn atoms_of(phases: &[CurvePhase]) -> (Vec<Atom>, Vec<f64>) {
     let most = phases.iter().map(|phase| phase.curve.components().len()).max().unwrap_or(0);
     let mut pieces = Vec::new();
     for n in 0..most {
-        let part = |phase: &Phase| phase.curve.components().get(n).map(|part| part.set.as_f64());
+        let part =
+            |phase: &CurvePhase| phase.curve.components().get(n).map(|part| part.set.as_f64());
         let mut ends: Vec<f64> = phases.iter().filter_map(part).collect();
         ends.sort_by(f64::total_cmp);
         ends.dedup();
@@ -198,7 +199,7 @@ fn atoms_of(phases: &[Phase]) -> (Vec<Atom>, Vec<f64>) {
             begin = end;
         }
     }
-    let rate = |phase: &Phase, &(n, end, _): &(usize, f64, Atom)| {
+    let rate = |phase: &CurvePhase, &(n, end, _): &(usize, f64, Atom)| {
         let part = phase.curve.components().get(n).filter(|part| part.set.as_f64() >= end);
         part.map_or(0.0, |part| 1.0 / part.time.0)
     };
@@ -220,14 +221,14 @@ mod tests {
         DirtyCurve::new(parts.iter().map(part))
     }
 
-    fn fluid(phases: &[Phase]) -> Fluid {
+    fn fluid(phases: &[CurvePhase]) -> Fluid {
         Fluid::new(&Guest::with_curve(Bytes(1_000_000_000), DirtyCurve::IDLE), phases)
     }
 
     #[test]
     fn a_pass_leaves_what_the_curve_says() {
         let curve = curve(&[(100_000_000, 0.5), (300_000_000, 20.0)]);
-        let mut memory = fluid(&[Phase::forever(curve.clone())]);
+        let mut memory = fluid(&[CurvePhase::forever(curve.clone())]);
         memory.send(f64::INFINITY);
         assert_eq!(memory.unsent(), 0.0);
         memory.run(2.0);
@@ -238,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_is_unsent_already_is_not_found_again() {
-        let mut memory = fluid(&[Phase::forever(curve(&[(100_000_000, 1e-6)]))]);
+        let mut memory = fluid(&[CurvePhase::forever(curve(&[(100_000_000, 1e-6)]))]);
         memory.run(1.0);
         assert_eq!(memory.sync(), 0.0, "all is unsent still");
         memory.send(memory.unsent_on_wire() / 2.0);
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn phases_share_the_memory_as_far_as_both_reach_and_come_round_again() {
-        let phase = |set, time| Phase { lasts: CpuTime(1.0), curve: curve(&[(set, time)]) };
+        let phase = |set, time| CurvePhase { lasts: CpuTime(1.0), curve: curve(&[(set, time)]) };
         let mut memory = fluid(&[phase(200_000_000, 1e-6), phase(50_000_000, 1e-6)]);
         memory.send(f64::INFINITY);
         memory.run(1.0);
@@ -267,7 +268,7 @@ mod tests {
             contents: Bytes(4096 * 100),
             ..Guest::with_curve(Bytes(4096 * 1100), DirtyCurve::IDLE)
         };
-        let memory = Fluid::new(&guest, &[Phase::forever(DirtyCurve::IDLE)]);
+        let memory = Fluid::new(&guest, &[CurvePhase::forever(DirtyCurve::IDLE)]);
         assert!((memory.unsent_on_wire() - (100.0 * 4104.0 + 1000.0 * 9.0)).abs() < 1e-6);
     }
 }

@@ -102,7 +102,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::{Order, Phase, Writer};
+    use crate::guest::{CurvePhase, Order, Writer};
     use landfall_core::model::{Component, DirtyCurve};
     use landfall_core::units::{Bytes, CpuTime};
     use proptest::prelude::*;
@@ -124,7 +124,7 @@ mod tests {
         let fluid = Guest::with_curve(Bytes(MEMORY * PAGE.0), curve.clone());
         let writes = Writes::Pages(sets.iter().map(writer).collect());
         let paged = Guest { writes, ..fluid.clone() };
-        let fluid = Guest { writes: Writes::Curve(vec![Phase::forever(curve)]), ..fluid };
+        let fluid = Guest { writes: Writes::Curve(vec![CurvePhase::forever(curve)]), ..fluid };
         [fluid, paged].map(|guest| Memory::new(&guest, Seed(seed)))
     }
 

@@ -120,7 +120,7 @@ fn kept(run: &Run, allowed: &Constraints) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::{Guest, Phase};
+    use crate::guest::{CurvePhase, Guest};
     use crate::link::Link;
     use crate::run::run;
     use landfall_core::model::Component;
@@ -167,7 +167,7 @@ mod tests {
         let quiet = DirtyCurve::new([Component { set: Bytes::mib(2), time: CpuTime(1.0) }]);
         let Writes::Curve(phases) = &mut setup.guest.writes else { panic!() };
         phases[0].lasts = CpuTime(4.0);
-        phases.push(Phase { lasts: CpuTime(4.0), curve: quiet });
+        phases.push(CurvePhase { lasts: CpuTime(4.0), curve: quiet });
         let alone = oracle(&setup, &[], Seed(1)).unwrap();
         assert!(!alone.exact && alone.lost.0 < 1.0, "{alone:?}");
         for name in policy::names() {
@@ -182,7 +182,7 @@ mod tests {
     fn a_guest_that_only_a_pause_lands_has_no_oracle_within_a_stall() {
         let mut setup = middle();
         let sweep = DirtyCurve::new([Component { set: Bytes::mib(144), time: CpuTime(0.001) }]);
-        setup.guest.writes = Writes::Curve(vec![Phase::forever(sweep)]);
+        setup.guest.writes = Writes::Curve(vec![CurvePhase::forever(sweep)]);
         assert_eq!(oracle(&setup, &[], Seed(1)), None);
         setup.requirements.give_way = vec![Requirement::MaxStall];
         let paused = oracle(&setup, &[], Seed(1)).unwrap();

@@ -4,7 +4,7 @@
 
 /// Which auto-converge a simulated QEMU has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum AutoConverge {
+pub enum AutoConvergeVersion {
     /// That of QEMU 2.4 to 10 (`migration_trigger_throttle`, `migration/ram.c`): it lets the vCPUs
     /// run for 10 ms at a time and makes them sleep for longer and longer between.
     #[default]
@@ -44,7 +44,7 @@ pub(crate) struct Sleep {
 /// What it remembers from look to look.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Throttle {
-    kind: AutoConverge,
+    kind: AutoConvergeVersion,
     high: u32,
     percentage: u32,
     napping: bool,
@@ -53,7 +53,7 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    pub(crate) fn new(kind: AutoConverge) -> Throttle {
+    pub(crate) fn new(kind: AutoConvergeVersion) -> Throttle {
         Throttle { kind, high: 0, percentage: 0, napping: false, rate_known: false }
     }
 
@@ -64,7 +64,7 @@ impl Throttle {
     pub(crate) fn look(&mut self, dirtied: f64, wire: f64, sending: f64) -> Option<Sleep> {
         let high = dirtied > wire * THRESHOLD;
         match self.kind {
-            AutoConverge::Today => {
+            AutoConvergeVersion::Today => {
                 if !high {
                     return None;
                 }
@@ -75,7 +75,7 @@ impl Throttle {
                 self.high = 0;
                 self.tighten()
             }
-            AutoConverge::Of2013 => {
+            AutoConvergeVersion::Of2013 => {
                 let counts = std::mem::replace(&mut self.rate_known, dirtied > 0.0) && high;
                 self.high += u32::from(counts);
                 if !counts || self.high < TIMES_2013 {
@@ -118,37 +118,37 @@ mod tests {
 
     #[test]
     fn every_second_bad_period_tightens_from_20_by_10_to_99() {
-        let mut throttle = Throttle::new(AutoConverge::Today);
+        let mut throttle = Throttle::new(AutoConvergeVersion::Today);
         let seen: Vec<u32> =
             percentages(&mut throttle, &[true; 24]).into_iter().flatten().collect();
         assert_eq!(seen, [20, 30, 40, 50, 60, 70, 80, 90, 99]);
-        let first = percentages(&mut Throttle::new(AutoConverge::Today), &[true; 4]);
+        let first = percentages(&mut Throttle::new(AutoConvergeVersion::Today), &[true; 4]);
         assert_eq!(first, [None, Some(20), None, Some(30)]);
     }
 
     #[test]
     fn a_good_period_between_two_bad_ones_does_not_count_and_does_not_forgive() {
-        let mut throttle = Throttle::new(AutoConverge::Today);
+        let mut throttle = Throttle::new(AutoConvergeVersion::Today);
         let seen = percentages(&mut throttle, &[true, false, false, true, false, true, true]);
         assert_eq!(seen, [None, None, None, Some(20), None, None, Some(30)]);
     }
 
     #[test]
     fn just_half_of_what_was_sent_is_not_too_much() {
-        let mut throttle = Throttle::new(AutoConverge::Today);
+        let mut throttle = Throttle::new(AutoConvergeVersion::Today);
         assert!((0..10).all(|_| throttle.look(50.0, 100.0, 1.0).is_none()));
     }
 
     #[test]
     fn at_99_per_cent_a_vcpu_sleeps_990_ms_for_every_10_it_runs() {
-        let mut throttle = Throttle::new(AutoConverge::Today);
+        let mut throttle = Throttle::new(AutoConvergeVersion::Today);
         let last = (0..18).filter_map(|_| throttle.look(1.0, 1.0, 1.0)).last().unwrap();
         assert!((last.sleep - 0.990).abs() < 1e-9 && (last.run - 0.010).abs() < 1e-12, "{last:?}");
     }
 
     #[test]
     fn that_of_2013_begins_at_the_sixth_bad_period_after_the_first_and_never_tightens() {
-        let mut throttle = Throttle::new(AutoConverge::Of2013);
+        let mut throttle = Throttle::new(AutoConvergeVersion::Of2013);
         let seen: Vec<bool> = (0..20).map(|_| throttle.look(60.0, 100.0, 1.0).is_some()).collect();
         assert_eq!(seen.iter().position(|began| *began), Some(6));
         assert_eq!(seen.iter().filter(|began| **began).count(), 1);

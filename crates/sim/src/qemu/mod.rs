@@ -16,7 +16,7 @@ use landfall_core::units::{ByteRate, Bytes};
 use crate::link::Link;
 use crate::memory::{Memory, PAGE_BYTES, WIRE_PAGE};
 use crate::rng::Seed;
-pub use auto_converge::AutoConverge;
+pub use auto_converge::AutoConvergeVersion;
 pub(crate) use auto_converge::{Sleep, Throttle};
 
 /// QEMU's settings and version, as far as they are not the policy's.
@@ -25,7 +25,7 @@ pub struct Qemu {
     /// Most it puts on the wire, unless a requirement says otherwise.
     pub max_bandwidth: ByteRate,
     /// Its own throttle, for policies that ask for it.
-    pub auto_converge: AutoConverge,
+    pub auto_converge: AutoConvergeVersion,
     /// The vCPUs are emulated (TCG). After a look at its bitmap QEMU then waits until each of them has
     /// run (`tcg_log_global_after_sync`, `system/physmem.c`): one that it makes sleep writes again before
     /// anything more is sent, and auto-converge may never land a guest that KVM would have landed.
@@ -43,7 +43,7 @@ impl Default for Qemu {
     /// QEMU's own defaults: 128 MiB/s.
     fn default() -> Self {
         let max_bandwidth = ByteRate(Bytes::mib(128).as_f64());
-        Qemu { max_bandwidth, auto_converge: AutoConverge::Today, emulated: false }
+        Qemu { max_bandwidth, auto_converge: AutoConvergeVersion::Today, emulated: false }
     }
 }
 
@@ -147,7 +147,7 @@ impl<'a> Precopy<'a> {
         link: &'a Link,
         seed: Seed,
         memory: Memory,
-        throttle: Option<AutoConverge>,
+        throttle: Option<AutoConvergeVersion>,
         begins: f64,
     ) -> Precopy<'a> {
         Precopy {
@@ -175,7 +175,7 @@ impl<'a> Precopy<'a> {
             looked: begins,
             looked_wire: 0.0,
             dirtied: 0.0,
-            timer: if throttle == Some(AutoConverge::Today) {
+            timer: if throttle == Some(AutoConvergeVersion::Today) {
                 begins + FORCED_SYNC
             } else {
                 f64::INFINITY

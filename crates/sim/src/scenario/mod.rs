@@ -33,8 +33,8 @@ use landfall_core::telemetry::view::Levers;
 use landfall_core::units::{ByteRate, Bytes, CpuDemand, CpuTime, Moment, PAGE, Share};
 use serde::Deserialize;
 
-use crate::guest::{Guest, Order, Phase, Writer, Writes};
-use crate::link::{Change, Congestion, Link, SwitchOver};
+use crate::guest::{CurvePhase, Guest, Order, Writer, Writes};
+use crate::link::{Change, Link, LinkCongestion, SwitchOver};
 use crate::policies;
 use crate::probe::probe;
 use crate::rng::{Draws, Seed};
@@ -293,17 +293,17 @@ impl GuestText {
             Writes::Curve(phases.iter().map(|phase| phase.draw(contents, draws)).collect())
         } else {
             let curve = curve_of(self.sets.as_deref(), self.measured.as_deref(), contents, draws);
-            Writes::Curve(vec![Phase::forever(curve)])
+            Writes::Curve(vec![CurvePhase::forever(curve)])
         };
         Guest { memory, contents, vcpus: self.vcpus, cpu_demand, writes }
     }
 }
 
 impl PhaseText {
-    fn draw(&self, contents: Bytes, draws: &mut Draws) -> Phase {
+    fn draw(&self, contents: Bytes, draws: &mut Draws) -> CurvePhase {
         let lasts = self.lasts.map_or(f64::INFINITY, |value| value.draw(draws).as_secs_f64());
         let curve = curve_of(self.sets.as_deref(), self.measured.as_deref(), contents, draws);
-        Phase { lasts: CpuTime(lasts), curve }
+        CurvePhase { lasts: CpuTime(lasts), curve }
     }
 }
 
@@ -352,7 +352,7 @@ impl LinkText {
             rate: change.rate.draw(draws),
         };
         let changes = self.changes.iter().map(&mut change).collect();
-        let congestion = self.congestion.map(|text| Congestion {
+        let congestion = self.congestion.map(|text| LinkCongestion {
             every: text.every.draw(draws),
             lasts: text.lasts.draw(draws),
             leaves: text.leaves.draw(draws),
