@@ -26,7 +26,7 @@ pub fn overhead(link: ByteRate) -> Duration {
 
 /// Longest shipment that keeps a stall over a link whose buffers were [drained](DRAIN) before.
 pub fn drained(max_stall: Duration) -> Duration {
-    max_stall.saturating_sub(BEYOND).max(max_stall / 2)
+    max_stall.saturating_sub(BEYOND_SHIPMENT).max(max_stall / 2)
 }
 
 /// What a drain leaves: a window of QEMU's rate limit is 100 ms, of which a tenth is in flight.
@@ -36,7 +36,7 @@ const AFTER_DRAIN: Duration = Duration::from_millis(10);
 const NOTICE: Duration = Duration::from_millis(30);
 
 /// Time the guest stands still beyond the shipment, over a drained link.
-pub const BEYOND: Duration = FIXED.saturating_add(AFTER_DRAIN).saturating_add(NOTICE);
+pub const BEYOND_SHIPMENT: Duration = FIXED.saturating_add(AFTER_DRAIN).saturating_add(NOTICE);
 
 /// The longest period of a quota at the switch-over, for that reason.
 pub const LAST_PERIOD: Duration = Duration::from_millis(40);

@@ -7,7 +7,7 @@
 
 use landfall_core::model::prior::Prior;
 use landfall_core::model::{DirtyCurve, Estimator};
-use landfall_core::planner;
+use landfall_core::planner::{self, LINK_ERROR};
 use landfall_core::policy::Policy;
 use landfall_core::report::{Class, Forecast, ForecastRange, Outcome};
 use landfall_core::requirements::{Aggression, Requirements};
@@ -66,9 +66,6 @@ pub struct Expected {
 
 /// How far out the range goes, in standard errors.
 const REACH: f64 = 1.5;
-
-/// Relative standard error of the link where only its limit is known.
-const LINK_ERROR: f64 = 0.03;
 
 /// What the link is taken to carry, as a multiple of what may be used of it: at the limit itself, its
 /// buffers fill and lengthen the switch-over, which is what the far end of the range reckons with.

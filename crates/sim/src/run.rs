@@ -21,7 +21,9 @@ use landfall_core::requirements::{Aggression, Requirements, Settings};
 use landfall_core::session::{Action, Session, SessionConfig, preflight};
 use landfall_core::switch_over;
 use landfall_core::telemetry::sample::{Migration, Ram, Sample, Status};
-use landfall_core::telemetry::view::{Levers, NEAR_END_SAMPLE_INTERVAL, Phase, View};
+use landfall_core::telemetry::view::{
+    Levers, NEAR_END_SAMPLE_INTERVAL, Phase, SAMPLE_INTERVAL, View,
+};
 use landfall_core::units::{Bytes, Moment, Share, show_duration};
 
 use crate::guest::Guest;
@@ -118,7 +120,7 @@ pub struct TracePoint {
 }
 
 /// Time between two samples, in seconds.
-const SAMPLE_INTERVAL: f64 = 0.1;
+const SAMPLE_INTERVAL_S: f64 = SAMPLE_INTERVAL.as_secs_f64();
 /// From the command until the migration thread starts: the connection.
 const SETUP: f64 = 0.01;
 /// A cancelled migration is over after so long (`docs/measurements/levers-qemu-10.0.md`).
@@ -212,8 +214,8 @@ impl<'a> Simulation<'a> {
             vcpus,
             sample: Sample { at: Moment::START, migration: None, vcpus: counters },
             now: 0.0,
-            next_sample: seed.part(0) * SAMPLE_INTERVAL,
-            sample_interval: SAMPLE_INTERVAL,
+            next_sample: seed.part(0) * SAMPLE_INTERVAL_S,
+            sample_interval: SAMPLE_INTERVAL_S,
             valid_until: 0.0,
             sleep: None,
             downtime: None,
@@ -305,8 +307,8 @@ impl<'a> Simulation<'a> {
         // Samples that follow each other closely fall on the grid of the others, so that it does not
         // matter which were left out.
         let valid = self.is_valid_at(t + self.sample_interval);
-        let step = if valid { SAMPLE_INTERVAL } else { self.sample_interval };
-        let begin = self.seed.part(0) * SAMPLE_INTERVAL;
+        let step = if valid { SAMPLE_INTERVAL_S } else { self.sample_interval };
+        let begin = self.seed.part(0) * SAMPLE_INTERVAL_S;
         let number = |t: f64| ((t - begin) / step - TINY).ceil();
         let next = number(t + 2.0 * TINY).max(0.0);
         let wanted = if self.trace.is_none() { number(self.valid_until.min(1e9)) } else { next };
@@ -347,7 +349,7 @@ impl<'a> Simulation<'a> {
     /// Until when no sample is needed. At first, and while nothing moves on the link, all are.
     fn valid_until(&self, view: &View) -> f64 {
         let known = view.phase != Phase::Setup && (view.link.is_some() || self.now > SETTLING);
-        let moves = known && self.now - self.moved.1 < SAMPLE_INTERVAL;
+        let moves = known && self.now - self.moved.1 < SAMPLE_INTERVAL_S;
         let valid = || self.session.valid_until(view);
         moves.then(valid).flatten().map_or(0.0, Moment::as_secs_f64)
     }

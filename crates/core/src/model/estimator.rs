@@ -42,7 +42,7 @@ const KEPT: usize = 16;
 const KEPT_ALIKE: usize = 3;
 
 /// CPU times that are less than so many times apart are about the same.
-const ALIKE: f64 = 2.0;
+const NEAR_RATIO: f64 = 2.0;
 
 /// A curve can be relied on at times that are less than so many times apart from a measured one.
 const NEAR: f64 = 3.0;
@@ -83,7 +83,7 @@ impl Estimator {
             self.points.clear();
             self.changes += 1;
         }
-        let alike = |old: &CurvePoint| log_ratio(old.cpu, point.cpu) < ALIKE;
+        let alike = |old: &CurvePoint| log_ratio(old.cpu, point.cpu) < NEAR_RATIO;
         for old in &mut self.points {
             old.error *= if alike(old) { AGEING_ALIKE } else { AGEING };
         }

@@ -32,7 +32,7 @@ pub struct CurvePoint {
 const RATIO: f64 = 2.0;
 
 /// How far beyond the measured times the ladder reaches, as a factor.
-const BEYOND: f64 = 10.0;
+const GRID_REACH: f64 = 10.0;
 
 /// Log-log slope of a curve where nothing is known: published guests have 0.57 to 0.67 beyond a
 /// second and nearly 1 below it (Gudkov, qemu-devel 2023; `docs/theory.md`).
@@ -69,13 +69,13 @@ pub fn fit(points: &[CurvePoint], most: Option<Bytes>) -> DirtyCurve {
     let before = second.map_or(SLOPE_BEFORE, |second| slope(first, *second));
     let after = before_last.map_or(SLOPE_AFTER, |point| slope(*point, last).min(SLOPE_AFTER));
     let mut rungs = [0.0; MOST_RUNGS];
-    let rungs = ladder(first.cpu.0 / BEYOND, last.cpu.0 * BEYOND, &mut rungs);
+    let rungs = ladder(first.cpu.0 / GRID_REACH, last.cpu.0 * GRID_REACH, &mut rungs);
     let mut curve = Sets::on(rungs);
     for point in known() {
         curve.meet(point);
     }
-    curve.meet(&continued(first, 1.0 / BEYOND, before));
-    let beyond = continued(last, BEYOND, after);
+    curve.meet(&continued(first, 1.0 / GRID_REACH, before));
+    let beyond = continued(last, GRID_REACH, after);
     let beyond = match most {
         // More than there is cannot be, and a guest that comes near to it is likely to reach it.
         Some(most) if beyond.dirtied > most => {

@@ -15,7 +15,7 @@ type Row = [f64; MOST_UNKNOWN];
 const TOLERANCE: f64 = 1e-9;
 
 /// An amount that differs from others by no more than this part of itself tells nothing that they do not.
-const ALIKE: f64 = 1e-10;
+const DEPENDENT: f64 = 1e-10;
 
 /// The normal equations.
 pub(super) struct Equations {
@@ -134,7 +134,7 @@ impl Free {
             row[place] = (gram[amount][*other] - known) / self.factor[place][place];
             square -= row[place] * row[place];
         }
-        if square <= ALIKE * gram[amount][amount] {
+        if square <= DEPENDENT * gram[amount][amount] {
             return false;
         }
         row[last] = square.sqrt();

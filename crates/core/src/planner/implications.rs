@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::prospect::{CurveCase, Prospect, pause, prospect};
 use super::{Constraints, classify_view};
-use crate::report::{Class, Forecast, ForecastRange};
+use crate::report::{Class, Forecast, ForecastRange, SHARE_NOISE};
 use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::telemetry::view::View;
 
@@ -156,9 +156,6 @@ fn missed(forecast: &Forecast, asked: &Requirements, side: Side) -> Vec<Requirem
     }
     missed
 }
-
-/// The share of a CPU comes out within a point or two of a quota.
-const SHARE_NOISE: f64 = 0.02;
 
 /// Holding the guest, or pausing it: what each loses.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

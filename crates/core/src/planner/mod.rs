@@ -39,6 +39,7 @@ use crate::units::{ByteRate, Bytes, CpuDemand, CpuTime};
 
 pub use constraints::Constraints;
 pub(crate) use constraints::share_for_cpu;
+pub use prospect::LINK_ERROR;
 pub use value_table::{PlanStep, STEERING_NODES, ValueTable};
 
 /// A guest, a link and what is allowed: what a plan is made for.

@@ -83,7 +83,7 @@ fn undominated(mut all: Vec<ParetoPoint>) -> Vec<ParetoPoint> {
     });
     let mut kept: Vec<ParetoPoint> = Vec::new();
     for point in &all {
-        if !kept.iter().any(|other| beats(other, point, ALIKE)) {
+        if !kept.iter().any(|other| beats(other, point, EQUAL_WITHIN)) {
             kept.push(*point);
         }
     }
@@ -94,7 +94,7 @@ fn undominated(mut all: Vec<ParetoPoint>) -> Vec<ParetoPoint> {
 }
 
 /// Figures that differ by less are the same.
-const ALIKE: f64 = 1.02;
+const EQUAL_WITHIN: f64 = 1.02;
 
 /// Whether one is no worse than another in any figure, `slack` times as much counting as no more.
 fn beats(one: &ParetoPoint, other: &ParetoPoint, slack: f64) -> bool {

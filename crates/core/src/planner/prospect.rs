@@ -74,7 +74,7 @@ pub(super) fn pause(view: &View) -> Option<Prospect> {
 }
 
 /// Relative standard error of a link where only its limit is known.
-const LINK_ERROR: f64 = 0.03;
+pub const LINK_ERROR: f64 = 0.03;
 
 struct Problem {
     curve: DirtyCurve,
@@ -146,6 +146,6 @@ impl Prospect {
     }
 
     fn switch_over(&self) -> f64 {
-        switch_over::BEYOND.as_secs_f64()
+        switch_over::BEYOND_SHIPMENT.as_secs_f64()
     }
 }

@@ -169,7 +169,7 @@ fn resolves(view: &View, change: &Setting) -> bool {
     let in_time =
         |total: f64| hard.max_time.is_none_or(|limit| total * RUNS_OVER <= limit.as_secs_f64());
     // In a stall that the switch-over itself takes half of, nothing is sure.
-    let long_enough = hard.max_stall.is_none_or(|stall| stall >= switch_over::BEYOND * 2);
+    let long_enough = hard.max_stall.is_none_or(|stall| stall >= switch_over::BEYOND_SHIPMENT * 2);
     let lands = |case| soonest(&view, &any_time, case).is_some_and(|found| in_time(found.total()));
     // The likeliest as well: a plan ends on rungs, and near the border one rung decides.
     long_enough && lands(CurveCase::PESSIMISTIC) && lands(CurveCase::NOMINAL)

@@ -12,7 +12,7 @@ use crate::telemetry::view::{Phase, View};
 use crate::units::{Moment, show_duration};
 
 /// How many syncs without progress show that waiting gains nothing.
-const STUCK: u32 = 3;
+pub(super) const HOPELESS_SYNCS: u32 = 3;
 
 /// See the module.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,7 +41,7 @@ impl Policy for PauseAndShip {
         if view.fits_downtime() {
             return Decision::finish(Finish::Ship, "what remains gets no less: pausing to ship it");
         }
-        if self.stuck < STUCK {
+        if self.stuck < HOPELESS_SYNCS {
             return Decision::leave_alone(cannot_ship(view));
         }
         Decision::finish(Finish::Cancel, cannot_ship(view))
@@ -91,11 +91,11 @@ mod tests {
     #[test]
     fn without_leave_to_stall_it_gives_up_with_the_remedy() {
         let (mut policy, mut view) = (PauseAndShip::default(), view());
-        for n in 1..STUCK as u64 {
+        for n in 1..HOPELESS_SYNCS as u64 {
             view.syncs = n;
             assert_eq!(policy.decide(&view).finish, None);
         }
-        view.syncs = STUCK as u64;
+        view.syncs = HOPELESS_SYNCS as u64;
         let decision = policy.decide(&view);
         assert_eq!(decision.finish, Some(Finish::Cancel));
         assert!(decision.reason.contains("--give-way max-stall"), "{}", decision.reason);

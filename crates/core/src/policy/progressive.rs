@@ -14,7 +14,7 @@
 //! user's say in how far throttling may go.
 
 use super::convergence::{Convergence, ConvergenceTracker};
-use super::pause_and_ship::cannot_ship;
+use super::pause_and_ship::{HOPELESS_SYNCS, cannot_ship};
 use super::{Needs, Policy};
 use crate::decision::{Decision, Finish, Hold};
 use crate::telemetry::view::{Phase, View};
@@ -27,9 +27,6 @@ const PAUSE_BELOW: f64 = 0.05;
 /// A looser grip is given back when, even if the guest's dirty rate rose in proportion, a pass would
 /// leave at most this much of what it set out to send.
 const CALM: f64 = 0.5;
-
-/// How many syncs without progress at the tightest grip show that it cannot land.
-const STUCK: u32 = 3;
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +98,7 @@ impl Progressive {
             return self.hold(view, "what remains gets no less: a tighter grip");
         }
         self.stuck_at_tightest += 1;
-        if self.stuck_at_tightest < STUCK {
+        if self.stuck_at_tightest < HOPELESS_SYNCS {
             return self.hold(view, "no less remains even with the tightest grip");
         }
         Decision::finish(

@@ -224,7 +224,7 @@ impl Report {
 
 /// Measurement noise that does not make a requirement broken: the share of a CPU comes out within
 /// a point or two of a quota, a rate within a few percent of a limit (`docs/measurements/`).
-const SHARE_NOISE: f64 = 0.02;
+pub(crate) const SHARE_NOISE: f64 = 0.02;
 const RATE_NOISE: f64 = 1.03;
 
 fn verdicts(asked: &Requirements, measured: &Measurements) -> Vec<RequirementVerdict> {

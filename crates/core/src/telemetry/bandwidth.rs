@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::observer::LEAST_SPAN;
 use crate::telemetry::sample::Ram;
 use crate::units::{ByteRate, Bytes, Moment};
 
@@ -40,9 +41,6 @@ const LONG: f64 = 5.0;
 /// And over so much after it has changed: ten of QEMU's 100 ms windows, in each of which it sends
 /// as fast as it can and then sleeps.
 const SHORT: f64 = 1.0;
-
-/// A rate over less than this says more about the window's edges than about the rate.
-const LEAST_SPAN: f64 = 0.25;
 
 /// The link has changed when the short rate is so far off the long one: what a window more or less in
 /// the short span cannot explain.
@@ -148,7 +146,7 @@ impl BandwidthEstimator {
             first.time = from;
         }
         let length = now.time - first.time;
-        (length >= LEAST_SPAN).then(|| ((now.bytes - first.bytes) / length, length))
+        (length >= LEAST_SPAN.as_secs_f64()).then(|| ((now.bytes - first.bytes) / length, length))
     }
 }
 

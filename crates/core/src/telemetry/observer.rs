@@ -23,7 +23,7 @@ const POINT_ERROR: f64 = 0.02;
 const SYNC_ERROR: f64 = 0.015;
 
 /// A rate over less than this says more about the window's edges than about the rate.
-const LEAST_SPAN: Duration = Duration::from_millis(250);
+pub(super) const LEAST_SPAN: Duration = Duration::from_millis(250);
 
 /// Keeps what is needed of the past to make a [`View`] of each new [`Sample`].
 #[derive(Debug, Clone)]

@@ -180,7 +180,7 @@ proptest! {
             let total = implies.forecast.unwrap().total_s.mid;
             // A plan may end just in time, but for its switch-over, when something may give way after.
             let in_time = asked.max_time.is_some_and(|limit| {
-                total <= (limit + switch_over::BEYOND).as_secs_f64()
+                total <= (limit + switch_over::BEYOND_SHIPMENT).as_secs_f64()
             });
             let late = |name: &Requirement| *name == Requirement::MaxTime && in_time;
             let hard = |name: &Requirement| !asked.may_break(*name) && !late(name);
