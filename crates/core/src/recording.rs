@@ -1,6 +1,6 @@
 //! What is written down of a migration, and how views are made of it again.
 //!
-//! A recording is a [`Head`] and then [`Line`]s in order of time, each a line of JSON, only ever
+//! A recording is a [`RecordingHeader`] and then [`RecordingLine`]s in order of time, each a line of JSON, only ever
 //! appended to. It holds what came from outside, the samples and what was in force when each was
 //! looked at, and the decisions that were made on them; views are not in it, for an observer makes
 //! the same ones again. That the decisions come out the same, byte for byte, is then a test of all

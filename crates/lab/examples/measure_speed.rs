@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use landfall_core::decision::Decision;
-use landfall_core::policy::{Needs, Policy};
+use landfall_core::policy::{Needs, Policy, PreflightRefusal};
 use landfall_core::telemetry::view::View;
 use landfall_core::units::Moment;
 use landfall_sim::{Qemu, Scenario, Seed, Setup, policies, run};
@@ -39,7 +39,7 @@ impl Policy for Timed {
     fn needs(&self) -> Needs {
         self.policy.needs()
     }
-    fn preflight(&mut self, view: &View) -> Result<(), String> {
+    fn preflight(&mut self, view: &View) -> Result<(), PreflightRefusal> {
         self.policy.preflight(view)
     }
     fn decide(&mut self, view: &View) -> Decision {

@@ -11,6 +11,7 @@ use landfall_core::telemetry::view::View;
 use landfall_core::units::{ByteRate, Share};
 use rhai::{Array, Dynamic, Engine, EvalAltResult, Map};
 
+use crate::failure::ScriptFailure;
 use crate::sandbox::number;
 use crate::view_api::wrong;
 
@@ -72,8 +73,8 @@ impl Answer {
     /// The decision that this is on a view.
     ///
     /// # Errors
-    /// In words: it holds other vCPUs than there are.
-    pub fn decision(self, view: &View) -> Result<Decision, String> {
+    /// [`ScriptFailure::SharesForOtherVcpus`].
+    pub fn decision(self, view: &View) -> Result<Decision, ScriptFailure> {
         let count = view.vcpus.len();
         let quota = |share: Share| view.quota_for(share).map_or(Hold::Free, Hold::Quota);
         let holds = match self.holds {
@@ -82,10 +83,10 @@ impl Answer {
             Holds::All(share) => vec![quota(share); count],
             Holds::Each(shares) if shares.len() == count => shares.into_iter().map(quota).collect(),
             Holds::Each(shares) => {
-                return Err(format!(
-                    "hold: {} shares for {count} vCPUs; give one for each, or one share for all",
-                    shares.len()
-                ));
+                return Err(ScriptFailure::SharesForOtherVcpus {
+                    shares: shares.len(),
+                    vcpus: count,
+                });
             }
         };
         Ok(Decision { holds, tuning: self.tuning, finish: self.finish, reason: self.why.into() })

@@ -10,11 +10,13 @@
 //! that. The guard over what a policy asks for is in `landfall-core`, and is the same for all.
 
 mod decision_api;
+mod failure;
 mod policy;
 mod program;
 mod sandbox;
 mod view_api;
 
+pub use failure::ScriptFailure;
 pub use policy::{Script, Tell};
 pub use program::{Program, ScriptError};
 

@@ -8,11 +8,12 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 use landfall_core::decision::Decision;
-use landfall_core::policy::{Needs, Policy, Predictive};
+use landfall_core::policy::{Needs, Policy, Predictive, PreflightRefusal};
 use landfall_core::telemetry::view::View;
 use rhai::Dynamic;
 
 use crate::decision_api::Answer;
+use crate::failure::ScriptFailure;
 use crate::program::Program;
 use crate::view_api::Seen;
 
@@ -47,25 +48,23 @@ impl Script {
     }
 
     /// Asks a function of the script about a view.
-    fn ask(&mut self, function: &str, view: &View) -> Result<Dynamic, String> {
+    fn ask(&mut self, function: &str, view: &View) -> Result<Dynamic, ScriptFailure> {
         let seen = Dynamic::from(Seen(Arc::new(view.clone())));
         let (program, memory) = (&self.program, &mut self.memory);
         let called = AssertUnwindSafe(|| program.call(function, memory, vec![seen]));
-        panic::catch_unwind(called).unwrap_or_else(|_| Err("it panicked".to_owned()))
+        panic::catch_unwind(called).unwrap_or(Err(ScriptFailure::Panicked))
     }
 
-    fn answer(&mut self, view: &View) -> Result<Decision, String> {
+    fn answer(&mut self, view: &View) -> Result<Decision, ScriptFailure> {
         let answer = self.ask("decide", view)?;
-        let kind = answer.type_name();
-        let answer = answer.try_cast::<Answer>().ok_or_else(|| {
-            format!("decide gives {kind}; give hold(...), leave_alone(...) or another decision")
-        })?;
+        let given = answer.type_name();
+        let answer = answer.try_cast::<Answer>().ok_or(ScriptFailure::NotADecision { given })?;
         answer.decision(view)
     }
 
     /// Has `predictive` steer from here on.
-    fn fail(&mut self, view: &View, problem: &str) -> &mut Failed {
-        let mut problem: String = problem.chars().take(SHOWN).collect();
+    fn fail(&mut self, view: &View, failure: &ScriptFailure) -> &mut Failed {
+        let mut problem: String = failure.to_string().chars().take(SHOWN).collect();
         problem.retain(|letter| !letter.is_control());
         let (name, at) = (self.program.name(), view.now.as_secs_f64());
         let why =
@@ -92,22 +91,20 @@ impl Policy for Script {
         self.program.needs()
     }
 
-    fn preflight(&mut self, view: &View) -> Result<(), String> {
+    fn preflight(&mut self, view: &View) -> Result<(), PreflightRefusal> {
         // `before` is what landfall 0.1 called it.
         let Some(function) = PREFLIGHT.into_iter().find(|name| self.program.has(name, 1)) else {
             return Ok(());
         };
-        let problem = match self.ask(function, view) {
+        let failure = match self.ask(function, view) {
             Ok(answer) if answer.is_unit() => return Ok(()),
             Ok(answer) => match answer.into_string() {
-                Ok(refusal) => return Err(refusal),
-                Err(kind) => {
-                    format!("{function} gives {kind}; give () to start, or a text: why not")
-                }
+                Ok(refusal) => return Err(PreflightRefusal::Script(refusal)),
+                Err(given) => ScriptFailure::NotAnAnswer { function, given },
             },
-            Err(problem) => problem,
+            Err(failure) => failure,
         };
-        self.fail(view, &problem).policy.preflight(view)
+        self.fail(view, &failure).policy.preflight(view)
     }
 
     fn explanation(&self) -> Option<String> {
@@ -128,7 +125,7 @@ impl Policy for Script {
         }
         match self.answer(view) {
             Ok(decision) => decision,
-            Err(problem) => self.fail(view, &problem).decide(view),
+            Err(failure) => self.fail(view, &failure).decide(view),
         }
     }
 }

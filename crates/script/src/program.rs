@@ -6,6 +6,7 @@ use std::sync::Arc;
 use landfall_core::policy::Needs;
 use rhai::{AST, CallFnOptions, Dynamic, Engine, Map, ParseError, Position, Scope};
 
+use crate::failure::ScriptFailure;
 use crate::policy::{Script, Tell};
 use crate::sandbox;
 
@@ -126,10 +127,10 @@ impl Program {
         function: &str,
         this: &mut Dynamic,
         argument: Vec<Dynamic>,
-    ) -> Result<Dynamic, String> {
+    ) -> Result<Dynamic, ScriptFailure> {
         let answer = self.0.call(function, Some(this), argument)?;
         let bounds = self.0.engine.ensure_data_size_within_limits(this);
-        bounds.map_err(|error| format!("what it keeps in this: {error}"))?;
+        bounds.map_err(ScriptFailure::MemoryTooLarge)?;
         Ok(answer)
     }
 }
@@ -144,7 +145,7 @@ impl Parts {
         function: &str,
         this: Option<&mut Dynamic>,
         arguments: Vec<Dynamic>,
-    ) -> Result<Dynamic, String> {
+    ) -> Result<Dynamic, ScriptFailure> {
         let mut options = CallFnOptions::new().eval_ast(false);
         if let Some(this) = this {
             options = options.bind_this_ptr(this);
@@ -152,7 +153,7 @@ impl Parts {
         let mut scope = self.constants.clone();
         let answer =
             self.engine.call_fn_with_options(options, &mut scope, &self.ast, function, arguments);
-        answer.map_err(|error| error.to_string())
+        answer.map_err(ScriptFailure::Engine)
     }
 
     /// What it wants set up before the start.
@@ -188,7 +189,8 @@ impl Parts {
             return Ok(Map::new());
         }
         let wrong = |problem| ScriptError::Prepare { function, problem, remedy };
-        let value = self.call(function, None, Vec::new()).map_err(wrong)?;
+        let value = self.call(function, None, Vec::new());
+        let value = value.map_err(|failure| wrong(failure.to_string()))?;
         let kind = value.type_name();
         value.try_cast().ok_or_else(|| wrong(format!("it gives {kind}, not a map")))
     }

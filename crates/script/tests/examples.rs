@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use landfall_core::decision::Decision;
-use landfall_core::policy::{self, Needs, Policy};
+use landfall_core::policy::{self, Needs, Policy, PreflightRefusal};
 use landfall_core::report::Outcome;
 use landfall_core::requirements::Aggression;
 use landfall_core::telemetry::view::View;
@@ -51,7 +51,7 @@ impl Policy for Both {
         self.built_in.needs()
     }
 
-    fn preflight(&mut self, view: &View) -> Result<(), String> {
+    fn preflight(&mut self, view: &View) -> Result<(), PreflightRefusal> {
         let built_in = self.built_in.preflight(view);
         assert_eq!(built_in, self.script.preflight(view));
         built_in

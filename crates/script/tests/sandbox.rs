@@ -6,7 +6,7 @@ use std::time::Duration;
 use landfall_core::decision::{Decision, Finish, Hold};
 use landfall_core::guard::enforce;
 use landfall_core::model::LazyEstimate;
-use landfall_core::policy::Policy;
+use landfall_core::policy::{Policy, PreflightRefusal};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
 use landfall_core::telemetry::view::{Levers, Phase, VcpuView, View};
 use landfall_core::units::{ByteRate, Bytes, Moment, Share};
@@ -232,7 +232,8 @@ fn a_script_remembers_and_each_migration_begins_anew() {
 #[test]
 fn a_script_can_refuse_before_the_start() {
     let (mut policy, _) = script("fn preflight(view) { \"not on a Friday\" } fn decide(view) { }");
-    assert_eq!(policy.preflight(&view(1)), Err("not on a Friday".to_owned()));
+    let refused = PreflightRefusal::Script("not on a Friday".to_owned());
+    assert_eq!(policy.preflight(&view(1)), Err(refused));
     let (mut policy, told) = script("fn preflight(view) { } fn decide(view) { }");
     assert_eq!(policy.preflight(&view(1)), Ok(()));
     assert!(told.lock().unwrap().is_empty());
@@ -242,7 +243,7 @@ fn a_script_can_refuse_before_the_start() {
 fn names_of_landfall_0_1_mean_what_they_meant() {
     let (mut policy, _) = script("fn before(view) { `${view.intervals}` } fn decide(view) { }");
     let refused = policy.preflight(&view(7)).unwrap_err();
-    assert_eq!(refused, view(7).syncs.to_string());
+    assert_eq!(refused.to_string(), view(7).syncs.to_string());
     let pairs = [
         ("view.interval", "view.last_sync"),
         ("view.blackout_if_shipped", "view.downtime_if_shipped"),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use landfall_core::decision::{Decision, Finish};
 use landfall_core::model::prior::Prior;
-use landfall_core::policy::{Needs, Policy, Predictive, Stage};
+use landfall_core::policy::{Needs, Policy, Predictive, PreflightRefusal, Stage};
 use landfall_core::requirements::Aggression;
 use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::{Moment, Share, show_duration};
@@ -36,7 +36,7 @@ impl Policy for Traced {
         self.policy.needs()
     }
 
-    fn preflight(&mut self, view: &View) -> Result<(), String> {
+    fn preflight(&mut self, view: &View) -> Result<(), PreflightRefusal> {
         self.policy.preflight(view)
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use landfall_core::decision::Decision;
-use landfall_core::policy::{Needs, Policy};
+use landfall_core::policy::{Needs, Policy, PreflightRefusal};
 use landfall_core::telemetry::view::View;
 use landfall_sim::{Qemu, Run, Scenario, Setup, policies, run, run_traced};
 
@@ -20,7 +20,7 @@ impl Policy for Wakeful {
     fn needs(&self) -> Needs {
         self.0.needs()
     }
-    fn preflight(&mut self, view: &View) -> Result<(), String> {
+    fn preflight(&mut self, view: &View) -> Result<(), PreflightRefusal> {
         self.0.preflight(view)
     }
     fn explanation(&self) -> Option<String> {

@@ -146,7 +146,7 @@ pub fn classify(curve: &DirtyCurve, terms: &PlanInputs) -> Class {
 }
 
 /// Whether it is plain, without a table, that nothing lands it from here within the terms: what has to be
-/// shipped is too much, and of a pathological guest no pass leaves less ([`class`]).
+/// shipped is too much, and of a pathological guest no pass leaves less ([`classify`]).
 pub(crate) fn cannot_land(curve: &DirtyCurve, terms: &PlanInputs, from: &PlanState) -> bool {
     let too_much = |stall: f64| from.remaining.as_f64() > terms.link.0 * stall;
     !from.may_ship

@@ -23,7 +23,7 @@ use crate::telemetry::view::View;
 use crate::units::{ByteRate, Bytes, Share, format};
 
 /// Requirements that cannot all be kept, and what would resolve it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, thiserror::Error)]
 pub struct Conflict {
     /// Whether not even the most hopeful guest that what was measured allows can be landed. Where it is
     /// not certain, a migration is started and may have to be given up.

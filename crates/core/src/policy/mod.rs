@@ -14,6 +14,7 @@ mod progressive;
 pub mod rfc2011;
 
 use crate::decision::Decision;
+use crate::planner::remedies::Conflict;
 use crate::telemetry::view::View;
 use crate::units::Moment;
 
@@ -24,6 +25,17 @@ pub use post_copy::PostCopy;
 pub use predictive::{Predictive, Stage};
 pub use progressive::Progressive;
 pub use rfc2011::Rfc2011;
+
+/// Why a policy would not start a migration. The text names what would resolve it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PreflightRefusal {
+    /// By what is known of guest and link, the requirements cannot all be kept.
+    #[error(transparent)]
+    Conflict(#[from] Box<Conflict>),
+    /// A script refuses, in its own words.
+    #[error("{0}")]
+    Script(String),
+}
 
 /// A law of steering.
 pub trait Policy: Send + Sync {
@@ -38,8 +50,8 @@ pub trait Policy: Send + Sync {
     /// Whether to start at all, by what is known before. Called once, before the start.
     ///
     /// # Errors
-    /// In words for the operator: why not, and what would resolve it.
-    fn preflight(&mut self, _view: &View) -> Result<(), String> {
+    /// [`PreflightRefusal`], with what would resolve it.
+    fn preflight(&mut self, _view: &View) -> Result<(), PreflightRefusal> {
         Ok(())
     }
 
@@ -82,7 +94,7 @@ impl<P: Policy + ?Sized> Policy for &mut P {
         (**self).needs()
     }
 
-    fn preflight(&mut self, view: &View) -> Result<(), String> {
+    fn preflight(&mut self, view: &View) -> Result<(), PreflightRefusal> {
         (**self).preflight(view)
     }
 

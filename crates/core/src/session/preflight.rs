@@ -1,13 +1,13 @@
 //! Whether a policy can steer a migration, and would: asked before the start.
 
 use crate::model::prior::Prior;
-use crate::policy::{Needs, Policy};
+use crate::policy::{Needs, Policy, PreflightRefusal};
 use crate::requirements::Settings;
 use crate::telemetry::observer::Observer;
 use crate::telemetry::view::{Levers, View};
 
 /// Why a policy does not start.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PolicyRefusal {
     /// It needs post-copy, and the operator does not allow it.
     #[error(
@@ -24,9 +24,9 @@ pub enum PolicyRefusal {
         /// Which policy.
         policy: String,
     },
-    /// By what is known, it cannot keep the requirements; the text names remedies.
-    #[error("{0}")]
-    Conflict(String),
+    /// It would not start; the text names what would resolve it.
+    #[error(transparent)]
+    Preflight(#[from] PreflightRefusal),
 }
 
 /// Checks that a policy has what it needs.
@@ -60,7 +60,7 @@ pub fn view_before_start(
 /// Asks a policy whether it would start, where anything is known by which it could tell.
 ///
 /// # Errors
-/// [`PolicyRefusal::Conflict`], with remedies.
+/// [`PolicyRefusal::Preflight`], with what would resolve it.
 pub fn look_ahead(
     policy: &mut dyn Policy,
     settings: &Settings,
@@ -69,7 +69,7 @@ pub fn look_ahead(
     vcpus: usize,
 ) -> Result<(), PolicyRefusal> {
     match view_before_start(settings, levers, prior, vcpus) {
-        Some(view) => policy.preflight(&view).map_err(PolicyRefusal::Conflict),
+        Some(view) => Ok(policy.preflight(&view)?),
         None => Ok(()),
     }
 }

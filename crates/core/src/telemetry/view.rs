@@ -179,7 +179,7 @@ impl View {
     }
 
     /// Mean share of a CPU that the vCPUs used in the last interval: the share at which it dirtied
-    /// what it did. Falls back to [`View::guest_cpu`].
+    /// what it did. Falls back to [`View::mean_used_share`].
     pub fn mean_used_share_of_pass(&self) -> Option<Share> {
         let interval = self.last_sync.filter(|interval| !interval.length.is_zero())?;
         let all = self.vcpus.len() as f64 * interval.length.as_secs_f64();

@@ -1,19 +1,12 @@
-//! landfall as its users call it, on real QEMUs with guests that watch their own memory. Skipped,
-//! with the reason printed, where there is no QEMU.
+//! landfall as its users call it, on real QEMUs with guests that check their own memory: a file per
+//! command, a folder for `landfall migrate`. Skipped, with the reason printed, where there is no QEMU.
+//! `../cli` has the tests of the command line that need none.
 
+mod bench;
 mod browser;
-mod dangers;
-mod demands;
-mod failures;
-mod hooks;
-mod landings;
-mod laws;
-mod page;
-mod plans;
-mod predictions;
-mod recordings;
-mod refusals;
+mod migrate;
+mod plan;
+mod replay;
 mod scene;
-mod scripts;
-mod sudden_death;
-mod trials;
+mod serve;
+mod set;

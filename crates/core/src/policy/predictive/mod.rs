@@ -56,7 +56,7 @@ mod stage;
 mod unaided;
 
 use super::convergence::ConvergenceTracker;
-use super::{Needs, Policy, Progressive};
+use super::{Needs, Policy, PreflightRefusal, Progressive};
 use crate::decision::{Decision, Tuning};
 use crate::planner::{PlanStep, remedies};
 use crate::requirements::{Aggression, Requirements};
@@ -111,9 +111,12 @@ impl Policy for Predictive {
         Needs { quota: true, ..Needs::default() }
     }
 
-    fn preflight(&mut self, view: &View) -> Result<(), String> {
+    fn preflight(&mut self, view: &View) -> Result<(), PreflightRefusal> {
         match self.find_plan(view) {
-            Search::NothingLands => Err(remedies::conflict(view)),
+            // Nothing lands only where guest and link are known, so there is a conflict to name.
+            Search::NothingLands => {
+                remedies::doubt(view).map_or(Ok(()), |conflict| Err(Box::new(conflict).into()))
+            }
             Search::Found(_) | Search::TooLittleKnown => Ok(()),
         }
     }

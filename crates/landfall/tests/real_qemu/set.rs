@@ -1,4 +1,4 @@
-//! What is demanded is changed while the migration goes on, and whoever tries to disturb that.
+//! `landfall set`: settings changed while a migration runs, and clients that try to disturb it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -308,7 +308,7 @@ fn what_is_refused_changes_nothing_and_says_what_to_do() {
 }
 
 #[test]
-fn clients_that_mean_harm_neither_delay_the_steering_nor_keep_others_out() {
+fn hostile_clients_neither_delay_the_steering_nor_lock_out_others() {
     let Some((scene, run, path)) = endless() else { return };
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
@@ -341,7 +341,7 @@ fn clients_that_mean_harm_neither_delay_the_steering_nor_keep_others_out() {
 }
 
 #[test]
-fn the_socket_of_a_landfall_that_was_killed_is_in_nobodys_way() {
+fn the_socket_of_a_killed_landfall_does_not_block_the_next() {
     let Some((mut scene, mut run, path)) = endless() else { return };
     run.signal(Signal::KILL);
     run.wait();

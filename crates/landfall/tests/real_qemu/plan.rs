@@ -222,7 +222,7 @@ fn a_plan_takes_little_longer_than_its_probe_and_draws_what_it_found() {
 }
 
 #[test]
-fn where_nobody_answers_nothing_is_planned_and_what_to_do_is_said() {
+fn a_monitor_that_does_not_answer_is_named_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = landfall();
     command.arg("plan").arg(folder.path().join("vm.qmp")).args(["--to-rate", LIMIT]);

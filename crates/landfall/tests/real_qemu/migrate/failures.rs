@@ -53,7 +53,7 @@ fn sigterm_gives_the_guest_back() {
 }
 
 #[test]
-fn a_migration_cancelled_by_somebody_else_is_called_that() {
+fn a_migration_cancelled_by_another_is_reported_as_that() {
     let Some((scene, run)) = held() else { return };
     scene.pair.source.raw_qmp().unwrap().run("migrate_cancel").unwrap();
     run.ended().assert(5, "cancelled", &["somebody else cancelled"]);
@@ -111,7 +111,7 @@ fn a_destination_that_falls_silent_in_the_final_copy_is_given_up_and_the_guest_g
 }
 
 #[test]
-fn nobody_listening_at_the_destination_is_a_failure_with_the_guest_unharmed() {
+fn a_destination_that_does_not_listen_is_a_failure_with_the_guest_unharmed() {
     let Some(scene) = Scene::boot(&sweep(16), ByteRate::mb(40)) else { return };
     let mut command = crate::scene::landfall();
     command.args(["migrate", "--json"]).arg(scene.pair.source.qmp_socket()).arg("tcp:127.0.0.1:1");

@@ -1,5 +1,5 @@
-//! The management page in a real browser, with guests of real QEMUs. By the keyboard alone: what works so
-//! works for everybody. Skipped, with the reason printed, where there is no chromium.
+//! `landfall serve` in a real browser, with guests of real QEMUs, by the keyboard alone. Skipped, with the
+//! reason printed, where there is no chromium.
 //!
 //! `LANDFALL_PICTURES=docs` keeps pictures of the page there.
 

@@ -1,4 +1,4 @@
-//! Ways in which a guest could run twice, stand still or be somebody else's, each found by trying.
+//! Ways in which a guest could run twice, stand still or belong to another; each was found by trying.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -115,7 +115,7 @@ fn a_landfall_that_is_stopped_does_not_keep_the_guest_held() {
 }
 
 #[test]
-fn a_guest_that_somebody_else_paused_stays_paused() {
+fn a_guest_paused_by_another_stays_paused() {
     let Some(scene) = Scene::boot(&sweep(24), ByteRate::mb(10)) else { return };
     let run = scene.landfall(&["--policy", "plain", "--max-bandwidth", "10MB/s"]);
     wait_until("the migration", || migration_status(&scene.pair.source) == "active");

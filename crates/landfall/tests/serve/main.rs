@@ -1,5 +1,5 @@
 //! `landfall serve` over HTTP, without a guest: as browsers, scripts and attackers speak to it.
-//! `real_qemu/page.rs` shows the pages in a browser.
+//! `real_qemu/serve.rs` shows the pages in a browser.
 
 mod access;
 mod listening;

@@ -86,7 +86,7 @@ fn qemus_own_auto_converge_is_asked_for_and_left_alone() {
 }
 
 #[test]
-fn post_copy_lands_where_it_is_allowed_and_says_what_nobody_measured() {
+fn post_copy_lands_where_it_is_allowed_and_says_what_was_not_measured() {
     let Some(scene) = Scene::boot(&sweep(32), ByteRate::mb(60)) else { return };
     let ended = scene.migrate(&["--policy", "post-copy", "--post-copy", "allow"]);
     assert_eq!(ended.report["outcome"], "landed", "{:#}\n{}", ended.report, ended.stderr);

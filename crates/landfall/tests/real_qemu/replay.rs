@@ -1,4 +1,4 @@
-//! A migration that was recorded can be seen again, and is decided the same.
+//! `landfall replay` of migrations of real guests: they are shown again and decided the same.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -57,7 +57,7 @@ fn a_script_steers_a_middle_guest_to_its_landing_and_is_replayed_from_the_record
 }
 
 #[test]
-fn a_script_that_loops_for_ever_on_the_way_harms_nothing_and_predictive_lands_the_guest() {
+fn a_script_that_loops_endlessly_harms_nothing_and_predictive_lands_the_guest() {
     let Some(scene) = Scene::boot(&middle(), LINK) else { return };
     let folder = tempfile::tempdir().unwrap();
     let script = "fn decide(view) {\n  if view.intervals > 0 { loop { } }\n  \

@@ -1,4 +1,4 @@
-//! `landfall bench`, run by somebody who changes their mind.
+//! `landfall bench`: Ctrl-C ends all of it.
 
 use std::fs;
 use std::thread::sleep;
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::scene::{Run, landfall, sweep, take_turn, wait_until};
 
 #[test]
-fn a_bench_that_is_told_to_end_ends_there_and_its_guests_with_it() {
+fn ctrl_c_ends_the_whole_bench_and_its_guests() {
     let _turn = take_turn();
     if let Err(error @ VmError::NoQemu { .. }) = Vm::builder(&sweep(16)).start() {
         eprintln!("skipped: {error}");

@@ -131,7 +131,7 @@ fn post_copy_without_leave_is_refused() {
 }
 
 #[test]
-fn nobody_at_the_monitor_is_an_error_that_says_what_to_do() {
+fn a_monitor_that_does_not_listen_is_an_error_that_says_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("vm.qmp");
     let mut command = landfall();
