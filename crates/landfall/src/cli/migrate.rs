@@ -9,10 +9,10 @@ use landfall_qemu::qmp::QmpAddress;
 use super::requirement_args::RequirementArgs;
 use crate::hooks::Hook;
 
-/// Moves a running guest from one QEMU to another, holding its CPU from outside where that is what
-/// makes it land.
+/// Moves a running guest from one QEMU to another, and throttles its vCPUs from outside where that makes
+/// the migration land.
 ///
-/// The guest's CPU is held with the kernel's CFS bandwidth controller, on its vCPU threads alone.
+/// The throttle is the kernel's CFS bandwidth controller, on the vCPU threads alone.
 /// Whatever happens - an error, Ctrl-C, kill -9 - the guest ends running at full speed with its old
 /// limits, or landfall says exactly what it does not know.
 #[derive(Debug, Args)]
@@ -33,8 +33,8 @@ pub struct MigrateArgs {
     #[command(flatten)]
     pub asked: RequirementArgs,
 
-    /// Whether the guest may run at the destination before all its memory is there. It is lost if
-    /// the link fails then
+    /// Whether the guest may run at the destination before all its memory is there. If the link fails
+    /// then, the guest is lost
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = PostCopyArg::Never)]
     pub post_copy: PostCopyArg,
 
@@ -43,8 +43,8 @@ pub struct MigrateArgs {
     pub record: Option<PathBuf>,
 
     /// Run a program at a point of the migration (before-start, before-switch-over, landed, failed),
-    /// with the facts as JSON on its standard input; again for another. A before-start that fails
-    /// refuses the migration
+    /// with the facts as JSON on its standard input. May be given several times. A before-start
+    /// program that fails refuses the migration
     #[arg(long, value_name = "POINT=PROGRAM")]
     pub hook: Vec<Hook>,
 
@@ -52,7 +52,7 @@ pub struct MigrateArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Go on when the terminal or the process that started this is gone (for landfall serve)
+    /// Continue when the terminal or the process that started this is gone (for landfall serve)
     #[arg(long, hide = true)]
     pub own_session: bool,
 }

@@ -33,7 +33,7 @@ pub enum Command {
     #[command(about = "Steer one migration to its end")]
     Migrate(Box<MigrateArgs>),
     #[command(
-        about = "Say before a migration what each setting implies, what conflicts, and what would resolve it"
+        about = "Forecast a migration: what each setting implies, what conflicts, what would resolve it"
     )]
     Plan(Box<PlanArgs>),
     #[command(about = "Show or change the settings of a migration that is under way")]
@@ -50,7 +50,7 @@ pub enum Command {
     #[command(about = "Simulate migrations in virtual time, by several policies side by side")]
     Simulate(SimulateArgs),
     #[command(
-        about = "Serve the page that shows guests, what each setting implies, and migrations as they go"
+        about = "Serve a web page with this host's guests, what each setting implies, and migrations"
     )]
     Serve(crate::web::ServeOptions),
     #[command(about = "Measure policies against each other on real guests, in paired runs")]

@@ -30,7 +30,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "FILE")]
     pub picture: Option<PathBuf>,
 
-    /// Show the live line again first, as fast as it went or so many times as fast
+    /// First show the progress line again, at the recorded speed or SPEED times as fast
     #[arg(long, value_name = "SPEED", num_args = 0..=1, default_missing_value = "1",
           value_parser = speed)]
     pub live: Option<f64>,
@@ -44,7 +44,8 @@ pub struct ReplayArgs {
 /// Reads a speed at which a recording can be shown.
 fn speed(text: &str) -> Result<f64, String> {
     let speed = text.parse::<f64>().ok().filter(|speed| speed.is_finite() && *speed > 0.0);
-    speed.ok_or_else(|| "write how many times as fast as it went, for example 10".to_owned())
+    speed
+        .ok_or_else(|| "write a factor of the recorded speed above zero, for example 10".to_owned())
 }
 
 const EXAMPLES: &str = "\

@@ -1,4 +1,4 @@
-//! `landfall set`, its part of the table.
+//! The options of `landfall set`.
 
 use clap::Args;
 use landfall_core::requirements::SETTINGS;

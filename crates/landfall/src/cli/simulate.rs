@@ -12,25 +12,25 @@ use super::policy_parser::PolicyParser;
 /// policies: the same ones that steer real migrations, and QEMU's auto-converge of 2013 besides.
 ///
 /// A scenario is a readable file; those in scenarios/ of the sources show what it can say. A value
-/// can be a range, [low, high], of which each draw takes another. All follows from the seed: the
-/// same seed gives the same figures.
+/// can be a range, [low, high], from which each draw takes a value. The same seed gives the same
+/// figures.
 #[derive(Debug, Args)]
 pub struct SimulateArgs {
     /// What to simulate, one after the other
     #[arg(required = true, value_name = "SCENARIO.toml")]
     pub scenarios: Vec<PathBuf>,
 
-    /// A policy to move the guest by; again for another [default: those of the scenario]
+    /// A policy to move the guest by; may be given several times [default: those of the scenario]
     #[arg(long, value_name = "NAME",
           value_parser = PolicyParser { simulated: true })]
     pub policy: Vec<NamedPolicy>,
 
-    /// The gentlest way that keeps the requirements at 0.0, the fastest end at 1.0 [default: the
+    /// 0.0 disturbs the guest least within the requirements, 1.0 finishes soonest [default: the
     /// scenario's, or 0.5]
     #[arg(long, value_name = "0.0..1.0", allow_negative_numbers = true)]
     pub aggression: Option<Aggression>,
 
-    /// What everything random follows from [default: the scenario's]
+    /// The seed of everything random [default: the scenario's]
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<landfall_sim::Seed>,
 

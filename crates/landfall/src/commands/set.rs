@@ -1,4 +1,4 @@
-//! `landfall set`: shows or changes what is demanded of a migration under way.
+//! `landfall set`: shows or changes the settings of a migration under way.
 
 use landfall_core::requirements::Settings;
 use landfall_core::units::{Share, show_duration};
@@ -54,7 +54,7 @@ fn shown(steered: &SteeredMigration, was: Option<&Settings>, json: bool) -> Stri
 fn cancelling(guest: &GuestIdentity, json: bool) -> String {
     match json {
         true => json!({ "guest": guest_as_json(guest), "cancelling": true }).to_string(),
-        false => format!("{} is being given up: the guest runs on at the source", called(guest)),
+        false => format!("{} is being cancelled: the guest continues at the source", called(guest)),
     }
 }
 

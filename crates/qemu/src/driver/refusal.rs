@@ -56,7 +56,9 @@ pub enum Refusal {
         status: Status,
     },
     /// Another migration of the guest began while this one was being set up.
-    #[error("another program has just begun to migrate the guest; wait for that to end, or cancel it (QMP migrate_cancel)")]
+    #[error(
+        "another program has just begun to migrate the guest; wait for that to end, or cancel it (QMP migrate_cancel)"
+    )]
     OvertakenByOther,
     /// A device or a setting keeps QEMU from migrating the guest.
     #[error(

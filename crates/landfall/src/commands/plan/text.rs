@@ -180,7 +180,7 @@ fn throttle_or_pause(ways: &Ways) -> String {
         |held| format!("{} (to {})", way(held), Share::clamped(held.min_cpu_share)),
     );
     let answer = match ways.loses_less {
-        Lever::Neither => "neither: it lands by itself",
+        Lever::Neither => "neither: it lands unaided",
         Lever::Throttle => "throttle: that loses less",
         Lever::Pause => "pause: that loses less",
     };

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::ReplayStep;
 
-/// A grip that becomes tighter or looser by less than this, in all, is not told.
+/// A hold that changes by less than this, in all, is left out.
 const GRIP: f64 = 0.05;
 
 /// A moment at which something changed.
@@ -20,7 +20,7 @@ pub struct ReplayChange {
     pub at: Moment,
     /// What.
     pub what: String,
-    /// It was the guest or its end that was decided on, or the operator changed what is demanded; not
+    /// A hold or an end was decided, or the operator changed a setting; not
     /// just a pass that ended.
     pub decided: bool,
     remaining: Bytes,
@@ -78,7 +78,7 @@ impl Told {
         })
     }
 
-    /// A grip that is another than the one last told, in words.
+    /// Returns the hold in words if it differs from the one last shown.
     fn grip(&mut self, grip: Option<Share>) -> Option<String> {
         let far = match (self.grip, grip) {
             (Some(before), Some(now)) => (before.get() - now.get()).abs() >= GRIP,

@@ -28,7 +28,7 @@ pub fn class_badge(class: Class) -> Markup {
 pub fn class_explanation(class: Class) -> &'static str {
     match class {
         Class::Unaided => {
-            "It writes memory more slowly than the link carries it. It lands by itself and is not \
+            "It writes memory more slowly than the link carries it. It lands unaided and is not \
              throttled."
         }
         Class::Middle => {

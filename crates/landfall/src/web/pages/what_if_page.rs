@@ -202,7 +202,7 @@ fn compare_ways(ways: &Ways) -> String {
     );
     match ways.loses_less {
         Lever::Neither => {
-            "Neither throttling nor a pause is needed: it lands by itself.".to_owned()
+            "Neither throttling nor a pause is needed: it lands unaided.".to_owned()
         }
         Lever::Throttle => format!("Throttling is better: {throttle}; {pause}."),
         Lever::Pause => {
