@@ -220,13 +220,3 @@ fn a_plan_takes_little_longer_than_its_probe_and_draws_what_it_found() {
     assert!(std::fs::read_to_string(picture).unwrap().contains("MB dirtied"));
     scene.assert_unharmed_at_source();
 }
-
-#[test]
-fn a_monitor_that_does_not_answer_is_named_with_what_to_do() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = landfall();
-    command.arg("plan").arg(folder.path().join("vm.qmp")).args(["--to-rate", LIMIT]);
-    let ended = Run::start(command).ended();
-    assert_eq!(ended.code(), Some(5), "{ended:?}");
-    assert!(ended.stderr.contains("cannot connect"), "{ended:?}");
-}

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,6 +11,8 @@ use landfall_testguest::{
     GuestSpec, MemoryCheck, MigrationPair, PagesPerSecond, RawQmp, Vm, VmBuilder, VmError, Workload,
 };
 use serde_json::Value;
+
+pub use crate::landfall_process::{Ended, Run, landfall};
 
 /// For whatever must happen at all: long, because the machine may be busy with something else.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -167,83 +167,6 @@ impl Found {
         let home = self.limits.values().next().cloned().flatten();
         let was = |tid: &i32| (*tid, self.limits.get(tid).cloned().flatten().or(home.clone()));
         now.keys().map(was).collect()
-    }
-}
-
-pub fn landfall() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_landfall"))
-}
-
-/// A landfall under way.
-pub struct Run {
-    pub child: Child,
-}
-
-/// A landfall that has ended.
-#[derive(Debug)]
-pub struct Ended {
-    pub status: ExitStatus,
-    pub report: Value,
-    pub stderr: String,
-}
-
-impl Run {
-    pub fn start(mut command: Command) -> Run {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Run { child: command.spawn().unwrap() }
-    }
-
-    pub fn pid(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(&self.child)
-    }
-
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(self.pid(), signal).unwrap();
-    }
-
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    /// Waits until landfall itself has ended; its guardian may go on, and holds standard error.
-    pub fn wait(&mut self) {
-        self.child.wait().unwrap();
-    }
-
-    pub fn ended(mut self) -> Ended {
-        let mut stdout = String::new();
-        let mut stderr = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        let status = self.child.wait().unwrap();
-        let report = serde_json::from_str(&stdout).unwrap_or(Value::Null);
-        Ended { status, report, stderr }
-    }
-}
-
-impl Ended {
-    pub fn code(&self) -> Option<i32> {
-        self.status.code()
-    }
-
-    pub fn reason(&self) -> &str {
-        self.report["reason"].as_str().unwrap_or_default()
-    }
-
-    #[track_caller]
-    pub fn number(&self, field: &str) -> f64 {
-        self.report[field].as_f64().unwrap_or_else(|| panic!("no {field} in {:#}", self.report))
-    }
-
-    /// The exit status and outcome are these, and the reason says these things.
-    #[track_caller]
-    pub fn assert(&self, code: i32, outcome: &str, says: &[&str]) {
-        let all = format!("{:#}\n{}", self.report, self.stderr);
-        assert_eq!(self.code(), Some(code), "{all}");
-        assert_eq!(self.report["outcome"], outcome, "{all}");
-        for words in says {
-            assert!(self.reason().contains(words), "the reason does not say {words:?}: {all}");
-        }
     }
 }
 
