@@ -4,8 +4,11 @@ use crate::landfall_process::landfall;
 
 #[test]
 fn a_guest_that_no_landfall_steers_is_named_with_what_to_do() {
-    let output =
-        landfall().args(["set", "unix:/nowhere/vm.qmp", "--max-stall", "1s"]).output().unwrap();
+    // Where a landfall of a user who is not root looks for the others.
+    let runtime = tempfile::tempdir().unwrap();
+    let mut command = landfall();
+    command.args(["set", "unix:/nowhere/vm.qmp", "--max-stall", "1s"]);
+    let output = command.env("XDG_RUNTIME_DIR", runtime.path()).output().unwrap();
     let says = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{says}");
     assert!(says.contains("/nowhere/vm.qmp"), "{says}");
