@@ -17,6 +17,7 @@ use landfall_testguest::{GuestSpec, IsolatedCpus, PagesPerSecond, WorkPhase, Wor
 use serde_json::json;
 
 use crate::accuracy::AccuracyArgs;
+use crate::error::ExperimentError;
 use crate::run::{LabResult, LabRun, isolate_guest_cpu, standard_requirements};
 use crate::theory::TheoryArgs;
 
@@ -170,8 +171,11 @@ pub fn comparison_names() -> Vec<&'static str> {
     ALL.iter().map(|comparison| comparison.name).collect()
 }
 
-/// Runs the comparisons, or another experiment, and returns the exit status.
-pub async fn run(mut options: BenchArgs, mut stops: Interrupts) -> u8 {
+/// Runs the comparisons, or another experiment.
+///
+/// # Errors
+/// [`ExperimentError`].
+pub async fn run(mut options: BenchArgs, mut stops: Interrupts) -> Result<(), ExperimentError> {
     match options.experiment.take() {
         Some(Experiment::Theory(options)) => return crate::theory::run(options, stops).await,
         Some(Experiment::Accuracy(options)) => return crate::accuracy::run(options, stops).await,
@@ -180,22 +184,12 @@ pub async fn run(mut options: BenchArgs, mut stops: Interrupts) -> u8 {
     let isolated_cpus = isolate_guest_cpu();
     let chosen = chosen(&options);
     if chosen.is_empty() {
-        eprint_line(&format!(
-            "landfall: --policy {}: none of the comparisons is about that policy; {}",
-            options.policy.join(" --policy "),
-            policies_as_text(&options)
-        ));
-        return 2;
+        let about = policies_as_text(&options);
+        return Err(ExperimentError::NoComparison { policies: options.policy, about });
     }
     let mut all = Vec::new();
     for (comparison, contenders) in chosen {
-        let runs = match comparison.run(&contenders, &options, isolated_cpus, &mut stops).await {
-            Ok(runs) => runs,
-            Err(problem) => {
-                eprint_line(&format!("landfall: {problem}"));
-                return 5;
-            }
-        };
+        let runs = comparison.run(&contenders, &options, isolated_cpus, &mut stops).await?;
         if options.json {
             all.push(as_json(comparison, &contenders, &runs));
         } else {
@@ -210,7 +204,7 @@ pub async fn run(mut options: BenchArgs, mut stops: Interrupts) -> u8 {
     if options.json {
         print_line(&json!(all).to_string());
     }
-    0
+    Ok(())
 }
 
 /// Returns the chosen comparisons, each with the chosen policies.
@@ -249,7 +243,7 @@ impl Comparison {
         options: &BenchArgs,
         isolated_cpus: Option<IsolatedCpus>,
         stops: &mut Interrupts,
-    ) -> Result<Vec<Vec<LabResult>>, String> {
+    ) -> Result<Vec<Vec<LabResult>>, ExperimentError> {
         let mut runs: Vec<Vec<LabResult>> = contenders.iter().map(|_| Vec::new()).collect();
         let repeat = options.repeat.max(1);
         for turn in 1..=repeat {
@@ -271,10 +265,12 @@ impl Comparison {
                 };
                 let seen = run.run(stops, &mut |tick| line.on_tick(tick)).await;
                 line.clear();
-                let seen = seen.map_err(|error| format!("{} by {policy}: {error}", self.name))?;
-                if !seen.memory_intact {
-                    return Err(format!("{} by {policy}: the guest's memory is spoilt", self.name));
-                }
+                let what = format!("{} by {policy}", self.name);
+                let seen = match seen {
+                    Ok(seen) if seen.memory_intact => seen,
+                    Ok(_) => return Err(ExperimentError::MemoryDamaged { what }),
+                    Err(error) => return Err(ExperimentError::Run { what, error }),
+                };
                 runs[index].push(seen);
             }
         }

@@ -7,6 +7,7 @@
 //! `landfall-lab`, which is left out of a build without the feature `lab`.
 
 mod cli;
+mod command_error;
 mod commands;
 mod hooks;
 mod output;
@@ -17,34 +18,27 @@ use std::panic;
 use std::process::ExitCode;
 
 use clap::Parser;
-use landfall_qemu::stdio::eprint_line;
 
-/// Exit status for wrong arguments, also clap's own.
-const USAGE: u8 = 2;
-
-/// Exit status if something failed and everything is as before.
-const FAILED: u8 = 5;
-
-/// Exit status if the guest's state is not known.
-const UNKNOWN: u8 = 6;
+use command_error::CommandError;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprint_line(&format!("landfall: the runtime does not start: {error}"));
-            return ExitCode::from(FAILED);
-        }
-    };
-    let run = panic::AssertUnwindSafe(|| runtime.block_on(commands::run(cli.command)));
+    let status = run(cli.command).unwrap_or_else(|error| error.report());
+    ExitCode::from(status)
+}
+
+/// Runs a command on a runtime of its own.
+fn run(command: cli::Command) -> Result<u8, CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime
+        .map_err(|error| CommandError::failed(format!("the runtime does not start: {error}")))?;
+    let run = panic::AssertUnwindSafe(|| runtime.block_on(commands::run(command)));
     // The guardian sees this process end without a message that all is done, and releases the guest. What
     // becomes of it is not known here.
-    ExitCode::from(panic::catch_unwind(run).unwrap_or_else(|_| {
-        eprint_line(
-            "landfall: this is a bug in landfall. Its guardian lets the guest go and cancels the \
-             migration; look at the guest with QMP query-status",
-        );
-        UNKNOWN
-    }))
+    panic::catch_unwind(run).unwrap_or_else(|_| {
+        Err(CommandError::bug(
+            "this is a bug in landfall. Its guardian lets the guest go and cancels the migration; look \
+             at the guest with QMP query-status",
+        ))
+    })
 }

@@ -22,6 +22,7 @@ use landfall_sim::{Expected, Run, Seed, Setup};
 use landfall_testguest::IsolatedCpus;
 use serde_json::json;
 
+use crate::error::ExperimentError;
 use crate::run::{LINK_HEADROOM, LabRun, LabRunError, isolate_guest_cpu};
 use matrix::{KnownGuest, MatrixCell};
 
@@ -56,29 +57,21 @@ struct Row {
     simulated: Option<Run>,
 }
 
-/// Makes the comparison and returns the exit status.
-pub async fn run(options: AccuracyArgs, mut stops: Interrupts) -> u8 {
+/// Makes the comparison.
+///
+/// # Errors
+/// [`ExperimentError`].
+pub async fn run(options: AccuracyArgs, mut stops: Interrupts) -> Result<(), ExperimentError> {
     let isolated_cpus = isolate_guest_cpu();
     let mut rows = Vec::new();
     let cases = matrix::cases();
     for turn in 1..=options.repeat.max(1) {
         for (number, case) in cases.iter().enumerate() {
-            eprint_line(&format!(
-                "{} of {} ({turn} of {}): {} by {} at {}",
-                number + 1,
-                cases.len(),
-                options.repeat.max(1),
-                case.guest.name,
-                case.way.name,
-                case.link
-            ));
-            match row(case, isolated_cpus, &mut stops).await {
-                Ok(row) => rows.push(row),
-                Err(problem) => {
-                    eprint_line(&format!("landfall: {problem}"));
-                    return 5;
-                }
-            }
+            let what = format!("{} by {} at {}", case.guest.name, case.way.name, case.link);
+            let (count, turns) = (cases.len(), options.repeat.max(1));
+            eprint_line(&format!("{} of {count} ({turn} of {turns}): {what}", number + 1));
+            let row = row(case, isolated_cpus, &mut stops).await;
+            rows.push(row.map_err(|error| ExperimentError::Run { what, error })?);
         }
     }
     if options.json {
@@ -86,13 +79,10 @@ pub async fn run(options: AccuracyArgs, mut stops: Interrupts) -> u8 {
     } else {
         print_line(&doc::figures(&rows));
     }
-    if let Some(folder) = &options.docs
-        && let Err(error) = doc::write(folder, &rows)
-    {
-        eprint_line(&format!("landfall: --docs {}: {error}", folder.display()));
-        return 5;
+    if let Some(folder) = options.docs {
+        doc::write(&folder, &rows).map_err(|error| ExperimentError::Docs { folder, error })?;
     }
-    0
+    Ok(())
 }
 
 async fn row(

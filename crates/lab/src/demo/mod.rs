@@ -18,6 +18,7 @@ use landfall_qemu::stdio::{eprint_line, print_line};
 use landfall_testguest::{GuestSpec, PagesPerSecond, Workload};
 use serde_json::json;
 
+use crate::error::ExperimentError;
 use crate::run::{LabResult, LabRun, isolate_guest_cpu, standard_requirements};
 
 /// Boots guests whose behaviour is known, a pathological one and one of the middle, and moves each
@@ -38,8 +39,11 @@ pub struct DemoArgs {
     pub json: bool,
 }
 
-/// Runs the demo and returns the exit status.
-pub async fn run(options: DemoArgs, mut stops: Interrupts) -> u8 {
+/// Runs the demo.
+///
+/// # Errors
+/// [`ExperimentError`].
+pub async fn run(options: DemoArgs, mut stops: Interrupts) -> Result<(), ExperimentError> {
     eprint_line(&format!(
         "Four live migrations of real QEMU guests over a link of {}. About two minutes.\n",
         options.bandwidth
@@ -50,22 +54,13 @@ pub async fn run(options: DemoArgs, mut stops: Interrupts) -> u8 {
         let line = ProgressLine::new();
         let result = run.run(&mut stops, &mut |tick| line.on_tick(tick)).await;
         line.clear();
-        match result {
-            Ok(result) => {
-                let landed = if result.landed() { "landed in" } else { "given up after" };
-                eprint_line(&format!("  {landed} {}", show_duration(result.total)));
-                rows.push((run, result));
-            }
-            Err(error) => {
-                eprint_line(&format!("landfall: {error}"));
-                return 5;
-            }
-        }
+        let what = || format!("{}, by {}", run.guest, run.policy);
+        let result = result.map_err(|error| ExperimentError::Run { what: what(), error })?;
+        let landed = if result.landed() { "landed in" } else { "given up after" };
+        eprint_line(&format!("  {landed} {}", show_duration(result.total)));
+        rows.push((run, result));
     }
-    if let Err(error) = chart::write(&options.picture, &rows) {
-        eprint_line(&format!("landfall: {error}"));
-        return 5;
-    }
+    chart::write(&options.picture, &rows)?;
     if options.json {
         print_line(&json!(rows.iter().map(row_as_json).collect::<Vec<_>>()).to_string());
     } else {
@@ -73,7 +68,13 @@ pub async fn run(options: DemoArgs, mut stops: Interrupts) -> u8 {
         print_line(&lesson(&rows));
         print_line(&format!("\nThe curves are in {}", options.picture.display()));
     }
-    if rows.iter().all(|(_, seen)| seen.memory_intact) { 0 } else { 5 }
+    match rows.iter().find(|(_, seen)| !seen.memory_intact) {
+        Some((run, _)) => {
+            let what = format!("{}, by {}", run.guest, run.policy);
+            Err(ExperimentError::MemoryDamaged { what })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Returns the migrations: the pathological guest of 2015, and one of the nebulous middle, which writes four

@@ -33,6 +33,8 @@ use figures::MeasuredGuest;
 use landed::Landing;
 use stage::TheoryStage;
 
+use crate::error::ExperimentError;
+
 /// Measures how much distinct memory guests of known behaviour dirty, free and held by quota and by
 /// pauses, against the dirty curve of the free guest (6 minutes). Needs QEMU 8.2, root, and a machine
 /// with nothing else to do.
@@ -109,32 +111,28 @@ fn guests() -> Vec<(&'static str, Workload)> {
     ]
 }
 
-/// Makes the experiment and returns the exit status.
-pub async fn run(options: TheoryArgs, mut stops: Interrupts) -> u8 {
-    let outcome = tokio::select! {
+/// Makes the experiment.
+///
+/// # Errors
+/// [`ExperimentError`].
+pub async fn run(options: TheoryArgs, mut stops: Interrupts) -> Result<(), ExperimentError> {
+    let (guests, landings) = tokio::select! {
         biased;
-        reason = stops.recv() => Err(reason.unwrap_or_default()),
-        done = experiment() => done.map_err(|problem| problem.to_string()),
-    };
-    let (guests, landings) = match outcome {
-        Ok(done) => done,
-        Err(problem) => {
-            eprint_line(&format!("landfall: {problem}"));
-            return 5;
+        reason = stops.recv() => {
+            return Err(ExperimentError::Interrupted(reason.unwrap_or_default()));
         }
+        done = experiment() => done?,
     };
     if options.json {
         print_line(&json!({ "guests": guests, "landings": landings }).to_string());
     } else {
         print_line(&doc::figures(&guests, &landings));
     }
-    if let Some(folder) = &options.docs
-        && let Err(error) = doc::write(folder, &guests, &landings)
-    {
-        eprint_line(&format!("landfall: --docs {}: {error}", folder.display()));
-        return 5;
+    if let Some(folder) = options.docs {
+        let written = doc::write(&folder, &guests, &landings);
+        written.map_err(|error| ExperimentError::Docs { folder, error })?;
     }
-    0
+    Ok(())
 }
 
 async fn experiment() -> Result<(Vec<MeasuredGuest>, Vec<Landing>), TheoryError> {

@@ -11,25 +11,23 @@ use landfall_qemu::driver::Tick;
 use landfall_qemu::stdio::eprint_line;
 
 use crate::cli::{MigrateArgs, PostCopyArg};
+use crate::command_error::CommandError;
 use crate::hooks::{Facts, Hooks};
 use crate::output::report_text::format_report;
-use crate::{USAGE, signals};
+use crate::signals;
 
-/// Runs it and returns the exit status.
-pub async fn run(options: Box<MigrateArgs>) -> u8 {
+/// Runs it and returns the exit status, which is that of the report.
+///
+/// # Errors
+/// [`CommandError`] for what is wrong on the command line.
+pub async fn run(options: Box<MigrateArgs>) -> Result<u8, CommandError> {
     if options.own_session {
         // An error means that it leads a session already.
         let _ = rustix::process::setsid();
     }
-    let settings = match options.asked.settings() {
-        Ok(settings) => settings,
-        Err(error) => return usage(&error.to_string()),
-    };
+    let settings = options.asked.settings().map_err(CommandError::usage)?;
     let line = ProgressLine::new();
-    let mut run = match prepare(&options, &settings, &line) {
-        Ok(run) => run,
-        Err(problem) => return usage(&problem),
-    };
+    let mut run = prepare(&options, &settings, &line)?;
     let mut stops = signals::listen();
     let Settings { requirements: asked, aggression } = settings;
     let mut hooks = Hooks::new(options.hook.clone(), Facts::of(&options, &asked, aggression));
@@ -40,7 +38,7 @@ pub async fn run(options: Box<MigrateArgs>) -> u8 {
     };
     let (preflight, expected) = match probed {
         Ok(probed) => probed,
-        Err(reason) => return finish(run.refuse(reason), hooks, options.json).await,
+        Err(reason) => return Ok(finish(run.refuse(reason), hooks, options.json).await),
     };
     if let Some(expected) = &expected
         && !options.json
@@ -51,10 +49,10 @@ pub async fn run(options: Box<MigrateArgs>) -> u8 {
     let leave = tokio::select! {
         biased;
         Some(reason) = stops.recv() => Err(reason),
-        leave = hooks.before_start() => leave,
+        leave = hooks.before_start() => leave.map_err(|refused| refused.to_string()),
     };
     if let Err(reason) = leave {
-        return finish(run.refuse(reason), hooks, options.json).await;
+        return Ok(finish(run.refuse(reason), hooks, options.json).await);
     }
     let mut on_tick = |tick: &Tick<'_>| {
         line.on_tick(tick);
@@ -62,14 +60,14 @@ pub async fn run(options: Box<MigrateArgs>) -> u8 {
     };
     let finished = run.steer(&mut stops, &mut on_tick).await;
     line.clear();
-    finish(finished, hooks, options.json).await
+    Ok(finish(finished, hooks, options.json).await)
 }
 
 fn prepare(
     options: &MigrateArgs,
     settings: &Settings,
     line: &ProgressLine,
-) -> Result<MigrationRun, String> {
+) -> Result<MigrationRun, CommandError> {
     let config = RunConfig {
         source: options.source.clone(),
         destination: options.destination.clone(),
@@ -80,9 +78,10 @@ fn prepare(
         post_copy: options.post_copy == PostCopyArg::Allow,
     };
     let mut run = MigrationRun::new(config, &line.message_printer())
-        .map_err(|error| format!("landfall cannot find its own program: {error}"))?;
+        .map_err(|error| format!("landfall cannot find its own program: {error}"))
+        .map_err(CommandError::usage)?;
     if let Some(path) = &options.record {
-        run.record_to(path).map_err(|error| error.to_string())?;
+        run.record_to(path).map_err(CommandError::usage)?;
     }
     Ok(run)
 }
@@ -93,11 +92,6 @@ async fn finish(run: FinishedRun, hooks: Hooks, json: bool) -> u8 {
     show(&report, &requirements, json);
     hooks.on_end(&report).await;
     report.exit_status()
-}
-
-fn usage(problem: &str) -> u8 {
-    eprint_line(&format!("landfall: {problem}"));
-    USAGE
 }
 
 /// Prints the report. Standard output may be closed by now; the exit status tells the outcome in any case.

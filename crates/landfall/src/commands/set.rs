@@ -7,32 +7,25 @@ use landfall_migration::tables::borderless_table;
 use landfall_qemu::control::{
     ControlAnswer, ControlRequest, GuestIdentity, SteeredMigration, client,
 };
-use landfall_qemu::stdio::{eprint_line, print_line};
+use landfall_qemu::stdio::print_line;
 use serde_json::{Value, json};
 
 use crate::cli::Set;
+use crate::command_error::CommandError;
 
-/// Exit status where nothing was changed.
-const REFUSED: u8 = 1;
-
-/// Runs it and returns the exit status.
-pub async fn run(options: Set) -> u8 {
-    match ask(&options).await {
-        Ok(said) => {
-            print_line(&said);
-            0
-        }
-        Err(problem) => {
-            eprint_line(&format!("landfall: {problem}"));
-            REFUSED
-        }
-    }
+/// Shows or changes the settings and prints the answer.
+///
+/// # Errors
+/// [`CommandError`]; nothing was changed.
+pub async fn run(options: Set) -> Result<(), CommandError> {
+    print_line(&ask(&options).await?);
+    Ok(())
 }
 
-/// Asks, and gives what is to be printed.
-async fn ask(options: &Set) -> Result<String, String> {
-    let (mut landfall, steered) =
-        client::find_migration(&options.guest).await.map_err(|error| error.to_string())?;
+/// Asks the landfall that steers, and returns its answer as text.
+async fn ask(options: &Set) -> Result<String, CommandError> {
+    let found = client::find_migration(&options.guest).await;
+    let (mut landfall, steered) = found.map_err(CommandError::refused)?;
     let given = options.settings.given();
     let request = match given.is_empty() {
         _ if options.cancel => ControlRequest::Cancel,
@@ -41,13 +34,15 @@ async fn ask(options: &Set) -> Result<String, String> {
             settings: given.iter().map(|new| (new.name().to_owned(), new.text())).collect(),
         },
     };
-    match landfall.send_request(&request).await.map_err(|error| error.to_string())? {
+    match landfall.send_request(&request).await.map_err(CommandError::refused)? {
         ControlAnswer::Set { was, now } => {
             let steered = SteeredMigration { settings: now, ..steered };
             Ok(shown(&steered, Some(&was), options.json))
         }
         ControlAnswer::Cancelling => Ok(cancelling(&steered.guest, options.json)),
-        ControlAnswer::Refused { reason } => Err(format!("{reason}. Nothing was changed")),
+        ControlAnswer::Refused { reason } => {
+            Err(CommandError::refused(format!("{reason}. Nothing was changed")))
+        }
         ControlAnswer::Shown { steered } => Ok(shown(&steered, None, options.json)),
     }
 }

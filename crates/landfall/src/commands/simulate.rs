@@ -15,40 +15,35 @@ use landfall_migration::comparison::{
 use landfall_migration::policy_registry::{NamedPolicy, PolicyError, report_first_failure};
 use landfall_migration::tables::{Table, borderless_table};
 use landfall_migration::text::format_percent;
-use landfall_qemu::stdio::{eprint_line, print_line};
+use landfall_qemu::stdio::print_line;
 use landfall_sim::{Compared, Judged, Run, Scenario, Seed, Spread, compare_of, judge, trace};
 use serde_json::{Value, json};
 
 use crate::cli::SimulateArgs;
+use crate::command_error::CommandError;
 
 /// Where a script has failed, for its message.
 const SIMULATED: &str = "in a simulated migration";
 
-/// Simulates the scenarios and returns the exit status: 0, or 2 if one cannot be read.
-pub fn run(options: &SimulateArgs) -> u8 {
+/// Simulates the scenarios.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn run(options: &SimulateArgs) -> Result<(), CommandError> {
     if options.picture.is_some() && options.scenarios.len() > 1 {
-        eprint_line("landfall: --picture is of one scenario; name one, or leave the picture out");
-        return 2;
+        let message = "--picture is of one scenario; name one, or leave the picture out";
+        return Err(CommandError::usage(message));
     }
     let mut all = Vec::new();
     #[cfg(feature = "lab")]
     let mut judgements = Vec::new();
     for path in &options.scenarios {
-        let scenario = match read(path) {
-            Ok(scenario) => scenario,
-            Err(problem) => {
-                eprint_line(&format!("landfall: {}: {problem}", path.display()));
-                return 2;
-            }
-        };
+        let file = path.display();
+        let scenario = read(path)?;
         let scenario = options.aggression.map_or(scenario.clone(), |dial| scenario.at(dial));
-        let chosen = match Chosen::of(&scenario, options, path) {
-            Ok(chosen) => chosen,
-            Err(problem) => {
-                eprint_line(&format!("landfall: {}: policies: {problem}", path.display()));
-                return 2;
-            }
-        };
+        let chosen = Chosen::of(&scenario, options, path);
+        let chosen =
+            chosen.map_err(|error| CommandError::usage(format!("{file}: policies: {error}")))?;
         let once = report_first_failure(SIMULATED);
         let find =
             |name: &str| chosen.policy(name).map(|policy| policy.create_for_simulator(&once));
@@ -75,10 +70,7 @@ pub fn run(options: &SimulateArgs) -> u8 {
             judgements.push(regret::Judgement::of(name(path), &scenario, &runs, &judged));
         }
         if let Some(picture) = &options.picture {
-            if let Err(error) = draw(picture, &scenario, &chosen) {
-                eprint_line(&format!("landfall: {error}"));
-                return 2;
-            }
+            draw(picture, &scenario, &chosen).map_err(CommandError::usage)?;
             if !options.json {
                 print_line(&format!("How the first draw went is in {}", picture.display()));
             }
@@ -88,18 +80,20 @@ pub fn run(options: &SimulateArgs) -> u8 {
         print_line(&json!({ "scenarios": all }).to_string());
     }
     #[cfg(feature = "lab")]
-    if let Some(folder) = &options.docs
-        && let Err(error) = regret::write(folder, &judgements)
-    {
-        eprint_line(&format!("landfall: {}: {error}", folder.display()));
-        return 2;
+    if let Some(folder) = &options.docs {
+        let unwritable = |error| format!("{}: {error}", folder.display());
+        regret::write(folder, &judgements).map_err(unwritable).map_err(CommandError::usage)?;
     }
-    0
+    Ok(())
 }
 
-fn read(path: &Path) -> Result<Scenario, String> {
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    Scenario::parse(&text).map_err(|error| error.to_string())
+fn read(path: &Path) -> Result<Scenario, CommandError> {
+    let file = path.display();
+    let text = fs::read_to_string(path).map_err(|error| {
+        CommandError::usage(format!("{file}: {error}"))
+            .hint("name a scenario file, as in scenarios/")
+    })?;
+    Scenario::parse(&text).map_err(|error| CommandError::usage(format!("{file}: {error}")))
 }
 
 /// What of a scenario is simulated: as it says, or as the command line does.

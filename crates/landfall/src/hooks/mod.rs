@@ -9,7 +9,7 @@ mod facts;
 mod program;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use landfall_core::decision::Finish;
@@ -18,6 +18,8 @@ use landfall_core::telemetry::view::{Phase, View};
 use landfall_qemu::driver::{Decided, Tick};
 use landfall_qemu::stdio::eprint_line;
 use tokio::task::JoinHandle;
+
+use program::{HookFailure, NotRunnable};
 
 pub use facts::Facts;
 
@@ -56,7 +58,7 @@ pub struct Hook {
 }
 
 /// Why a text is no hook.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum HookError {
     /// It does not begin with a point of the migration.
     #[error(
@@ -69,7 +71,7 @@ pub enum HookError {
         /// The file.
         path: PathBuf,
         /// What it is.
-        problem: String,
+        problem: NotRunnable,
     },
 }
 
@@ -80,8 +82,8 @@ impl FromStr for Hook {
         let (name, path) = text.split_once('=').unwrap_or((text, ""));
         let point = HookPoint::ALL.iter().find(|(_, known)| *known == name);
         let (point, _) = point.ok_or_else(|| HookError::Point(name.to_owned()))?;
-        let wrong = |problem: String| HookError::Program { path: PathBuf::from(path), problem };
-        let program = std::path::absolute(path).map_err(|error| wrong(error.to_string()))?;
+        let wrong = |problem| HookError::Program { path: PathBuf::from(path), problem };
+        let program = std::path::absolute(path).map_err(|error| wrong(error.into()))?;
         program::check(&program).map_err(wrong)?;
         Ok(Hook { point: *point, program })
     }
@@ -109,12 +111,13 @@ impl Hooks {
     /// Runs those before the start, in their order, up to the first that refuses.
     ///
     /// # Errors
-    /// A message: which program refuses, and why.
-    pub async fn before_start(&self) -> Result<(), String> {
+    /// [`FailedHook`].
+    pub async fn before_start(&self) -> Result<(), FailedHook> {
         let facts = self.facts.to_json(HookPoint::BeforeStart, None, None);
         for program in self.programs(HookPoint::BeforeStart) {
             let run = program::run(&program, HookPoint::BeforeStart, &facts).await;
-            run.map_err(|problem| describe(HookPoint::BeforeStart, &program, &problem))?;
+            let point = HookPoint::BeforeStart;
+            run.map_err(|failure| FailedHook { point, program, failure })?;
         }
         Ok(())
     }
@@ -176,14 +179,22 @@ fn fits(view: &View) -> bool {
 /// Runs programs one after the other, and says what goes wrong.
 async fn run_all(point: HookPoint, programs: Vec<PathBuf>, facts: String) {
     for program in programs {
-        if let Err(problem) = program::run(&program, point, &facts).await {
-            eprint_line(&format!("landfall: {}", describe(point, &program, &problem)));
+        if let Err(failure) = program::run(&program, point, &facts).await {
+            eprint_line(&format!("landfall: {}", FailedHook { point, program, failure }));
         }
     }
 }
 
-fn describe(point: HookPoint, program: &Path, problem: &program::HookFailure) -> String {
-    format!("--hook {point}={}: {problem}", program.display())
+/// A hook that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("--hook {point}={}: {failure}", .program.display())]
+pub struct FailedHook {
+    /// When it ran.
+    point: HookPoint,
+    /// Its program.
+    program: PathBuf,
+    /// How it failed.
+    failure: HookFailure,
 }
 
 impl fmt::Display for HookPoint {
@@ -206,8 +217,8 @@ mod tests {
             ("landed", "name a file by its path"),
             ("landed=", "name a file by its path"),
             ("landed=/no/such/file", "/no/such/file is not a program"),
-            ("landed=/etc/passwd", "it may not be executed"),
-            ("landed=/etc", "it is no file"),
+            ("landed=/etc/passwd", "chmod +x"),
+            ("landed=/etc", "not a file"),
             ("landed=/bin/true --now", "without arguments"),
         ] {
             let error = text.parse::<Hook>().unwrap_err().to_string();

@@ -51,14 +51,31 @@ fn said(last_words: &str) -> String {
     if last_words.is_empty() { String::new() } else { format!(": {last_words}") }
 }
 
-/// Whether a file can be run, as far as can be seen without running it.
-pub fn check(program: &Path) -> Result<(), String> {
-    let found = fs::metadata(program).map_err(|error| error.to_string())?;
+/// Why a file cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRunnable {
+    /// It cannot be found or looked at.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    /// It is a directory or something else.
+    #[error("it is not a file")]
+    NotAFile,
+    /// No user may execute it.
+    #[error("it is not executable; chmod +x it")]
+    NotExecutable,
+}
+
+/// Checks that a file can be run, as far as can be seen without running it.
+///
+/// # Errors
+/// [`NotRunnable`].
+pub fn check(program: &Path) -> Result<(), NotRunnable> {
+    let found = fs::metadata(program)?;
     if !found.is_file() {
-        return Err("it is no file".to_owned());
+        return Err(NotRunnable::NotAFile);
     }
-    let may = found.permissions().mode() & 0o111 != 0;
-    may.then_some(()).ok_or_else(|| "it may not be executed".to_owned())
+    let executable = found.permissions().mode() & 0o111 != 0;
+    executable.then_some(()).ok_or(NotRunnable::NotExecutable)
 }
 
 /// Runs a program to its end, or to the end of its time.

@@ -50,12 +50,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use landfall_qemu::stdio::{eprint_line, print_line};
+use landfall_qemu::stdio::print_line;
 use tokio::sync::Semaphore;
 
 pub use serve_options::ServeOptions;
 
-use crate::{USAGE, signals};
+use crate::command_error::CommandError;
+use crate::signals;
 use access::AccessControl;
 use guests::GuestList;
 use listen::{ListenError, PageListener};
@@ -87,24 +88,20 @@ enum ServeError {
     OwnProgram(io::Error),
 }
 
-/// Serves the page until a signal ends it, and returns the exit status.
-pub async fn run(options: ServeOptions) -> u8 {
-    match open(&options).await {
-        Ok((listener, state)) => {
-            print_greeting(&options, &listener, &state);
-            let mut stops = signals::listen();
-            tokio::select! {
-                () = listener.serve(routes::router(Arc::new(state))) => {}
-                _ = stops.recv() => {}
-            }
-            options.listen.remove_socket();
-            0
-        }
-        Err(error) => {
-            eprint_line(&format!("landfall: {error}"));
-            USAGE
-        }
+/// Serves the page until a signal ends it.
+///
+/// # Errors
+/// [`CommandError`]: the page cannot be served.
+pub async fn run(options: ServeOptions) -> Result<(), CommandError> {
+    let (listener, state) = open(&options).await.map_err(CommandError::usage)?;
+    print_greeting(&options, &listener, &state);
+    let mut stops = signals::listen();
+    tokio::select! {
+        () = listener.serve(routes::router(Arc::new(state))) => {}
+        _ = stops.recv() => {}
     }
+    options.listen.remove_socket();
+    Ok(())
 }
 
 async fn open(options: &ServeOptions) -> Result<(PageListener, WebState), ServeError> {

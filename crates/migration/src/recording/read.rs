@@ -1,6 +1,6 @@
 //! Reads a recording, whichever version of landfall wrote it and however it ended.
 //!
-//! A line of an unknown kind is kept as [`Line::Unknown`], and a last line that was cut short by a crash is
+//! A line of an unknown kind is kept as [`RecordingLine::Unknown`], and a last line that was cut short by a crash is
 //! dropped. Anything else that is not as it should be is an error with its line number.
 
 use landfall_core::recording::{KIND, OLDEST_VERSION, RecordingHeader, RecordingLine, VERSION};

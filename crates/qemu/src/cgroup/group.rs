@@ -276,7 +276,7 @@ impl CgroupDir {
 /// Checks that landfall may write to a path, without writing.
 ///
 /// # Errors
-/// [`CgroupError::NoRight`].
+/// [`CgroupError::NotWritable`].
 pub(super) fn check_writable(path: &Path) -> Result<(), CgroupError> {
     let enter = if path.is_dir() { Access::EXEC_OK } else { Access::empty() };
     accessat(CWD, path, Access::WRITE_OK | enter, AtFlags::EACCESS)

@@ -15,37 +15,32 @@ use landfall_migration::preflight::Preflight;
 use landfall_qemu::stdio::{eprint_line, print_line};
 
 use crate::cli::PlanArgs;
-use crate::{FAILED, USAGE, signals};
+use crate::command_error::CommandError;
+use crate::signals;
 
-/// Runs it and returns the exit status.
-pub async fn run(options: PlanArgs) -> u8 {
-    let mut settings = match options.asked.settings() {
-        Ok(settings) => settings,
-        Err(error) => return fail(&error.to_string(), USAGE),
-    };
+/// Makes the plan and shows it.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(options: PlanArgs) -> Result<(), CommandError> {
+    let mut settings = options.asked.settings().map_err(CommandError::usage)?;
     limit_to_link(&mut settings, &options);
     let mut stops = signals::listen();
-    let probed = tokio::select! {
+    let preflight = tokio::select! {
         biased;
-        Some(reason) = stops.recv() => Err(reason),
+        Some(reason) = stops.recv() => return Err(CommandError::failed(reason)),
         found = Preflight::probe(&options.source, &settings.requirements, options.asked.probe) => {
-            found.map_err(|error| error.to_string())
+            found.map_err(CommandError::failed)?
         }
-    };
-    let preflight = match probed {
-        Ok(preflight) => preflight,
-        Err(problem) => return fail(&problem, FAILED),
     };
     let forecaster = Forecaster { preflight, policy: options.asked.policy.clone(), settings };
     let prospects = forecaster.prospects();
-    if let Some(picture) = &options.picture
-        && let Err(error) =
-            draw_prior(&forecaster.preflight.prior).and_then(|svg| write_svg(picture, &svg))
-    {
-        return fail(&error.to_string(), USAGE);
+    if let Some(picture) = &options.picture {
+        let svg = draw_prior(&forecaster.preflight.prior);
+        svg.and_then(|svg| write_svg(picture, &svg)).map_err(CommandError::usage)?;
     }
     show(&options, &prospects);
-    0
+    Ok(())
 }
 
 /// Limits the bandwidth to what the link carries.
@@ -55,11 +50,6 @@ fn limit_to_link(settings: &mut Settings, options: &PlanArgs) {
         (Some(limit), Some(carries)) if limit.0 > carries.0 => Some(carries),
         (limit, carries) => limit.or(carries),
     };
-}
-
-fn fail(problem: &str, status: u8) -> u8 {
-    eprint_line(&format!("landfall: {problem}"));
-    status
 }
 
 fn show(options: &PlanArgs, prospects: &Prospects) {

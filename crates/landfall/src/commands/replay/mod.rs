@@ -6,6 +6,7 @@ mod chart;
 mod check;
 mod what_if;
 
+use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -21,11 +22,11 @@ use landfall_core::telemetry::view::View;
 use landfall_migration::policy_registry::{NamedPolicy, report_first_failure};
 use landfall_migration::progress::ProgressLine;
 use landfall_migration::recording::Recording;
-use landfall_qemu::stdio::{eprint_line, print_line};
+use landfall_qemu::stdio::print_line;
 use serde_json::json;
 
-use crate::USAGE;
 use crate::cli::ReplayArgs;
+use crate::command_error::CommandError;
 use crate::output::report_text::format_report;
 use check::CheckResult;
 use what_if::NamedReport;
@@ -47,41 +48,29 @@ struct ReplayStep {
     again: Option<Decision>,
 }
 
-/// Replays and returns the exit status.
-pub async fn run(options: ReplayArgs) -> u8 {
+/// Replays a recording and returns the exit status: whether every decision is the same again.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(options: ReplayArgs) -> Result<u8, CommandError> {
     let file = options.file.display();
-    let read = match fs::read(&options.file) {
-        Ok(bytes) => Recording::read(&bytes).map_err(|error| error.to_string()),
-        Err(error) => Err(format!("{error}; name a file that landfall migrate --record wrote")),
-    };
-    let recording = match read {
-        Ok(recording) => recording,
-        Err(problem) => {
-            eprint_line(&format!("landfall: {file}: {problem}"));
-            return USAGE;
-        }
-    };
+    let about_file = |problem: &dyn fmt::Display| CommandError::usage(format!("{file}: {problem}"));
+    let bytes = fs::read(&options.file).map_err(|error| {
+        about_file(&error).hint("name a file that landfall migrate --record wrote")
+    })?;
+    let recording = Recording::read(&bytes).map_err(|error| about_file(&error))?;
     let steps = replay_steps(&recording);
     let verdict = check::check(&recording.head, &steps);
     let simulated = match options.policy.is_empty() {
         true => Ok(Vec::new()),
         false => what_if::simulate(&recording, &steps, &options.policy),
     };
-    let simulated = match simulated {
-        Ok(courses) => courses,
-        Err(problem) => {
-            eprint_line(&format!("landfall: {file}: {problem}"));
-            return USAGE;
-        }
-    };
+    let simulated = simulated.map_err(|error| about_file(&error))?;
     if let Some(speed) = options.live {
         show_live(&steps, speed).await;
     }
-    if let Some(path) = &options.picture
-        && let Err(error) = chart::write(path, &recording, &steps)
-    {
-        eprint_line(&format!("landfall: {error}"));
-        return USAGE;
+    if let Some(path) = &options.picture {
+        chart::write(path, &recording, &steps).map_err(CommandError::usage)?;
     }
     if options.json {
         print_line(&as_json(&recording, &steps, &verdict, &simulated).to_string());
@@ -92,7 +81,7 @@ pub async fn run(options: ReplayArgs) -> u8 {
         print_line(&verdict.to_text(&recording.head));
         show_simulated(&recording, simulated);
     }
-    if matches!(verdict, CheckResult::Same(_)) { 0 } else { DIFFERS }
+    Ok(if matches!(verdict, CheckResult::Same(_)) { 0 } else { DIFFERS })
 }
 
 /// Computes the views again, and lets the recorded policy decide again.

@@ -34,19 +34,24 @@ pub struct NamedReport {
     pub report: Report,
 }
 
+/// A recording from which no guest can be simulated.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the recording ends before the guest's dirty curve and the link were known, so no policy can be \
+     simulated on it"
+)]
+pub struct TooLittleRecorded;
+
 /// Simulates the recorded migration by its own policy and by these.
 ///
 /// # Errors
-/// A message: the recording does not say enough about the guest.
+/// [`TooLittleRecorded`].
 pub fn simulate(
     recording: &Recording,
     steps: &[ReplayStep],
     policies: &[NamedPolicy],
-) -> Result<Vec<NamedReport>, String> {
-    let setup = setup(recording, steps).ok_or(
-        "the recording ends before the guest's dirty curve and the link were known, so no policy can \
-         be simulated on it",
-    )?;
+) -> Result<Vec<NamedReport>, TooLittleRecorded> {
+    let setup = setup(recording, steps).ok_or(TooLittleRecorded)?;
     let recorded = NamedPolicy::of_recording(&recording.head);
     let tell = report_first_failure("simulated");
     let simulated = |named: &NamedPolicy| {
