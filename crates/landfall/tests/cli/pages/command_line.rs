@@ -1,17 +1,10 @@
 //! `docs/cli.md`: the help of every command, as the program prints it.
 
 use std::fmt::Write;
-use std::path::Path;
 use std::process::Stdio;
 
+use super::{COMMAND, compare_or_write};
 use crate::landfall_process::landfall;
-
-/// Set to write the page instead of comparing it.
-const WRITE: &str = "LANDFALL_WRITE_DOCS";
-
-/// What makes the page.
-const COMMAND: &str =
-    "LANDFALL_WRITE_DOCS=1 cargo test --package landfall --test cli the_command_line_reference";
 
 /// The program's long help for these arguments, at a fixed width and without colours.
 fn help(arguments: &[&str]) -> String {
@@ -58,21 +51,5 @@ fn reference_page() -> String {
 
 #[test]
 fn the_command_line_reference_is_what_the_program_prints() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
-    let page = reference_page();
-    if std::env::var_os(WRITE).is_some() {
-        std::fs::write(&file, &page).unwrap();
-        return;
-    }
-    let kept = std::fs::read_to_string(&file).unwrap_or_default();
-    let differs = page.lines().zip(kept.lines()).position(|(new, old)| new != old);
-    let line = differs.unwrap_or(page.lines().count().min(kept.lines().count()));
-    assert!(
-        page == kept,
-        "docs/cli.md differs from the program's help from line {} on:\n  page: {}\n  help: {}\n\
-         Read the help, and write the page again:\n  {COMMAND}",
-        line + 1,
-        kept.lines().nth(line).unwrap_or("(the end)"),
-        page.lines().nth(line).unwrap_or("(the end)"),
-    );
+    compare_or_write("cli.md", &reference_page());
 }
