@@ -134,7 +134,7 @@ can_download() {
     make_scratch
 }
 
-# Asks for a password only where somebody can type one.
+# Asks for a password only where a person can type one.
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
@@ -159,7 +159,7 @@ apt_get() {
 
 install_packages() { apt_get install --no-install-recommends "$@"; }
 
-# Reads the package lists anew, once.
+# Refreshes the package lists, once.
 refresh() {
     make_scratch
     if [ -e "$scratch/refreshed" ]; then return; fi

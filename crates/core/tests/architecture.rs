@@ -72,7 +72,7 @@ const ACTS: &[(&[&str], &[&str])] = &[
         ],
         &["qemu/src/driver/", "qemu/src/migration_end.rs", "qemu/src/rollback.rs"],
     ),
-    // Control groups: the lever, whoever reads its counters, and the way back. Every hold passes
+    // Control groups: the lever, the reader of its counters, and the rollback. Every hold passes
     // through the hands, which give the guardian the rollback first.
     (&["CpuLever"], &["qemu/src/driver/actuator.rs", "qemu/src/vcpus.rs", "qemu/src/cgroup/"]),
     (&["find_cpu_lever("], &["qemu/src/driver/preflight.rs", "qemu/src/cgroup/"]),
@@ -194,7 +194,7 @@ fn core_simulator_and_scripts_name_nothing_that_can_read_a_clock_a_file_or_a_soc
         assert!(files.len() > least, "{files:?}");
         for file in files {
             let mut found = trespasses(&program(&file));
-            // A script that panics in its engine is one that fails, and may end nobody's migration.
+            // A script that panics in its engine is one that fails, and may end no migration.
             found.retain(|path| name != "script" || !path.starts_with("std::panic"));
             assert!(found.is_empty(), "{} names {found:?}", file.display());
         }

@@ -1,4 +1,4 @@
-//! The same recorded samples give the same decisions, byte for byte, whoever reads them.
+//! The same recorded samples give the same decisions, byte for byte, in live steering and in a replay.
 
 use std::time::Duration;
 

@@ -111,7 +111,7 @@ async fn an_idle_guest_is_near_zero() {
 }
 
 #[tokio::test]
-async fn a_measurement_of_somebody_else_is_left_alone() {
+async fn a_measurement_by_another_client_is_left_alone() {
     let Some((vm, _turn)) = boot(guest(Workload::Sweep)) else { return };
     let mut other = vm.raw_qmp().unwrap();
     other.run_with("calc-dirty-rate", json!({ "calc-time": 30 })).unwrap();
@@ -119,7 +119,7 @@ async fn a_measurement_of_somebody_else_is_left_alone() {
     let found = probe_guest(&mut connect(&vm).await, Duration::from_millis(500)).await;
     assert!(begin.elapsed() < PATIENCE / 2, "the probe waited for the other to end");
     assert_eq!(found.prior.points, []);
-    assert!(found.notes[0].to_string().contains("somebody else"), "{found:?}");
+    assert!(found.notes[0].to_string().contains("another QMP client"), "{found:?}");
     assert!(found.prior.cpu_demand.is_some() && found.prior.contents.is_some(), "{found:?}");
     assert_eq!(other.run("query-dirty-rate").unwrap()["status"], "measuring");
 }

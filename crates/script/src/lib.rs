@@ -6,7 +6,7 @@
 //! `predictive` steers from there, and says so. A script has no clock, no file, no randomness and no way
 //! to run for long, so it decides the same of the same samples, like every other policy.
 //!
-//! **What does not:** reading files, and saying anything to anybody; a caller gives a function for
+//! **What does not:** reading files, and printing; a caller gives a function for
 //! that. The guard over what a policy asks for is in `landfall-core`, and is the same for all.
 
 mod decision_api;

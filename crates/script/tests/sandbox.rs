@@ -1,4 +1,4 @@
-//! Nothing that a script does harms anybody: it fails, `predictive` steers on, and it is said once.
+//! Nothing that a script does can do harm: it fails, `predictive` steers on, and it is said once.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

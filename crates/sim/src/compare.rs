@@ -84,7 +84,7 @@ pub fn compare_of(
 /// A draw of a scenario, judged by its oracle.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
-    /// What somebody would have lost who had known everything; `None` where no plan lands.
+    /// What would have been lost with full knowledge; `None` where no plan lands.
     pub oracle: Option<Oracle>,
     /// What each policy lost beyond that, in the order of the policies ([`regret`]).
     pub regrets: Vec<Option<f64>>,

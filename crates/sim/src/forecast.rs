@@ -74,7 +74,7 @@ const ROOM: f64 = 1.12;
 /// Moments of QEMU's windows to try.
 const MOMENTS: u64 = 3;
 
-/// Forecasts a migration by a policy, made anew for each run; `None` where too little is known of the
+/// Forecasts a migration by a policy, a new one for each run; `None` where too little is known of the
 /// guest or the link.
 pub fn forecast(question: &Question, policy: &dyn Fn() -> Box<dyn Policy>) -> Option<Expected> {
     let prior = &question.prior;

@@ -35,7 +35,7 @@ pub enum Writes {
 #[derive(Debug, Clone, PartialEq)]
 pub struct CurvePhase {
     /// How long it lasts, in the guest's CPU time: a throttled guest stays in it longer. After the last
-    /// phase comes the first again; one that lasts for ever has none after it.
+    /// phase comes the first again; one without end has none after it.
     pub lasts: CpuTime,
     /// How it dirties meanwhile.
     pub curve: DirtyCurve,

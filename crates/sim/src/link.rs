@@ -72,7 +72,7 @@ pub(crate) struct Steady {
     pub(crate) until: f64,
 }
 
-/// Jitter is drawn anew so often: QEMU's own window.
+/// How often jitter is drawn: QEMU's own window.
 const SLOT: f64 = 0.1;
 
 /// A limit of 95 MB/s on a link of 100 left its buffers as full as no limit did, one of 90 kept them

@@ -140,7 +140,7 @@ fn a_guest_that_is_stopped_stands_still_until_it_has_landed() {
     assert_eq!(run.outcome, Outcome::Landed);
     assert!(total - stall < Duration::from_millis(200), "{run:?}");
     assert!((lost(&run) - seconds(stall)).abs() < 0.01, "{run:?}");
-    // With nobody to let it go on at the destination it may not be stopped at all.
+    // Where nothing can resume it at the destination, it may not be stopped at all.
     setup.levers.stop = false;
     let run = landfall_sim::run(&setup, &mut Always(Hold::Stopped), Seed(1));
     assert!(run.measured.losses.longest_stall < total, "{run:?}");

@@ -1,5 +1,5 @@
 //! The planner's quick answers (`landfall_core::planner::implications`) against what the policy does in the
-//! simulator: near enough for somebody who moves a slider.
+//! simulator: near enough for a person who moves a slider.
 
 use std::time::Duration;
 

@@ -117,7 +117,7 @@ unsafe fn load_interrupt_table() {
     unsafe { asm!("lidt [{}]", in(reg) &register, options(nostack, readonly)) };
 }
 
-/// Says that the interrupt was served; the work itself is done by whoever halted.
+/// Says that the interrupt was served; the halted code does the work itself.
 #[unsafe(naked)]
 extern "C" fn on_timer() {
     naked_asm!(

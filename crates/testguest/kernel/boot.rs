@@ -8,7 +8,7 @@ use core::arch::global_asm;
 /// Most vCPUs a guest can have: one stack each is set aside.
 pub const MAX_VCPUS: usize = 16;
 
-/// Where the real-mode code of [`trampoline`] is put: below 1 MiB, page-aligned, in nobody's use.
+/// Where the real-mode code of [`trampoline`] is put: below 1 MiB, page-aligned, unused.
 pub const TRAMPOLINE: u64 = 0x8000;
 
 unsafe extern "C" {

@@ -111,7 +111,7 @@ impl Guest {
             return Err(Refusal::Counts { vcpus, dirtiers, pages });
         }
         let end = end.unwrap_or(0);
-        // SAFETY: from the end of this image to the end of memory there is nobody, and boot.rs
+        // SAFETY: from the end of this image to the end of memory nothing is in use, and boot.rs
         // has mapped the low 4 GiB, beyond which this memory does not go.
         let memory = unsafe { Memory::fill(&params, boot::image_ends_at(), end) }
             .map_err(|needed| Refusal::Memory { needed, end })?;

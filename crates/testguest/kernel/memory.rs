@@ -40,7 +40,7 @@ impl Memory {
     /// The end of the memory that would be needed, where that is beyond `end`.
     ///
     /// # Safety
-    /// Nobody else uses the memory from `begin` to `end`, and it is mapped.
+    /// Nothing else uses the memory from `begin` to `end`, and it is mapped.
     pub unsafe fn fill(params: &Params, begin: u64, end: u64) -> Result<Self, u64> {
         let pages = params.working_set / PAGE;
         let cold = params.cold / PAGE;

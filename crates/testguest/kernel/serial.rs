@@ -64,7 +64,7 @@ impl Write for Port {
     }
 }
 
-/// Sends a byte. Waits while the host does not take any, but not for ever: a host that has stopped
+/// Sends a byte. Waits while the host does not take any, but not endlessly: a host that has stopped
 /// listening must not stop the guest.
 fn send(byte: u8) {
     const PATIENCE: u32 = 100_000;

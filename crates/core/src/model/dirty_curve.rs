@@ -140,7 +140,7 @@ impl DirtyCurve {
         along
     }
 
-    /// Bytes dirtied in `cpu` seconds, and bytes per second of CPU dirtied anew after them.
+    /// Bytes dirtied in `cpu` seconds, and bytes per second of CPU newly dirtied after them.
     fn with_slope(&self, cpu: f64) -> (f64, f64) {
         self.parts.iter().fold((0.0, 0.0), |(dirtied, slope), part| {
             let (set, clean) = (part.set.as_f64(), (-cpu / part.time.0).exp());

@@ -1,4 +1,4 @@
-//! What is known of a guest's curve, worked out only when somebody asks.
+//! What is known of a guest's curve, fitted only when it is asked for.
 //!
 //! A fit is the dearest thing in a look, and most policies never ask. What the syncs have shown is
 //! kept until then; what comes out is the same whenever it is asked for.
@@ -177,7 +177,7 @@ mod tests {
             (asked, waits) = (asked.and(seen(n)), waits.and(seen(n)));
             assert!(asked.estimate().is_some());
         }
-        assert!(waits.0.now.get().is_none(), "nobody has asked");
+        assert!(waits.0.now.get().is_none(), "it was not asked for");
         assert_eq!(asked.estimate(), waits.estimate());
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::CurvePoint;
 use crate::units::{ByteRate, Bytes, CpuDemand};
 
-/// How long a probe takes where nobody says otherwise. Most of what an operator waits for, and enough
+/// How long a probe takes by default. Most of what an operator waits for, and enough
 /// for a span of a second.
 pub const PROBE_BUDGET: Duration = Duration::from_secs(3);
 

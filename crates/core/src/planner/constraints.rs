@@ -80,7 +80,7 @@ impl Constraints {
             weight: time_weight(view.aggression),
         };
         let unaided = classify(curve, &terms) == Class::Unaided;
-        // Whoever lands by himself is not held, however much faster that would be.
+        // A guest that lands unaided is not held, however much faster that would be.
         Some(if unaided { PlanInputs { floor: terms.cpu_demand, ..terms } } else { terms })
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! "Let the user select the aggression-level, and display the implication on all the other parameters
 //! (total-time, %CPU) based on the current behavior of the guest and network" (2011). This is the quick
-//! answer, by the planner alone, for somebody who moves a slider. The thorough one simulates the
+//! answer, by the planner alone, for a person who moves a slider. The thorough one simulates the
 //! migration by the very policy (`landfall_sim::forecast`); both have the same shape.
 
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 //! the others.
 //!
 //! Every plan is a point with these three figures. Those that no other plan beats in all three are the
-//! frontier: whoever wants less of one has to take more of another. It is found by trying: the stall and
+//! frontier: less of one means more of another. It is found by trying: the stall and
 //! the floor for the CPU over their whole range, and the aggression over its dial.
 
 use std::time::Duration;

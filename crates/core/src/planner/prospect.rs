@@ -2,7 +2,7 @@
 //! likeliest guest and for ones that write more or less than that.
 //!
 //! The policy plans at every pass, from where the migration stands. Here it is planned once, which takes
-//! some tens of microseconds, so that many settings can be tried while somebody looks on.
+//! some tens of microseconds, so that many settings can be tried while a person waits.
 
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ impl Problem {
         let remaining = view.contents.unwrap_or(view.total);
         let terms = PlanInputs { link, ..terms };
         let (from, begun) = PlanState::once_known(remaining, &terms);
-        // Whoever lands by himself is left alone, whatever the dial says.
+        // A guest that lands unaided is left alone at every aggression.
         let alone = terms.floor == terms.cpu_demand;
         let weight = if alone { time_weight(Aggression::LEAST) } else { terms.weight };
         Some(Problem { curve, terms: PlanInputs { weight, ..terms }, from, begun })

@@ -4,7 +4,7 @@ use crate::telemetry::view::View;
 use crate::units::Bytes;
 
 /// What a sync must leave less than the best one before to count as progress: a best that creeps down
-/// by noise would keep a stuck migration going for ever. KubeVirt's stall detection takes 4 %, which near
+/// by noise would keep a stuck migration going endlessly. KubeVirt's stall detection takes 4 %, which near
 /// the fixed point of the passes is what noise makes: whether one pass more was taken was luck.
 const MARGIN: f64 = 0.1;
 

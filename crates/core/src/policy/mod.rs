@@ -77,7 +77,7 @@ pub trait Policy: Send + Sync {
     /// Until when the decision just made of this view stands, unless the hypervisor looks at its
     /// bitmap before; `None` where the next look may change it.
     ///
-    /// A hint for whoever simulates and would rather not look in vain. A real migration is looked at
+    /// A hint for the simulator, which then need not take samples in vain. A real migration is looked at
     /// all the same.
     fn valid_until(&self, _view: &View) -> Option<Moment> {
         None

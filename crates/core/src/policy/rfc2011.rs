@@ -140,7 +140,7 @@ impl Policy for Rfc2011 {
 /// The upper end of the dial: no CPU at all.
 ///
 /// Stopping the guest while pre-copy goes on under its bandwidth limit is what the thread says; it
-/// needs somebody to continue the guest at the destination. Without that, shipping the rest stalls
+/// needs a way to resume the guest at the destination. Without that, shipping the rest stalls
 /// it as well, as soon as it is known how long that takes. Where neither is allowed, the tightest
 /// hold is next to it.
 fn stalled(view: &View) -> Decision {

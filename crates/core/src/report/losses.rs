@@ -4,8 +4,8 @@
 //! hypervisor's own throttle (it makes the vCPU threads sleep, which shows as time in which a
 //! thread neither ran nor waited, beyond what it slept before), and standing still as a whole (a
 //! pause, the final blackout). [`LossMeter`] adds them up from samples and from the hypervisor's
-//! events of stopping and going on. Waiting for a CPU of a crowded host is not among them: nobody
-//! took that for the migration's sake.
+//! events of stopping and resuming. Waiting for a CPU of a crowded host is not among them: the
+//! migration did not cause it.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ impl Vcpu {
         (self.wanted.as_secs_f64() / self.watched.as_secs_f64()).min(1.0)
     }
 
-    /// Starts the measurement of its share anew.
+    /// Restarts the measurement of its share.
     fn measure_anew(&mut self) {
         (self.hindered, self.got, self.taken) = Default::default();
     }
@@ -103,7 +103,7 @@ impl Vcpu {
 }
 
 impl LossMeter {
-    /// Keeps what was learnt of the vCPUs' appetite, and starts the sums and the time anew.
+    /// Restarts the sums and the time; keeps what was learnt of the vCPUs' demand.
     pub fn restart(&mut self) {
         let learnt = |vcpu: Vcpu| Vcpu { ran: Some(Moment::START), ..vcpu };
         *self = LossMeter {

@@ -21,7 +21,7 @@ pub enum Outcome {
     Landed,
     /// Nothing was started; the guest is as it was.
     Refused,
-    /// Given up, by landfall or by somebody else; the guest runs at the source.
+    /// Cancelled, by landfall or by another program; the guest runs at the source.
     Cancelled,
     /// It failed; the guest runs at the source.
     Failed,

@@ -14,7 +14,7 @@ use crate::units::{ByteRate, Bytes, Moment};
 pub struct BandwidthEstimate {
     /// The rate of late.
     pub rate: ByteRate,
-    /// Its relative standard error over a second to come; `None` where nobody has measured it.
+    /// Its relative standard error over a second to come; `None` where it was not measured.
     pub error: Option<f64>,
 }
 
@@ -65,7 +65,7 @@ impl BandwidthEstimator {
     }
 
     /// From now on more or less than before may leave. What was seen counts no more, and until it is
-    /// seen anew the link is taken to carry what it did, but for the limit. Counters that are taken in
+    /// seen again the link is taken to carry what it did, but for the limit. Counters that are taken in
     /// next may have been read before.
     pub fn on_limit_changed(&mut self, limit: Option<ByteRate>) {
         if let (Some(known), Some(limit)) = (&mut self.rate, limit) {

@@ -182,7 +182,7 @@ impl Observer {
         })
     }
 
-    /// Takes a sample in of which nobody wants a view.
+    /// Takes in a sample of which no view is needed.
     pub fn add_sample(&mut self, sample: &Sample) {
         let ram = sample.migration.as_ref().and_then(|m| m.ram);
         let mut look = Look { at: sample.at, ram, vcpus: std::mem::take(&mut self.spare) };

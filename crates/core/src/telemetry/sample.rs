@@ -16,7 +16,7 @@ pub struct Sample {
     /// When the look was taken.
     pub at: Moment,
     /// What the hypervisor says of the migration; `None` in a look at the kernel's counters alone,
-    /// which cost a hundredth of a question to the hypervisor and are taken oftener.
+    /// which cost a hundredth of a question to the hypervisor and are taken more often.
     pub migration: Option<Migration>,
     /// One per vCPU, in the hypervisor's order.
     pub vcpus: Vec<VcpuCounters>,
@@ -66,7 +66,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// No migration is under way in this state and none will be unless somebody starts one.
+    /// No migration is under way in this state and none will be until one is started.
     pub fn is_over(self) -> bool {
         matches!(self, Status::None | Status::Cancelled | Status::Failed | Status::Completed)
     }

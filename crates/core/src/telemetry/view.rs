@@ -27,7 +27,7 @@ pub struct View {
     pub remaining: Bytes,
     /// Rate at which guest pages with contents leave; `None` until it has been seen for a while.
     pub link: Option<ByteRate>,
-    /// Relative standard error of that over a second or so; `None` while nobody has measured it.
+    /// Relative standard error of that over a second or so; `None` until it was measured.
     pub link_error: Option<f64>,
     /// The last whole interval between two looks at the dirty bitmap; the first one is the bulk
     /// pass. `None` before it has ended.

@@ -10,7 +10,7 @@ use super::text::split_number;
 
 /// A point in time: how long after the start of the migration (or of the scenario) it is.
 ///
-/// Nothing in this crate reads a clock; whoever calls says what time it is.
+/// Nothing in this crate reads a clock; the caller gives the time.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

@@ -16,7 +16,7 @@ use landfall_qemu::qmp::{QmpAddress, QmpAddressError};
 use super::discover::{DiscoveredQemu, discover_qemus};
 use landfall_migration::preflight::Preflight;
 
-/// The most guests named by `--guest` or added on the page: more than anybody adds by hand.
+/// The most guests named by `--guest` or added on the page: more than a person adds by hand.
 const MAX_NAMED_GUESTS: usize = 1000;
 
 /// A guest, as the page shows it.

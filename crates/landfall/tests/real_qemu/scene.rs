@@ -17,7 +17,7 @@ pub use crate::landfall_process::{Ended, Run, landfall};
 /// For whatever must happen at all: long, because the machine may be busy with something else.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A guest, its way to a destination, and its state before anybody touched it.
+/// A guest, its way to a destination, and its state before anything touched it.
 pub struct Scene {
     pub pair: MigrationPair,
     pub before: Found,

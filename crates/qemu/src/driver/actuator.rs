@@ -40,7 +40,7 @@ pub(super) enum ActionError {
     /// The guardian does not watch any more: someone ended it, or it has set out to put everything
     /// back because this process did not move. Nothing is held without one.
     #[error(
-        "the guardian has ended its watch (somebody ended it, or landfall itself was stopped for \
+        "the guardian has ended its watch (it was killed, or landfall itself was stopped for \
          seconds): nothing is held without one"
     )]
     GuardianGone,

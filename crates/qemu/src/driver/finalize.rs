@@ -62,7 +62,7 @@ impl Driver {
             return (Outcome::Landed, reason);
         };
         if self.session.is_paused_by_other() {
-            let paused = "somebody else paused the guest on the way: it has arrived paused";
+            let paused = "another program paused the guest on the way: it has arrived paused";
             return (Outcome::Landed, Some(paused.to_owned()));
         }
         let outcome = migration_end::wait_until_running(&mut destination, RUNS).await;
@@ -97,7 +97,7 @@ impl Driver {
                     |words| format!("QEMU gave the migration up: {words}"),
                 ),
             ),
-            None => (Outcome::Cancelled, "somebody else cancelled the migration".to_owned()),
+            None => (Outcome::Cancelled, "another program cancelled the migration".to_owned()),
         };
         let runs = migration_end::ensure_running_at_source(
             &mut self.source,

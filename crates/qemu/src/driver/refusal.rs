@@ -48,7 +48,7 @@ pub enum Refusal {
     },
     /// A migration of the guest is under way.
     #[error(
-        "the guest is being migrated already (by somebody else; QEMU says {status:?}): wait for that \
+        "the guest is being migrated already (by another program; QEMU says {status:?}): wait for that \
          to end, or cancel it (QMP migrate_cancel)"
     )]
     BeingMigrated {
@@ -56,7 +56,7 @@ pub enum Refusal {
         status: Status,
     },
     /// Another migration of the guest began while this one was being set up.
-    #[error("somebody else has begun to migrate the guest just now")]
+    #[error("another program has just begun to migrate the guest; wait for that to end, or cancel it (QMP migrate_cancel)")]
     OvertakenByOther,
     /// A device or a setting keeps QEMU from migrating the guest.
     #[error(

@@ -28,7 +28,7 @@ enum ChangeError {
     Monitor(#[from] QmpError),
 }
 
-/// The next request; never, where nobody can ask.
+/// Returns the next request; waits without end where there is no control socket.
 pub(super) async fn next_request(control: &mut Option<ControlServer>) -> SteeringRequest {
     if let Some(server) = control
         && let Some(request) = server.next_request().await

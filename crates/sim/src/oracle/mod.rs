@@ -1,4 +1,4 @@
-//! The oracle: what a migration would lose under a plan made by somebody who knows the guest's curve
+//! The oracle: what a migration would lose under a plan made with full knowledge of the guest's curve
 //! and the link beforehand; and the regret of a policy, what it loses beyond that.
 //!
 //! **Where guest and link stay the same** the best plan is solved for ([`exact`]), apart from the
@@ -8,8 +8,8 @@
 //! plans is tried on the very run to come ([`search`]). That is the best of a family, not of all
 //! plans: the oracle is an upper bound there, and regret a lower one.
 //!
-//! **Whatever a policy did** in the same run while it kept the requirements, somebody who knew it
-//! beforehand could have done. So the oracle never loses more than the best of them.
+//! **Whatever a policy did** in the same run while it kept the requirements, an oracle
+//! could have planned. So the oracle never loses more than the best of them.
 
 mod exact;
 mod search;

@@ -7,7 +7,7 @@ use landfall_core::units::{ByteRate, Bytes, PAGE};
 use super::{GuestText, Scenario, ScenarioError};
 use crate::policies;
 
-/// Bounds that keep a scenario from taking for ever or all memory. No guest, link or reader of a
+/// Bounds that keep a scenario from taking endless time or all memory. No guest, link or reader of a
 /// table comes near them.
 const MOST_DRAWS: u32 = 100_000;
 const SHORTEST_TURN: Duration = Duration::from_millis(10);
@@ -17,7 +17,7 @@ const FASTEST_WRITER: ByteRate = ByteRate(100e9);
 impl Scenario {
     pub(super) fn check(&self) -> Result<(), ScenarioError> {
         for name in &self.policies {
-            // A script is a file, so whoever reads the scenario's file reads that as well.
+            // A script is a file; the caller that reads the scenario's file reads that as well.
             let script = name.strip_prefix(policies::SCRIPT).is_some_and(|file| !file.is_empty());
             if !script && !policies::names().contains(&name.as_str()) {
                 let names = policies::names().join(", ");

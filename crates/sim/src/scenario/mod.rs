@@ -8,7 +8,7 @@
 //!
 //! [guest]
 //! memory = "256MiB"
-//! contents = ["100MiB", "200MiB"]               # a range: drawn anew for each draw
+//! contents = ["100MiB", "200MiB"]               # a range: each draw draws from it
 //! sets = [{ memory = "90MiB", rate = "50MB/s" }]
 //!
 //! [link]
@@ -57,7 +57,7 @@ pub struct Scenario {
     /// The policies to compare. Empty: all that the scenario lets run.
     #[serde(default)]
     pub policies: Vec<String>,
-    /// What the draws follow from, where nobody asks for another.
+    /// The seed of the draws, unless another is asked for.
     #[serde(default = "default_seed")]
     pub seed: Seed,
     /// How many migrations there are by each policy.
@@ -110,7 +110,7 @@ struct PointText {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PhaseText {
-    /// In CPU time; for ever, where it is missing.
+    /// In CPU time; endless where it is missing.
     lasts: Option<Value<Duration>>,
     sets: Option<Vec<SetText>>,
     measured: Option<Vec<PointText>>,

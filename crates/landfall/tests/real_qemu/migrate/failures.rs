@@ -27,7 +27,7 @@ fn held() -> Option<(Scene, Run)> {
     Some((scene, run))
 }
 
-/// Nobody asks for an end.
+/// No signal arrives.
 fn no_stops() -> Interrupts {
     tokio::sync::mpsc::unbounded_channel().1
 }
@@ -56,7 +56,7 @@ fn sigterm_gives_the_guest_back() {
 fn a_migration_cancelled_by_another_is_reported_as_that() {
     let Some((scene, run)) = held() else { return };
     scene.pair.source.raw_qmp().unwrap().run("migrate_cancel").unwrap();
-    run.ended().assert(5, "cancelled", &["somebody else cancelled"]);
+    run.ended().assert(5, "cancelled", &["another program cancelled"]);
     scene.assert_unharmed_at_source();
 }
 

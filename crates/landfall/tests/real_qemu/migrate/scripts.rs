@@ -1,4 +1,4 @@
-//! A script steers a real guest; one that fails harms nobody.
+//! A script steers a real guest; one that fails does no harm.
 
 use std::fs;
 use std::path::{Path, PathBuf};
