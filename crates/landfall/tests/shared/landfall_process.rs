@@ -5,12 +5,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use serde_json::Value;
 
-/// The program that these tests were built with.
+/// Returns a command that calls the landfall built for these tests.
 pub fn landfall() -> Command {
     Command::new(env!("CARGO_BIN_EXE_landfall"))
 }
 
-/// A landfall under way.
+/// A landfall that runs.
 pub struct Run {
     pub child: Child,
 }
@@ -41,7 +41,7 @@ impl Run {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits until landfall itself has ended; its guardian may go on, and holds standard error.
+    /// Waits until landfall itself has ended. Its guardian may run on and keeps standard error open.
     pub fn wait(&mut self) {
         self.child.wait().unwrap();
     }
@@ -71,7 +71,7 @@ impl Ended {
         self.report[field].as_f64().unwrap_or_else(|| panic!("no {field} in {:#}", self.report))
     }
 
-    /// The exit status and outcome are these, and the reason says these things.
+    /// Asserts the exit status, the outcome, and words that the reason contains.
     #[track_caller]
     pub fn assert(&self, code: i32, outcome: &str, says: &[&str]) {
         let all = format!("{:#}\n{}", self.report, self.stderr);

@@ -1,4 +1,4 @@
-//! What is refused before anything is changed, and what the user reads.
+//! What landfall refuses before it changes anything, and what the user reads.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -55,7 +55,7 @@ fn a_second_landfall_on_the_same_guest_is_refused_and_the_first_goes_on() {
     let Some(scene) = scene() else { return };
     let mut first = scene.landfall(&["--policy", "plain", "--max-time", "20s"]);
     wait_until("the migration", || crate::scene::migration_status(&scene.pair.source) == "active");
-    // By the other monitor, since the first landfall has this one.
+    // Over the second monitor, since the first landfall uses this one.
     let mut command = landfall();
     command
         .args(["migrate", "--json"])
@@ -63,7 +63,7 @@ fn a_second_landfall_on_the_same_guest_is_refused_and_the_first_goes_on() {
         .arg("tcp:127.0.0.1:1");
     let second = Run::start(command).ended();
     second.assert(4, "refused", &["already"]);
-    // By the same one.
+    // Over the same monitor.
     let third = scene.migrate(&[]);
     third.assert(4, "refused", &["did not greet", "another client"]);
     assert!(first.is_running(), "the first goes on");

@@ -10,7 +10,7 @@ use crate::scene::{Ended, Scene, landfall};
 
 const LINK: ByteRate = ByteRate::mb(66);
 
-/// A guest that writes eight times what the limit lets through: also on a busy machine it takes a hold.
+/// Returns a guest that writes eight times the limit, so that it needs throttling on a busy machine too.
 fn middle() -> GuestSpec {
     let rate = PagesPerSecond((8.0 * 60e6 / 4096.0) as u64);
     let memory = Bytes::mib(192);
@@ -22,7 +22,7 @@ fn shipped(name: &str) -> String {
     fs::read_to_string(folder.join(name)).unwrap()
 }
 
-/// Moves a guest by a script, and records that.
+/// Migrates a guest with a script as policy and records the migration.
 fn moved_by(scene: &Scene, folder: &Path, script: &str) -> (Ended, PathBuf) {
     let (file, recording) = (folder.join("mine.rhai"), folder.join("recording.jsonl"));
     fs::write(&file, script).unwrap();
