@@ -294,9 +294,9 @@ fn what_is_refused_changes_nothing_and_says_what_to_do() {
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = directory.path().join("landfall");
     fs::copy(env!("CARGO_BIN_EXE_landfall"), &program).unwrap();
-    let mut somebody = Command::new(program);
-    somebody.uid(65534).gid(65534).env_remove("XDG_RUNTIME_DIR").arg("set").arg(source(&scene));
-    let output = somebody.args(["--max-stall", "1s"]).output().unwrap();
+    let mut stranger = Command::new(program);
+    stranger.uid(65534).gid(65534).env_remove("XDG_RUNTIME_DIR").arg("set").arg(source(&scene));
+    let output = stranger.args(["--max-stall", "1s"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("run it as root"), "{output:?}");
     assert_eq!(set_well(&source(&scene), &[])["now"], before);
