@@ -5,16 +5,22 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help setup demo host test format lint docs tests bench fuzz
+.PHONY: help setup demo host check test format lint deny fuzz-check quick-tests docs real-tests bench fuzz
 
 TARGET = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
 OLD_QEMU = $(CURDIR)/target/tools/qemu-7.2
 KERNEL = crates/testguest/kernel/main.rs
 
+# A test binary not named here runs in `make check`: it must need neither QEMU nor root.
+REAL_TESTS = real_qemu cgroup cgroup_v2_guest probe
+TESTS = $(sort $(basename $(notdir $(wildcard crates/*/tests/*.rs))) \
+	$(notdir $(patsubst %/main.rs,%,$(wildcard crates/*/tests/*/main.rs))))
+QUICK_TESTS = $(filter-out $(REAL_TESTS),$(TESTS))
+
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; \
-	do printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; \
+	do printf '  make %-11s %s\n' "$$name" "$$what"; done
 
 setup: ## install QEMU and what the tests need besides (apt; elsewhere it says what to install)
 	@scripts/setup.sh test
@@ -27,17 +33,24 @@ demo: ## four migrations of real guests side by side, with a table and landfall-
 host: ## build what is packaged for hosts: without demo, bench and the guests that they boot
 	cargo build --release --package landfall --no-default-features
 
-test: ## everything a change must pass: setup, format, lints, documentation, all tests (15 minutes)
-	@scripts/setup.sh test
+check: ## for every save: format, lints, licences, fuzz targets compile, tests without QEMU (4 minutes)
 	@$(MAKE) --no-print-directory format
 	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory deny
+	@$(MAKE) --no-print-directory fuzz-check
+	@$(MAKE) --no-print-directory quick-tests
+
+test: ## everything a change must pass: setup, check, documentation, tests on real QEMU (15 minutes)
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory docs
-	@$(MAKE) --no-print-directory tests
+	@$(MAKE) --no-print-directory real-tests
 
 # Cargo does not know the bare-metal guest as a target of its own, so it is looked at by name.
 format: ## check the formatting
 	@cargo fmt --version >/dev/null || { echo 'make: rustup component add rustfmt' >&2; exit 1; }
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	rustfmt --check --edition 2024 --config-path . $(KERNEL)
 
 lint: ## clippy, warnings denied, the bare-metal guest included
@@ -48,12 +61,29 @@ lint: ## clippy, warnings denied, the bare-metal guest included
 	clippy-driver --edition 2024 --crate-name guest --target x86_64-unknown-linux-gnu -Cpanic=abort \
 		--emit=metadata -o "$(TARGET)/guest.rmeta" -Dwarnings -Wclippy::undocumented_unsafe_blocks $(KERNEL)
 
-# For those who work on it: with the private items, so that links to them are as good as any.
-docs: ## build the documentation, warnings denied
+# Licences and sources are checked without a network, advisories where their list can be fetched.
+deny: ## licences, sources and advisories of the dependencies, if cargo-deny is installed
+	@if ! command -v cargo-deny >/dev/null; then \
+		echo 'make: licences and advisories not checked; to check them: cargo install cargo-deny --locked'; \
+	else \
+		set -e; cargo deny check licenses bans sources; \
+		if cargo deny fetch db; then cargo deny check --disable-fetch advisories; \
+		else echo 'make: advisories not checked: github.com/rustsec/advisory-db cannot be reached'; fi; \
+	fi
+
+fuzz-check: ## compile the fuzz targets, by the stable toolchain
+	cargo check --manifest-path fuzz/Cargo.toml --locked
+
+quick-tests: ## the tests that need neither QEMU nor root
+	cargo test --workspace --lib --bins $(QUICK_TESTS:%=--test %)
+
+# With the private items, so that links to them are checked for those who work on the source.
+docs: ## build the documentation, warnings denied, and run its examples
 	RUSTDOCFLAGS='-Dwarnings -Arustdoc::private_intra_doc_links' \
 		cargo doc --no-deps --workspace --document-private-items
+	cargo test --workspace --doc
 
-tests: ## all tests, those on real QEMU among them
+real-tests: ## the tests on real QEMU and on the real kernel's control groups
 	@if "$(OLD_QEMU)/usr/bin/qemu-system-x86_64" --version >/dev/null 2>&1; then \
 		LANDFALL_QEMU_72="$(OLD_QEMU)/usr/bin/qemu-system-x86_64"; \
 		LANDFALL_QEMU_72_ARGS="-L $(OLD_QEMU)/usr/share/qemu -L $(OLD_QEMU)/usr/share/seabios"; \
@@ -62,7 +92,7 @@ tests: ## all tests, those on real QEMU among them
 	if [ -n "$(AS_ROOT)" ]; then \
 		export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(AS_ROOT)"; \
 	fi; \
-	set -x; cargo test --workspace
+	set -x; cargo test --workspace $(REAL_TESTS:%=--test %)
 
 bench: ## the policies against each other on real guests, medians of paired runs (15 minutes)
 	@scripts/setup.sh demo

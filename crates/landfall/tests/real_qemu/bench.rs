@@ -1,4 +1,4 @@
-//! `landfall bench`: Ctrl-C ends all of it.
+//! `landfall bench`: Ctrl-C ends it and its guests.
 
 use std::fs;
 use std::thread::sleep;
@@ -21,7 +21,7 @@ fn ctrl_c_ends_the_whole_bench_and_its_guests() {
     let mut run = Run::start(command);
     wait_until("both guests are there", || children(&run).len() >= 2 || !run.is_running());
     let guests = children(&run);
-    // The probe takes half of that; then the guest moves.
+    // The probe takes half of that time; then the migration runs.
     sleep(Duration::from_secs(7));
     run.signal(Signal::TERM);
     let ended = run.ended();
@@ -33,7 +33,7 @@ fn ctrl_c_ends_the_whole_bench_and_its_guests() {
     }
 }
 
-/// The processes that a landfall has started.
+/// Returns the child processes of a landfall.
 fn children(run: &Run) -> Vec<i32> {
     let pid = run.child.id();
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

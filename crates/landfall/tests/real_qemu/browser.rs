@@ -18,7 +18,7 @@ pub const TAB: char = '\u{e004}';
 pub const ENTER: char = '\u{e007}';
 pub const RIGHT: char = '\u{e014}';
 
-/// What the browser is like.
+/// The size and colours of the browser window.
 #[derive(Clone, Copy)]
 pub struct Looks {
     pub width: u32,
@@ -50,7 +50,7 @@ impl Drop for Driver {
 }
 
 impl Driver {
-    /// Has the browser closed, which would go on without its driver.
+    /// Closes the browser, which would outlive its driver.
     fn forget(&self, session: &str) -> io::Result<usize> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -109,7 +109,7 @@ impl Browser {
         self.client.goto(address).await.unwrap();
     }
 
-    /// What a script in the page gives; `null` in a page that is just being left for another.
+    /// Returns the value of a script in the page; `null` while the browser loads another page.
     pub async fn script(&self, script: &str) -> Value {
         self.client.execute(script, vec![]).await.unwrap_or_default()
     }
@@ -117,7 +117,7 @@ impl Browser {
     /// The text of the first element of a kind; empty where there is none.
     pub async fn text(&self, of: &str) -> String {
         let script = format!("return document.querySelector({})?.innerText ?? ''", json!(of));
-        // A page that is just being replaced has none.
+        // A page that is being replaced has none.
         let text = self.client.execute(&script, vec![]).await.unwrap_or_default();
         text.as_str().unwrap_or_default().to_owned()
     }
@@ -145,7 +145,7 @@ impl Browser {
         self.client.perform_actions(down.then(KeyAction::Up { value: key })).await.unwrap();
     }
 
-    /// Goes on by the tabulator until an element of a kind has the focus.
+    /// Presses Tab until an element of a kind has the focus.
     pub async fn tab_to(&self, wanted: &str) {
         let script = format!("return document.activeElement.matches({})", json!(wanted));
         for _ in 0..80 {
@@ -157,20 +157,20 @@ impl Browser {
         panic!("the tabulator does not lead to {wanted}: {}", self.text("body").await);
     }
 
-    /// Types into a field that the tabulator leads to, in the place of what is there.
+    /// Moves to a field with Tab and replaces its content.
     pub async fn type_into(&self, field: &str, text: &str) {
         self.tab_to(field).await;
         self.client.find(Locator::Css(field)).await.unwrap().clear().await.unwrap();
         self.client.find(Locator::Css(field)).await.unwrap().send_keys(text).await.unwrap();
     }
 
-    /// What is to be seen, as PNG.
+    /// Returns a picture of the page as PNG.
     pub async fn picture(&self, path: &Path) {
         std::fs::write(path, self.client.screenshot().await.unwrap()).unwrap();
     }
 }
 
-/// The port that the driver chose, as it says.
+/// Reads the port that the driver chose from its output.
 fn port(driver: &mut Child) -> u16 {
     let said = BufReader::new(driver.stdout.take().unwrap()).lines();
     let port = said.map_while(Result::ok).find_map(|line| {
@@ -200,7 +200,7 @@ fn capabilities(browser: &str, profile: &Path, looks: Looks) -> Value {
     json!({ "browserName": "chrome", "goog:chromeOptions": options })
 }
 
-/// The path of a program; what is no path is looked for by the driver.
+/// Returns the path of a program, or its name, which the driver then looks up.
 fn which(program: &str) -> String {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&folders).map(|folder| folder.join(program));

@@ -4,6 +4,8 @@
 
 mod bench;
 mod browser;
+#[path = "../shared/landfall_process.rs"]
+mod landfall_process;
 mod migrate;
 mod plan;
 mod replay;

@@ -1,4 +1,4 @@
-//! `landfall replay` of migrations of real guests: they are shown again and decided the same.
+//! `landfall replay` of recorded migrations of real guests: shows them and makes the same decisions.
 
 use std::path::Path;
 use std::process::{Command, Output};

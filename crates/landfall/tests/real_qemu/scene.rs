@@ -1,10 +1,8 @@
-//! A guest that can be moved, and landfall moving it, as a user would call it.
+//! A guest that can be moved, and landfall moving it, called as its users call it.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,7 +12,9 @@ use landfall_testguest::{
 };
 use serde_json::Value;
 
-/// For whatever must happen at all: long, because the machine may be busy with something else.
+pub use crate::landfall_process::{Ended, Run, landfall};
+
+/// How long to wait for what must happen: long, because the machine may be busy with something else.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A guest, its way to a destination, and its state before anything touched it.
@@ -25,18 +25,17 @@ pub struct Scene {
     _turn: fs::File,
 }
 
-/// What must be as it was in the end.
+/// What must be the same after a migration as before it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// For each thread of QEMU its control group and that group's limits, `None` where the thread
-    /// is gone.
+    /// The control group of each QEMU thread with its limits; `None` for a thread that has ended.
     pub limits: BTreeMap<i32, Option<String>>,
     pub parameters: Value,
     pub capabilities: Value,
 }
 
 impl Scene {
-    /// A guest at work; `None`, with the reason printed, where there is no QEMU.
+    /// Boots a guest that works; `None`, with the reason printed, where there is no QEMU.
     pub fn boot(spec: &GuestSpec, rate: ByteRate) -> Option<Scene> {
         Self::with(Vm::builder(spec), rate)
     }
@@ -69,12 +68,12 @@ impl Scene {
         Run::start(command)
     }
 
-    /// Runs it to its end.
+    /// Runs `landfall migrate` to its end.
     pub fn migrate(&self, options: &[&str]) -> Ended {
         self.landfall(options).ended()
     }
 
-    /// A destination like the first, for another try.
+    /// Starts a second destination like the first, for another migration.
     pub fn new_destination(&mut self) {
         self.pair.destination = self.pair.source.destination().start().unwrap();
         let rate = ByteRate::mb(1000);
@@ -95,14 +94,14 @@ impl Scene {
         cpu().saturating_sub(before).as_secs_f64() / from.elapsed().as_secs_f64()
     }
 
-    /// Whether any vCPU thread is held at the moment.
+    /// Returns whether any thread has another limit than before landfall.
     pub fn is_held(&self) -> bool {
         let now = limits(self.pid());
         now != self.before.limits_as_they_were(&now)
     }
 
-    /// The guest runs at the source, at full speed and with its old limits, and nothing of landfall
-    /// is left.
+    /// Asserts that the guest runs at the source at full speed with its old limits, its memory is right,
+    /// and no control group of landfall is left.
     #[track_caller]
     pub fn assert_unharmed_at_source(&self) {
         assert_eq!(run_state(&self.pair.source), "running");
@@ -119,7 +118,8 @@ impl Scene {
         self.assert_memory_right();
     }
 
-    /// The guest runs at the destination, its memory as it left it, and nothing of landfall is left.
+    /// Asserts that the guest runs at the destination, its memory is right, and no control group of
+    /// landfall is left.
     #[track_caller]
     pub fn assert_landed(&self) {
         assert_eq!(run_state(&self.pair.destination), "running");
@@ -158,8 +158,7 @@ impl Found {
         }
     }
 
-    /// The limits as they were, of the threads that exist now: QEMU starts and ends threads, even
-    /// between two looks.
+    /// Returns the old limits of the threads that exist now: QEMU starts and ends threads at any time.
     pub fn limits_as_they_were(
         &self,
         now: &BTreeMap<i32, Option<String>>,
@@ -170,89 +169,13 @@ impl Found {
     }
 }
 
-pub fn landfall() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_landfall"))
-}
-
-/// A landfall under way.
-pub struct Run {
-    pub child: Child,
-}
-
-/// A landfall that has ended.
-#[derive(Debug)]
-pub struct Ended {
-    pub status: ExitStatus,
-    pub report: Value,
-    pub stderr: String,
-}
-
-impl Run {
-    pub fn start(mut command: Command) -> Run {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Run { child: command.spawn().unwrap() }
-    }
-
-    pub fn pid(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(&self.child)
-    }
-
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(self.pid(), signal).unwrap();
-    }
-
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    /// Waits until landfall itself has ended; its guardian may go on, and holds standard error.
-    pub fn wait(&mut self) {
-        self.child.wait().unwrap();
-    }
-
-    pub fn ended(mut self) -> Ended {
-        let mut stdout = String::new();
-        let mut stderr = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        let status = self.child.wait().unwrap();
-        let report = serde_json::from_str(&stdout).unwrap_or(Value::Null);
-        Ended { status, report, stderr }
-    }
-}
-
-impl Ended {
-    pub fn code(&self) -> Option<i32> {
-        self.status.code()
-    }
-
-    pub fn reason(&self) -> &str {
-        self.report["reason"].as_str().unwrap_or_default()
-    }
-
-    #[track_caller]
-    pub fn number(&self, field: &str) -> f64 {
-        self.report[field].as_f64().unwrap_or_else(|| panic!("no {field} in {:#}", self.report))
-    }
-
-    /// The exit status and outcome are these, and the reason says these things.
-    #[track_caller]
-    pub fn assert(&self, code: i32, outcome: &str, says: &[&str]) {
-        let all = format!("{:#}\n{}", self.report, self.stderr);
-        assert_eq!(self.code(), Some(code), "{all}");
-        assert_eq!(self.report["outcome"], outcome, "{all}");
-        for words in says {
-            assert!(self.reason().contains(words), "the reason does not say {words:?}: {all}");
-        }
-    }
-}
-
-/// The pathological guest of 2015, small: it dirties all of its working set in milliseconds.
+/// Returns a small form of the pathological guest of 2015, which dirties its whole working set in
+/// milliseconds.
 pub fn sweep(mib: u64) -> GuestSpec {
     small(Workload::Sweep, mib)
 }
 
-/// A guest that writes at random.
+/// Returns a guest that writes at random.
 pub fn random(mib: u64, pages_per_second: u64) -> GuestSpec {
     small(Workload::Random { rate: PagesPerSecond(pages_per_second) }, mib)
 }
@@ -286,11 +209,11 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// For every thread of a process its control group of the cpu controller, and the limits in it.
+/// Returns the control group of the cpu controller for each thread of a process, with its limits.
 pub fn limits(pid: i32) -> BTreeMap<i32, Option<String>> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeMap::new() };
     let tids = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok());
-    // A thread that has ended since has none.
+    // A thread that has ended in the meantime has none.
     tids.map(|tid| (tid, limit(pid, tid))).filter(|(_, limit)| limit.is_some()).collect()
 }
 
@@ -314,7 +237,7 @@ fn limit(pid: i32, tid: i32) -> Option<String> {
     Some(format!("{} {}", path.display(), values.join(" ")))
 }
 
-/// landfall's control groups for a guest, wherever they are.
+/// Returns landfall's control groups for a guest.
 fn groups_left(pid: i32) -> Vec<PathBuf> {
     fn below(directory: &Path, name: &str, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -331,7 +254,7 @@ fn groups_left(pid: i32) -> Vec<PathBuf> {
     found
 }
 
-/// Waits for this machine's other scenes to be over.
+/// Waits until no other scene runs on this machine.
 pub fn take_turn() -> fs::File {
     landfall_testguest::take_turn().unwrap()
 }

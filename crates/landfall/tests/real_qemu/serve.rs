@@ -17,7 +17,7 @@ use crate::scene::{Scene, landfall, random};
 const DESK: Looks = Looks { width: 1280, height: 1850, dark: false };
 const PHONE: Looks = Looks { width: 390, height: 1500, dark: true };
 
-/// A `landfall serve`; killed when it is dropped, as a page that dies.
+/// A `landfall serve`, killed when it is dropped.
 struct Serving {
     child: Child,
     /// The address that was printed, with the token.
@@ -37,7 +37,7 @@ impl Serving {
         Serving { child, address }
     }
 
-    /// `127.0.0.1:7700`, to listen there again.
+    /// Returns the address to listen on again, such as `127.0.0.1:7700`.
     fn place(&self) -> &str {
         self.address.trim_start_matches("http://").split('/').next().unwrap()
     }

@@ -24,7 +24,7 @@ fn set(guest: &str, options: &[&str]) -> Output {
     landfall().arg("set").arg(guest).args(options).output().unwrap()
 }
 
-/// It is done; what it printed, as JSON.
+/// Asserts that the change was made and returns what landfall printed as JSON.
 #[track_caller]
 fn set_well(guest: &str, options: &[&str]) -> Value {
     let output = set(guest, &[options, &["--json"]].concat());
@@ -36,7 +36,7 @@ fn source(scene: &Scene) -> String {
     scene.pair.source.qmp_socket().display().to_string()
 }
 
-/// The sockets of landfalls that steer this guest.
+/// Returns the sockets of the landfalls that steer this guest.
 fn sockets(scene: &Scene) -> Vec<PathBuf> {
     let own = format!("{}-", scene.pid());
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
@@ -55,15 +55,15 @@ fn sent(scene: &Scene) -> u64 {
     answer["ram"]["transferred"].as_u64().unwrap_or_default()
 }
 
-/// Bytes a second on the wire, over a while.
+/// Measures the bytes per second on the wire over a while.
 fn rate(scene: &Scene, over: Duration) -> f64 {
     let (from, before) = (Instant::now(), sent(scene));
     sleep(over);
     (sent(scene) - before) as f64 / from.elapsed().as_secs_f64()
 }
 
-/// The share that the guest's vCPU got, over a while, of what it got and what its quota kept from it: other
-/// load on the machine does not count.
+/// Measures over a while which share of a CPU the quota let the guest's vCPU have. The share relates to
+/// CPU time plus throttled time, so other load on the machine does not count.
 fn let_run(scene: &Scene, over: Duration) -> f64 {
     let thread = scene.pair.source.vcpu_threads().unwrap()[0];
     let counters = || {
@@ -76,7 +76,7 @@ fn let_run(scene: &Scene, over: Duration) -> f64 {
     got.as_secs_f64() / (got + kept).as_secs_f64()
 }
 
-/// How long the quota of a thread's group has kept it from running, by the kernel's count.
+/// Returns how long the quota of a thread's group has throttled it, by the kernel's count.
 fn kept_from(scene: &Scene, thread: i32) -> Duration {
     let limits = limits(scene.pid());
     let group = limits[&thread].as_ref().unwrap().split(' ').next().unwrap();
@@ -245,7 +245,7 @@ fn a_stall_that_qemu_itself_keeps_is_changed_there_too() {
     scene.assert_landed();
 }
 
-/// Says a line to a landfall and gives its answer.
+/// Sends one line to a landfall and returns its answer.
 fn say(path: &Path, line: &str) -> Value {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.write_all(format!("{line}\n").as_bytes()).unwrap();
@@ -254,7 +254,7 @@ fn say(path: &Path, line: &str) -> Value {
     serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{line}: {answer:?}: {error}"))
 }
 
-/// A migration that goes on until it is ended, and its socket.
+/// Starts a migration that runs until it is ended; returns its control socket too.
 fn endless() -> Option<(Scene, Run, PathBuf)> {
     let scene = Scene::boot(&random(160, 100), ByteRate::mb(60))?;
     let run = scene.landfall(&["--policy", "plain", "--max-bandwidth", "5MB/s"]);
@@ -317,11 +317,11 @@ fn hostile_clients_neither_delay_the_steering_nor_lock_out_others() {
     (&half).write_all(br#"{"command":"#).unwrap();
     for garbage in [vec![0xff; 100], vec![b'['; 3000], vec![b'x'; 1 << 20], vec![b'\n'; 1000]] {
         let mut stream = UnixStream::connect(&path).unwrap();
-        // It may hang up before all is written.
+        // The server may close the connection before everything is written.
         let _ = stream.write_all(&garbage).and_then(|()| stream.write_all(b"\n"));
         let _ = stream.read(&mut [0; 1]);
     }
-    // An answer that nobody reads, again and again.
+    // A client that asks again and again and never reads an answer.
     let mut deaf = UnixStream::connect(&path).unwrap();
     deaf.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     while deaf.write_all(b"{\"command\":\"show\"}\n").is_ok() {}
@@ -348,7 +348,7 @@ fn the_socket_of_a_killed_landfall_does_not_block_the_next() {
     let output = set(&source(&scene), &["--max-stall", "1s"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("no landfall is steering"));
-    // Its guardian has gone the way back once nobody holds what landfall wrote to.
+    // Standard error closes when the guardian has restored everything and ended.
     let _ = run.ended();
     scene.assert_unharmed_at_source();
     assert!(path.exists(), "a landfall that is killed leaves its socket");

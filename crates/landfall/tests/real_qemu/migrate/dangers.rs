@@ -1,4 +1,4 @@
-//! Ways in which a guest could run twice, stand still or belong to another; each was found by trying.
+//! Ways in which a guest could run twice, stay paused or be the wrong one; each was found by trying.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
 }
 
-/// The number of QEMUs that run the guest.
+/// Returns the number of QEMUs that run the guest.
 fn runs_in(scene: &Scene) -> usize {
     let states = [run_state(&scene.pair.source), run_state(&scene.pair.destination)];
     states.iter().filter(|state| *state == "running").count()
 }
 
-/// Freezes the destination when nearly all is on the wire, so that the source waits for its word,
-/// asks landfall to end in a way, and lets the destination go on.
+/// Freezes the destination when nearly everything is sent, so that the source waits for its answer; asks
+/// landfall to end by `ask`; then lets the destination continue.
 fn given_up_when_all_is_sent(monitor: bool, ask: impl FnOnce(&Run)) -> Option<(Scene, Run)> {
     let scene = Scene::boot(&random(16, 500), ByteRate::mb(20))?;
     let mut command = landfall();
@@ -138,7 +138,7 @@ fn a_destination_started_stopped_runs_the_guest_once_it_is_there() {
     scene.assert_landed();
 }
 
-/// A guest in post-copy over a link so slow that it stays there.
+/// Starts a guest in post-copy over a link so slow that it stays in post-copy.
 fn in_post_copy() -> Option<(Scene, Run)> {
     let scene = Scene::boot(&sweep(24), ByteRate::mb(40))?;
     let run = scene.landfall(&["--policy", "post-copy", "--post-copy", "allow"]);
@@ -194,7 +194,7 @@ fn the_floor_for_the_guests_cpu_holds() {
         scene.assert_unharmed_at_source();
         let share = ended.number("min_cpu_share");
         assert!(share > 0.17, "held to {share}");
-        // A share of what it wanted and other load on the machine left it.
+        // A share of the CPU that the guest demanded and that other load on the machine left it.
         Some(claim(share * free < 0.26, format!("held to {share} of {free}")))
     });
 }

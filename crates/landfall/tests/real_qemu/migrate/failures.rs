@@ -1,4 +1,4 @@
-//! What goes wrong on the way: the guest ends unharmed, or landfall says what it does not know.
+//! Failures during a migration: the guest ends unharmed, or landfall says what it does not know.
 
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -18,7 +18,7 @@ use crate::scene::{Run, Scene, limits, migration_status, run_state, sweep, wait_
 /// Grips a guest that never converges, for as long as it is let.
 const HOLD: &[&str] = &["--policy", "rfc2011", "--max-bandwidth", "40MB/s"];
 
-/// A guest, and a landfall that holds it.
+/// Boots a guest and starts a landfall that throttles it.
 fn held() -> Option<(Scene, Run)> {
     let scene = Scene::boot(&sweep(24), ByteRate::mb(40))?;
     let mut run = scene.landfall(HOLD);
@@ -139,7 +139,7 @@ fn a_monitor_that_hangs_gets_the_vcpus_let_go_and_the_rest_said() {
     kill_process(pid(scene.pair.source.pid()), Signal::CONT).unwrap();
     let ended = run.ended();
     ended.assert(6, "unknown", &["has not answered", "not held by landfall any more"]);
-    // The guardian, not told that all is done, finishes once QEMU answers.
+    // The guardian, which got no message that all is done, finishes once QEMU answers.
     wait_until("the migration is over", || {
         ["cancelled", "failed"].contains(&migration_status(&scene.pair.source).as_str())
     });
@@ -166,7 +166,7 @@ fn children(of: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// A policy that holds the guest and then breaks down.
+/// A policy that throttles the guest and then panics.
 struct BreaksDown(u32);
 
 impl Policy for BreaksDown {

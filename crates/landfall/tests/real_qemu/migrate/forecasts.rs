@@ -1,4 +1,4 @@
-//! The default policy: what it says before the start, and what it then does.
+//! The default policy: its forecast before the start, compared with the migration.
 
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_testguest::{GuestSpec, PagesPerSecond, Workload, agrees_once_in_three, claim};
@@ -15,7 +15,7 @@ fn sweep() -> GuestSpec {
     GuestSpec { memory: MEMORY, working_set: Bytes::mib(64), ..GuestSpec::new(Workload::Sweep) }
 }
 
-/// It writes so many times what the limit lets through.
+/// Returns a guest that writes so many times the limit.
 fn random(times: f64) -> GuestSpec {
     let rate = PagesPerSecond((times * 60e6 / 4096.0) as u64);
     GuestSpec {

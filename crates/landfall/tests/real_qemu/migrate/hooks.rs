@@ -1,4 +1,4 @@
-//! Programs at set points: in their order, with the facts, and harmless whatever they do.
+//! Programs at set points run in order, get the facts, and cannot harm the guest.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::scene::{Ended, Scene, sweep, wait_until};
 
-/// A shell script that keeps what it is told in a folder, and then does something.
+/// Writes a shell script that saves its input in a folder and then runs `then`.
 fn program(folder: &Path, name: &str, then: &str) -> String {
     let (path, folder) = (folder.join(name), folder.display());
     let text = format!(
@@ -21,7 +21,7 @@ fn program(folder: &Path, name: &str, then: &str) -> String {
     path.display().to_string()
 }
 
-/// Moves a guest that takes a pause, with a program at each point; `then` is what one of them does.
+/// Migrates a guest that has to be paused, with a program at each point; the one `at` runs `then`.
 fn moved(scene: &Scene, folder: &Path, at: &str, then: &str) -> Ended {
     let of = |point: &str| {
         let then = if point == at { then } else { "" };
@@ -106,7 +106,7 @@ fn a_program_that_hangs_before_the_switch_over_holds_nothing_up_and_is_killed_wi
     let hang = format!("sleep 1000 & echo $$ $! > {}; wait", pids.display());
     let ended = moved(&scene, folder.path(), "before-switch-over", &hang);
     assert_eq!(ended.report["outcome"], "landed", "{ended:?}");
-    // It would have stood still for as long as the program was waited for.
+    // Waiting for the program would have paused the guest for that long.
     assert!(ended.number("longest_stall_s") < 10.0, "{ended:?}");
     assert!(ended.stderr.contains("before-switch-over="), "{ended:?}");
     assert!(ended.stderr.contains("was not done after 10 s and was killed"), "{ended:?}");
@@ -118,7 +118,7 @@ fn a_program_that_hangs_before_the_switch_over_holds_nothing_up_and_is_killed_wi
     scene.assert_landed();
 }
 
-/// Whether a process is there and not merely waiting for its parent to notice its end.
+/// Returns whether a process exists and is no zombie.
 fn runs(process: &Path) -> bool {
     let state = fs::read_to_string(process.join("stat")).unwrap_or_default();
     state.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))

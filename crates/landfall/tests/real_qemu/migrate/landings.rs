@@ -1,4 +1,4 @@
-//! Guests that land, by every policy, and what the report says of it.
+//! Guests that land under every policy, and what the report says.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -142,7 +142,7 @@ fn the_other_supported_qemu_lands_a_guest() {
     scene.assert_landed();
 }
 
-/// QEMU 7.2 as `make setup` unpacks it, and the arguments for its data files.
+/// Returns QEMU 7.2 as `make setup` unpacks it, with the arguments for its data files.
 fn qemu_72() -> Option<(String, Vec<String>)> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/qemu-7.2");
     let program = format!("{root}/usr/bin/qemu-system-x86_64");
@@ -158,8 +158,8 @@ fn what_the_report_says_was_lost_agrees_with_what_the_guest_saw() {
     }
 }
 
-/// Whether the report of a landing agrees with the guest's own beats, which are held against those
-/// of the three seconds before.
+/// Compares the losses in the report with the guest's own heartbeats, relative to those of the three
+/// seconds before the migration.
 fn lost_as_the_guest_saw_it(policy: &'static str) -> Option<Result<(), String>> {
     const QUIET: Duration = Duration::from_secs(3);
     let guest = if policy == "auto-converge" { random(64, 40_000) } else { sweep(48) };

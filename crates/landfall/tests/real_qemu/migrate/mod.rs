@@ -1,14 +1,14 @@
 //! `landfall migrate`:
 //!
 //! ```text
-//! landings      guests that land, by every policy, and what the report says
-//! forecasts     what the default policy forecasts, and what it then does
+//! landings      guests that land under every policy, and the report
+//! forecasts     forecasts of the default policy compared with the migration
 //! policies      the policies measured against each other
 //! scripts       a script steers, or fails
 //! hooks         programs at set points
-//! refusals      what is refused before anything is changed
-//! failures      what goes wrong on the way
-//! dangers       ways in which a guest could run twice, stand still or belong to another
+//! refusals      refused before anything is changed
+//! failures      failures during a migration
+//! dangers       a guest that could run twice, stay paused or be the wrong one
 //! sudden_death  kill -9 of landfall
 //! ```
 

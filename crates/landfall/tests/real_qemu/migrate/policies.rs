@@ -1,4 +1,4 @@
-//! The laws, measured on real guests.
+//! The law of 2011, measured on real guests.
 
 use std::time::{Duration, Instant};
 
@@ -15,19 +15,19 @@ const TOO_FAST: u64 = 4 * 20_000_000 / 4096;
 /// How long the share is measured once the guest is held.
 const MEASURED: Duration = Duration::from_secs(6);
 
-/// What became of a guest that was held, as shares of a CPU.
+/// What a throttled guest got, as shares of a CPU.
 #[derive(Debug)]
 struct Held {
     /// The mean of the targets that were recorded.
     target: f64,
-    /// What its vCPU had meanwhile, by the kernel's count.
+    /// What its vCPU got in that time, by the kernel's count.
     share: f64,
     /// What it had before.
     free: f64,
 }
 
 impl Held {
-    /// It got its target, or what other load on the machine left it.
+    /// Checks that it got its target, or what other load on the machine left it.
     fn got_its_target(&self) -> Result<(), String> {
         let due = self.target.min(self.free);
         claim(self.share < 1.1 * self.target && self.share > 0.9 * due, format!("{self:.3?}"))

@@ -1,4 +1,4 @@
-//! `kill -9` of landfall at a random moment: the guardian lets the guest go.
+//! `kill -9` of landfall at a random moment: the guardian releases the guest.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use rustix::process::Signal;
 
 use crate::scene::{Found, Scene, migration_status, run_state, sweep, wait_until};
 
-/// How often; set LANDFALL_KILLS for more or fewer.
+/// How often landfall is killed; LANDFALL_KILLS sets another number.
 const KILLS: u64 = 50;
 
-/// No quota may differ from what it was after so long.
+/// After this time every quota must be what it was before.
 const BOUND: Duration = Duration::from_secs(1);
 
 #[test]

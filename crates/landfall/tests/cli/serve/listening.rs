@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 
-use crate::page_server::{PATIENCE, PageServer, send_request, serve_command};
+use super::page_server::{PATIENCE, PageServer, send_request, serve_command};
 
 #[test]
 fn without_tls_it_listens_only_on_this_host_and_says_what_else_to_do() {

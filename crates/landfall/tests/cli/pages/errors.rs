@@ -1,12 +1,12 @@
 //! `docs/errors.md`: every refusal and failure that has a type, made from the types themselves.
-//!
-//! `LANDFALL_WRITE_DOCS=1 cargo test -p landfall --test errors_page` writes the page.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use syn::{Attribute, Expr, ExprLit, Item, Lit, Meta, Visibility};
+
+use super::{compare_or_write, root};
 
 /// The crates whose errors a user may see, and what they are about. The laboratory is not among them.
 const AREAS: [(&str, &str); 6] = [
@@ -29,27 +29,12 @@ struct ErrorType {
 
 #[test]
 fn the_page_of_errors_is_that_of_the_types() {
-    let path = root().join("docs/errors.md");
-    let page = page();
-    if std::env::var_os("LANDFALL_WRITE_DOCS").is_some() {
-        fs::write(&path, &page).unwrap();
-    }
-    let written = fs::read_to_string(&path).unwrap_or_default();
-    let differs = written.lines().zip(page.lines()).find(|(written, made)| written != made);
-    assert!(
-        written == page,
-        "docs/errors.md is not that of the types ({differs:?}); LANDFALL_WRITE_DOCS=1 cargo test -p \
-         landfall --test errors_page writes it"
-    );
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    compare_or_write("errors.md", &page());
 }
 
 fn page() -> String {
     let mut page = "# What landfall refuses, and how it fails\n\n\
-         Made from the error types by `crates/landfall/tests/errors_page.rs`. A name in angle brackets \
+         Made from the error types by `crates/landfall/tests/cli/pages/errors.rs`. A name in angle brackets \
          stands for what landfall found. Exit statuses are in the [README](../README.md).\n"
         .to_owned();
     let mut count = 0;

@@ -1,6 +1,6 @@
 //! Who may see and who may change something: only with the token, and only from landfall's own pages.
 
-use crate::page_server::PageServer;
+use super::page_server::PageServer;
 
 /// A guest that the page lists once it was added.
 const ADDED_GUEST: &str = "unix:/run/added-by-the-test.qmp";
