@@ -201,9 +201,7 @@ fn compare_ways(ways: &Ways) -> String {
         format_seconds(throttle.longest_stall_s)
     );
     match ways.loses_less {
-        Lever::Neither => {
-            "Neither throttling nor a pause is needed: it lands unaided.".to_owned()
-        }
+        Lever::Neither => "Neither throttling nor a pause is needed: it lands unaided.".to_owned(),
         Lever::Throttle => format!("Throttling is better: {throttle}; {pause}."),
         Lever::Pause => {
             format!("A pause is better if the stall is acceptable: {throttle}; {pause}.")
