@@ -301,7 +301,7 @@ impl LossMeter {
 /// is known, by the number of periods that ended in one.
 fn longest_gap(kept: Duration, times: Option<u32>, hold: Hold, span: Duration) -> Duration {
     match (hold, times) {
-        (Hold::Quota(quota), Some(times)) if span > quota.period * 2 => kept / times,
+        (Hold::Quota(quota), Some(times)) if span > quota.period.saturating_mul(2) => kept / times,
         _ => kept,
     }
 }
@@ -309,7 +309,7 @@ fn longest_gap(kept: Duration, times: Option<u32>, hold: Hold, span: Duration) -
 /// Over how long the share under a hold is measured.
 fn share_span(hold: Hold) -> Duration {
     match hold {
-        Hold::Quota(quota) => SHARE_SPAN.max(quota.period * SHARE_PERIODS),
+        Hold::Quota(quota) => SHARE_SPAN.max(quota.period.saturating_mul(SHARE_PERIODS)),
         _ => SHARE_SPAN,
     }
 }

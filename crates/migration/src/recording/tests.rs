@@ -169,7 +169,7 @@ fn what_cannot_be_replayed_is_refused_with_the_remedy() {
         ("no line ends here".to_owned(), "--record"),
         (with("kind", json!("diary")), "--record"),
         (with("version", json!(1)), "Record another"),
-        (with("version", json!(3)), "at least as new"),
+        (with("version", json!(4)), "at least as new"),
         (with("version", json!("two")), "line 1"),
         (with("levers", json!(null)), "line 1"),
         (with("vcpus", json!(u64::MAX)), "line 1"),
