@@ -33,7 +33,7 @@ demo: ## four migrations of real guests side by side, with a table and landfall-
 host: ## build what is packaged for hosts: without demo, bench and the guests that they boot
 	cargo build --release --package landfall --no-default-features
 
-check: ## for every save: format, lints, licences, fuzz targets compile, tests without QEMU (4 minutes)
+check: ## for every save: format, lints, licences, fuzz targets compile, tests without QEMU (1 minute)
 	@$(MAKE) --no-print-directory format
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory deny
