@@ -28,7 +28,7 @@ pub struct Decision {
 pub struct Tuning {
     /// Most that pre-copy may put on the wire.
     pub max_bandwidth: Option<ByteRate>,
-    /// The blackout for which the hypervisor switches over by itself: it does so once what remains
+    /// The downtime for which the hypervisor switches over by itself: it does so once what remains
     /// would take no longer.
     pub downtime_limit: Option<Duration>,
     /// The rate by which it reckons that, instead of its own of the last 100 ms. QEMU 8.2 and later.

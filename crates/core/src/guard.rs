@@ -44,9 +44,9 @@ fn out_of_time(view: &View) -> Option<Decision> {
     let left = limit.saturating_sub(view.now.0);
     // Once it is over there is no chance left, but where the stall may be broken: a guest may dirty
     // more than the stall allows between every decision to ship and the look that it leads to.
-    let soon = |blackout: Duration| left <= blackout + SHIP_MARGIN;
+    let soon = |downtime: Duration| left <= downtime + SHIP_MARGIN;
     let last_chance = view.phase == Phase::Iterating
-        && longest_blackout(view).is_some_and(soon)
+        && longest_downtime(view).is_some_and(soon)
         && (!left.is_zero() || view.requirements.may_break(Requirement::MaxStall))
         && view.fits_downtime()
         && view.downtime_if_shipped().is_some_and(soon);
@@ -76,8 +76,8 @@ pub fn valid_until(view: &View) -> Moment {
     if asked.gives_way_first(Requirement::MaxTime, Requirement::MaxStall) {
         return Moment::NEVER;
     }
-    let before = |blackout: Duration| Moment(limit) - blackout - SHIP_MARGIN;
-    let Some(longest) = longest_blackout(view) else { return before(Duration::ZERO) };
+    let before = |downtime: Duration| Moment(limit) - downtime - SHIP_MARGIN;
+    let Some(longest) = longest_downtime(view) else { return before(Duration::ZERO) };
     // The guest's curve need not be known as long as there is time to send all of its memory.
     if before(longest) > view.now || !asked.may_break(Requirement::MaxStall) {
         return before(longest);
@@ -86,8 +86,8 @@ pub fn valid_until(view: &View) -> Moment {
     dirty.map_or(view.now, |dirty| before(dirty.min(longest)))
 }
 
-/// The longest blackout that may come of shipping, whatever the guest does.
-fn longest_blackout(view: &View) -> Option<Duration> {
+/// The longest downtime that may come of shipping, whatever the guest does.
+fn longest_downtime(view: &View) -> Option<Duration> {
     match view.requirements.may_break(Requirement::MaxStall) {
         true => view.total / view.link?,
         false => Some(view.requirements.max_stall),
@@ -98,16 +98,16 @@ fn longest_blackout(view: &View) -> Option<Duration> {
 /// every 100 ms, then stops the vCPUs and looks at the bitmap once more.
 const SHIP_MARGIN: Duration = Duration::from_millis(250);
 
-/// The settings, with no more bandwidth and no longer blackout than allowed.
+/// The settings, with no more bandwidth and no longer downtime than allowed.
 fn tuned_within(view: &View, tuning: Tuning) -> Tuning {
     let asked = &view.requirements;
     let capped = |rate: ByteRate| match asked.max_bandwidth {
         Some(limit) if !asked.may_break(Requirement::MaxBandwidth) => ByteRate(rate.0.min(limit.0)),
         _ => rate,
     };
-    let bounded = |blackout: Duration| match asked.may_break(Requirement::MaxStall) {
-        true => blackout,
-        false => blackout.min(asked.max_stall),
+    let bounded = |downtime: Duration| match asked.may_break(Requirement::MaxStall) {
+        true => downtime,
+        false => downtime.min(asked.max_stall),
     };
     Tuning {
         max_bandwidth: tuning.max_bandwidth.map(capped).filter(is_a_limit),

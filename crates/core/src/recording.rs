@@ -65,7 +65,7 @@ pub struct RecordingHeader {
 pub enum RecordingLine {
     /// A look at the counters.
     Look(Box<RecordedSample>),
-    /// The operator demands something else from now on.
+    /// The operator changed the settings from here on.
     Requirements {
         /// All of what is demanded now.
         requirements: Requirements,

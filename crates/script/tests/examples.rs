@@ -33,7 +33,7 @@ fn scenarios() -> Vec<(String, Scenario)> {
     files.map(read).collect()
 }
 
-/// Decides twice, and settings that both are one.
+/// Decides twice, and asserts that both decisions are the same.
 struct Both {
     built_in: Box<dyn Policy>,
     script: Script,

@@ -24,7 +24,7 @@ use crate::run::{Run, Setup, run};
 pub struct Question {
     /// What was found out of guest and link.
     pub prior: Prior,
-    /// What the operator settings.
+    /// What the operator asks for.
     pub requirements: Requirements,
     /// The second dial of 2011.
     pub aggression: Aggression,

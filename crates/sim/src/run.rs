@@ -43,7 +43,7 @@ pub struct Setup {
     pub link: Link,
     /// The QEMU it leaves.
     pub qemu: Qemu,
-    /// What the operator settings.
+    /// What the operator asks for.
     pub requirements: Requirements,
     /// The second dial of 2011.
     pub aggression: Aggression,

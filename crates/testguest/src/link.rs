@@ -1,7 +1,7 @@
 //! A link of a set speed between two QEMUs on one machine.
 //!
 //! On bare loopback QEMU's own bandwidth limit is all that paces a migration, and QEMU switches it
-//! off for the last copy: the blackout is then far shorter than on any real link. A [`LinkRelay`] is a
+//! off for the last copy: the downtime is then far shorter than on any real link. A [`LinkRelay`] is a
 //! relay that lets bytes from source to destination through at its rate whatever QEMU does, and
 //! can fail in the two ways a link fails: fall silent, or break.
 //!

@@ -9,7 +9,7 @@ use crate::{Endpoint, GuestHeader, GuestSpec, LinkRelay, Vm, VmError};
 /// A source with a running guest, a destination that waits for it, and the link between them.
 ///
 /// On bare loopback QEMU's final copy, for which it switches its rate limit off, is so fast that
-/// every blackout looks short. Over the link it takes the time it takes on a real one.
+/// every downtime looks short. Over the link it takes the time it takes on a real one.
 #[derive(Debug)]
 pub struct MigrationPair {
     /// Where the guest runs.

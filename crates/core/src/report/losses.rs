@@ -3,7 +3,7 @@
 //! Three things keep a guest from running: a quota (the kernel counts it, per vCPU), the
 //! hypervisor's own throttle (it makes the vCPU threads sleep, which shows as time in which a
 //! thread neither ran nor waited, beyond what it slept before), and standing still as a whole (a
-//! pause, the final blackout). [`LossMeter`] adds them up from samples and from the hypervisor's
+//! pause, the final downtime). [`LossMeter`] adds them up from samples and from the hypervisor's
 //! events of stopping and resuming. Waiting for a CPU of a crowded host is not among them: the
 //! migration did not cause it.
 
@@ -38,7 +38,7 @@ pub struct Losses {
     pub longest_stall: Duration,
     /// Time for which a hold or the hypervisor's own throttle was in force.
     pub throttled: Duration,
-    /// Lowest share that a vCPU got of the CPU it wanted, blackouts apart.
+    /// Lowest share that a vCPU got of the CPU it wanted, downtimes apart.
     pub min_share: Share,
 }
 
@@ -112,7 +112,7 @@ impl LossMeter {
         };
     }
 
-    /// Says how the vCPUs are held from now on.
+    /// Sets the holds that are in force from now on.
     pub fn on_holds(&mut self, holds: &[Hold]) {
         for index in 0..self.vcpus.len() {
             let (before, now) = (self.hold(index), holds.get(index).copied().unwrap_or_default());
@@ -135,7 +135,7 @@ impl LossMeter {
         self.stopped.get_or_insert(Stopped { since: at, lead });
     }
 
-    /// The hypervisor reported, at `at`, that the guest goes on, here or at the destination.
+    /// The hypervisor reported, at `at`, that the guest runs again, here or at the destination.
     pub fn on_resume(&mut self, at: Moment) {
         if let Some(Stopped { since, lead }) = self.stopped.take() {
             self.stood_still(at.since(since), lead);
@@ -143,18 +143,18 @@ impl LossMeter {
         }
     }
 
-    /// The final blackout, of which only the hypervisor's word on its length is known.
+    /// The final downtime where only the length that the hypervisor reports is known.
     pub fn on_reported_downtime(&mut self, length: Duration) {
         let lead = self.stopped.take().map_or(Duration::ZERO, |stopped| stopped.lead);
         self.stood_still(length, lead);
     }
 
-    /// Whether the guest stands still as far as is known, and since when.
+    /// Returns since when the guest has stood still; `None` if it runs as far as is known.
     pub fn stopped_since(&self) -> Option<Moment> {
         self.stopped.map(|stopped| stopped.since - stopped.lead)
     }
 
-    /// Takes a look at the counters in.
+    /// Takes in a sample.
     pub fn on_sample(&mut self, sample: &Sample) {
         if let Some(migration) = &sample.migration {
             self.own_throttle = migration.own_throttle.filter(|share| *share > Share::NONE);
@@ -199,12 +199,12 @@ impl LossMeter {
         }
     }
 
-    /// A shorter stall is demanded from now on.
+    /// A shorter stall is required from now on.
     pub fn reset_stall_verdict(&mut self) {
         self.before.0 = self.before.0.max(std::mem::take(&mut self.longest_stall));
     }
 
-    /// A higher share is demanded from now on; a measurement under way is of the time before, and
+    /// A higher share is required from now on; a measurement under way is of the time before, and
     /// ends here.
     pub fn reset_share_verdict(&mut self) {
         for index in 0..self.vcpus.len() {
@@ -294,11 +294,11 @@ impl LossMeter {
     }
 }
 
-/// The longest gap in what a quota kept back between two looks.
+/// The longest gap of a quota between two samples.
 ///
-/// The kernel adds a gap to its counter when it ends, whole, even one over several periods. Looks
-/// closer together than two periods see one gap at a time; of looks further apart only the mean gap
-/// is known, by the number of periods that ended in one.
+/// The kernel adds a gap to its counter when it ends, whole, even one over several periods. Samples
+/// closer together than two periods see one gap at a time; of samples further apart only the mean gap
+/// is known, from the number of periods that ended in one.
 fn longest_gap(kept: Duration, times: Option<u32>, hold: Hold, span: Duration) -> Duration {
     match (hold, times) {
         (Hold::Quota(quota), Some(times)) if span > quota.period.saturating_mul(2) => kept / times,
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blackout_after_a_gap_of_a_held_guest_is_one_stall() {
+    fn a_downtime_after_a_gap_of_a_held_guest_is_one_stall() {
         let mut account = LossMeter::default();
         account.on_sample(&look(0, 0, 0, 0, 0.0));
         account.on_sample(&look(100, 100, 0, 0, 0.0));
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blackout_counts_for_every_vcpu_as_much_as_it_wanted_to_run() {
+    fn a_downtime_counts_for_every_vcpu_as_much_as_it_wanted_to_run() {
         let mut account = LossMeter::default();
         for n in 0..=10 {
             account.on_sample(&look(100 * n, 25 * n, 0, 0, 0.0));

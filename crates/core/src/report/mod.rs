@@ -89,13 +89,13 @@ pub struct Report {
     pub outcome: Outcome,
     /// The policy that steered.
     pub policy: String,
-    /// Why it ended so, where that needs saying.
+    /// Why it ended so; `None` where the outcome says all.
     pub reason: Option<String>,
     /// From the start of the migration to the guest running at its end, seconds.
     pub total_s: Option<f64>,
-    /// The final blackout as the hypervisor reports it, seconds.
+    /// The final downtime as the hypervisor reports it, seconds.
     pub downtime_s: Option<f64>,
-    /// Longest time the guest stood still, in whatever way, seconds.
+    /// Longest time that the guest stood still for any reason, seconds.
     pub longest_stall_s: Option<f64>,
     /// vCPU seconds taken from the guest while it wanted to run.
     pub guest_cpu_lost_s: Option<f64>,
@@ -103,7 +103,7 @@ pub struct Report {
     pub throttled_s: Option<f64>,
     /// Bytes on the wire.
     pub transferred_bytes: Option<u64>,
-    /// Looks of the hypervisor at its dirty bitmap: passes, and the forced ones between.
+    /// Syncs of the dirty bitmap: one for each pass, and the forced ones between.
     pub passes: Option<u64>,
     /// Lowest share that a vCPU got of the CPU it wanted, 0 to 1.
     pub min_cpu_share: Option<f64>,
@@ -111,7 +111,7 @@ pub struct Report {
     pub class: Class,
     /// What was expected.
     pub forecast: Option<Forecast>,
-    /// What became of each requirement, as it was demanded last.
+    /// Whether each requirement was kept, by its last value.
     pub requirements: Vec<RequirementVerdict>,
     /// What the operator changed on the way; not in the JSON where that is nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -123,17 +123,17 @@ pub struct Report {
 pub struct Measurements {
     /// From the start to the end.
     pub total: Duration,
-    /// The hypervisor's word on the blackout.
+    /// The downtime that the hypervisor reports.
     pub downtime: Option<Duration>,
     /// What was taken from the guest.
     pub losses: Losses,
-    /// The part of it that requirements are held against: without what was before they were tightened.
+    /// The part that requirements are judged by: without what was measured before they were tightened.
     pub judged: Losses,
     /// Whether the length of every stall is known.
     pub stalls_known: bool,
     /// Bytes on the wire.
     pub transferred: Option<Bytes>,
-    /// Looks at the dirty bitmap.
+    /// Syncs of the dirty bitmap.
     pub passes: Option<u64>,
     /// Highest rate on the wire in pre-copy, since the limit for it was last tightened.
     pub peak_rate: Option<PeakRate>,

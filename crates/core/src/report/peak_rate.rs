@@ -9,17 +9,17 @@ use crate::units::{Bytes, Moment};
 /// 100 ms, of which a span may hold one more or less.
 const SPAN: Duration = Duration::from_secs(2);
 
-/// Finds the highest rate in what has left at each look.
+/// Finds the highest rate in the bytes sent by each sample.
 #[derive(Debug, Clone, Default)]
 pub struct PeakRateMeter {
     looks: Vec<(Moment, Bytes)>,
     peak: Option<PeakRate>,
-    /// The next look is of before the limit was changed.
+    /// The next sample was read before the limit changed.
     stale: bool,
 }
 
 impl PeakRateMeter {
-    /// So many bytes have left since the start.
+    /// Takes in the bytes that left since the start.
     pub fn on_transferred(&mut self, at: Moment, transferred: Bytes) {
         if std::mem::take(&mut self.stale) {
             return;
@@ -40,13 +40,13 @@ impl PeakRateMeter {
         }
     }
 
-    /// From now on another limit counts: what was before is not held against it, nor what is taken in
-    /// next, which the hypervisor may have said before.
+    /// Another limit applies from now on. Earlier samples are not judged by it, nor is the next one, which
+    /// may have been read before.
     pub fn restart(&mut self) {
         *self = PeakRateMeter { stale: true, ..PeakRateMeter::default() };
     }
 
-    /// The highest rate so far; over what there is while that is less than a whole span.
+    /// Returns the highest rate so far; over the time there is while that is less than a span.
     pub fn peak(&self) -> Option<PeakRate> {
         self.peak
     }

@@ -7,19 +7,19 @@ use crate::decision::Hold;
 use crate::report::Outcome;
 use crate::units::{Moment, show_duration};
 
-/// A monitor that has not answered for so long beyond the downtime expected is taken to hang.
+/// A monitor that has not answered for this long beyond the expected downtime counts as hanging.
 const HANG: Duration = Duration::from_secs(10);
 
-/// An aborted migration that is not over after so long is left as it is, and reported.
+/// An aborted migration that is not over after this long is left as it is, and reported.
 const ABORT_PATIENCE: Duration = Duration::from_secs(40);
 
-/// A monitor that has not answered for so long while vCPUs are held may be waiting for one of them.
+/// A monitor that has not answered for this long while vCPUs are held may be waiting for one of them.
 const HANG_WHILE_HELD: Duration = Duration::from_secs(3);
 
-/// A migration that is to end with the guest at the source.
+/// An abort: the migration is to end with the guest at the source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Abort {
-    /// What is reported if it ends so.
+    /// The outcome to report if it ends so.
     pub outcome: Outcome,
     /// Why it is aborted.
     pub reason: String,
@@ -29,8 +29,8 @@ pub struct Abort {
 }
 
 impl Session<'_> {
-    /// Ends the migration with the guest at the source; the session goes on until it is over. The
-    /// first reason stays.
+    /// Ends the migration with the guest at the source; the session continues until it is over. The
+    /// first reason counts.
     pub fn abort(&mut self, outcome: Outcome, reason: String, at: Moment) {
         if self.abort.is_none() {
             self.actions.push_back(Action::ReleaseAll);
@@ -39,7 +39,7 @@ impl Session<'_> {
         self.retry_cancel();
     }
 
-    /// Why the migration is aborted, where it is.
+    /// Returns why the migration is aborted, if it is.
     pub fn aborted(&self) -> Option<&Abort> {
         self.abort.as_ref()
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::telemetry::sample::Status;
 use crate::units::{Bytes, Moment, show_duration};
 
-/// A migration of which not a byte moves for so long is aborted: the destination does not answer.
+/// A migration of which no byte moves for this long is aborted: the destination does not answer.
 const NO_BYTE: Duration = Duration::from_secs(10);
 
-/// Post-copy that has lost its link for so long is left as it is, and reported.
+/// Post-copy without its link for this long is left as it is, and reported.
 const LINK_LOST: Duration = Duration::from_secs(10);
 
-/// What was last seen of the link.
+/// The link as it was last seen.
 #[derive(Debug, Default)]
 pub(super) struct LinkMonitor {
     transferred: Bytes,
@@ -22,7 +22,7 @@ pub(super) struct LinkMonitor {
 /// How the link is; in words where it does not work.
 #[derive(Debug, PartialEq)]
 pub(super) enum LinkState {
-    /// As far as is known.
+    /// It works, as far as is known.
     Ok,
     /// Nothing moves.
     Stalled(String),
@@ -31,7 +31,7 @@ pub(super) enum LinkState {
 }
 
 impl LinkMonitor {
-    /// So much had left by then, since the start.
+    /// Bytes that had left by then, since the start.
     pub(super) fn on_transferred(&mut self, at: Moment, transferred: Bytes) {
         if transferred > self.transferred {
             self.transferred = transferred;
@@ -39,7 +39,7 @@ impl LinkMonitor {
         }
     }
 
-    /// Something goes on, whatever the counters say.
+    /// Something happens, whatever the counters say.
     pub(super) fn on_progress(&mut self, at: Moment) {
         self.last_progress = at;
     }

@@ -1,8 +1,8 @@
 //! Steering one migration, without touching the world.
 //!
 //! **Problem.** A real migration and a simulated one have to be steered by the very same code, or
-//! what the simulator says of a policy is no word on what the policy does. So steering does no I/O
-//! and has no clock: a driver gives it what happened, and carries out what it answers.
+//! the simulator's results say nothing about the real one. So steering does no I/O
+//! and has no clock: a driver gives it what happened, and carries out what it asks for.
 //!
 //! **Approach.** [`Session`] is a plain value. Inputs are methods named `on_...`; each takes the
 //! moment at which the thing happened. Outputs are polled:
@@ -80,14 +80,14 @@ pub struct SessionConfig<'a> {
     pub vcpus: usize,
 }
 
-/// What was made of a sample of the hypervisor: the facts, and what was decided on them.
+/// A sample of the hypervisor evaluated: the view, and the decision on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {
-    /// What is known.
+    /// The view.
     pub view: View,
-    /// What is done about it, inside the requirements.
+    /// The decision, within the requirements.
     pub decision: Decision,
-    /// Part of the way done, 0 to 1; never less than before.
+    /// Share of the migration that is done, 0 to 1; never less than before.
     pub fraction: f64,
 }
 
@@ -118,7 +118,7 @@ pub struct Session<'p> {
     link: LinkMonitor,
     /// How the vCPUs are held now.
     holds: Vec<Hold>,
-    /// The holds in force have changed since observer and meter were told of them.
+    /// The holds in force have changed since observer and meter got them.
     holds_changed: bool,
     actions: VecDeque<Action>,
     /// The syncs there were when shipping was last decided, while that stands.
@@ -205,16 +205,16 @@ impl<'p> Session<'p> {
         Some(Observation { view, decision, fraction })
     }
 
-    /// Takes in a sample on which nothing is to be decided.
+    /// Takes in a sample without deciding anything.
     pub fn add_sample(&mut self, sample: &Sample) {
         self.losses.on_sample(sample);
         self.observer.add_sample(sample);
     }
 
-    /// So many bytes had left by then, in pre-copy or after it.
+    /// Takes in the bytes that had left by then, in pre-copy or after it.
     pub fn on_transferred(&mut self, at: Moment, transferred: Bytes, precopy: bool) {
         self.link.on_transferred(at, transferred);
-        // The rate is only ever held against this requirement.
+        // The rate is compared with this requirement only.
         if precopy && self.settings().requirements.max_bandwidth.is_some() {
             self.peak_rate.on_transferred(at, transferred);
         }
@@ -316,7 +316,7 @@ impl<'p> Session<'p> {
         self.actions.clear();
     }
 
-    /// How soon to ask the hypervisor again, counted from the last time.
+    /// How soon to query the hypervisor again, counted from the last time.
     pub fn next_sample_in(&self) -> Duration {
         self.next_sample_in
     }
@@ -339,7 +339,7 @@ impl<'p> Session<'p> {
     }
 
     /// Until when the decision on a view stands, unless the hypervisor looks at its dirty bitmap
-    /// before; `None` where the next sample may change it. For a simulation in a hurry.
+    /// before; `None` where the next sample may change it. The simulator skips samples by it.
     pub fn valid_until(&self, view: &View) -> Option<Moment> {
         Some(self.policy.valid_until(view)?.min(guard::valid_until(view)))
     }
@@ -374,7 +374,7 @@ impl<'p> Session<'p> {
         self.policy.name()
     }
 
-    /// Whether the guest stands still by landfall's doing.
+    /// Whether landfall stopped the guest.
     pub fn is_stopped_by_landfall(&self) -> bool {
         self.holds.contains(&Hold::Stopped)
     }
@@ -450,7 +450,7 @@ impl<'p> Session<'p> {
     }
 
     /// Has the hypervisor switch over. What is held stays held until the guest stands still, unless
-    /// the decision has holds of its own: a guest let go now would dirty again what was just sent.
+    /// the decision has holds of its own: a guest released now would dirty again what was just sent.
     fn ship(&mut self, view: &View, decision: &Decision) {
         self.shipping_since = Some(view.syncs);
         if !decision.holds.is_empty() {

@@ -27,7 +27,7 @@ impl Session<'_> {
             Outcome::Landed if !hindered && !self.is_shipping() && !self.post_copy => {
                 Class::Unaided
             }
-            // That it landed with help does not say that it would not have without: its curve does.
+            // A guest that landed with help might have landed without; its curve tells.
             _ => self.class,
         };
         if self.post_copy {

@@ -1,5 +1,5 @@
-//! The rate of the link, in guest pages: what leaves of the guest's memory in a second, whatever it
-//! costs on the wire, so that compression and headers do not fool it.
+//! The bandwidth of the link, in guest memory per second: what leaves, whatever it costs on the wire.
+//! So compression and headers do not distort it.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use crate::units::{ByteRate, Bytes, Moment};
 /// A rate with its uncertainty.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BandwidthEstimate {
-    /// The rate of late.
+    /// The recent rate.
     pub rate: ByteRate,
     /// Its relative standard error over a second to come; `None` where it was not measured.
     pub error: Option<f64>,
@@ -24,26 +24,26 @@ pub struct BandwidthEstimator {
     looks: VecDeque<Sent>,
     last: Option<(Moment, Ram)>,
     rate: Option<BandwidthEstimate>,
-    /// The next look may be of before the limit was changed.
+    /// The next sample may have been read before the limit changed.
     stale: bool,
 }
 
-/// So much sent in so much time, both since the start and without what does not count.
+/// Bytes sent and seconds passed since the start, without what does not count.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     time: f64,
     bytes: f64,
 }
 
-/// The rate is taken over so much of the past while it stays the same, in seconds.
+/// Window of the rate while the link stays the same, in seconds.
 const LONG: f64 = 5.0;
 
-/// And over so much after it has changed: ten of QEMU's 100 ms windows, in each of which it sends
+/// Window of the rate after the link changed, in seconds: ten of QEMU's 100 ms windows, in each of which it sends
 /// as fast as it can and then sleeps.
 const SHORT: f64 = 1.0;
 
-/// The link has changed when the short rate is so far off the long one: what a window more or less in
-/// the short span cannot explain.
+/// The link has changed when the short rate differs from the long one by more than this part: more
+/// than one window too many or too few in the short span explains.
 const CHANGED: f64 = 0.2;
 
 /// Time that QEMU takes to find a byte to be zero, in seconds: 65 ms a GB (`docs/theory.md`).
@@ -53,20 +53,19 @@ const PER_ZERO_BYTE: f64 = 65e-12;
 const EDGE: f64 = 0.05;
 
 impl BandwidthEstimator {
-    /// Begins with a rate that is to be expected, if any is.
+    /// Starts with an expected rate, if there is one.
     pub fn new(expected: Option<ByteRate>) -> BandwidthEstimator {
         let rate = expected.map(|rate| BandwidthEstimate { rate, error: None });
         BandwidthEstimator { rate, ..BandwidthEstimator::default() }
     }
 
-    /// The rate as it was known when it was last measured.
+    /// Returns the rate that was last measured.
     pub fn estimate(&self) -> Option<BandwidthEstimate> {
         self.rate
     }
 
-    /// From now on more or less than before may leave. What was seen counts no more, and until it is
-    /// seen again the link is taken to carry what it did, but for the limit. Counters that are taken in
-    /// next may have been read before.
+    /// The limit changed. Earlier samples no longer count; until there are new ones, the link is assumed
+    /// to carry what it did, within the limit. The next counters may have been read before the change.
     pub fn on_limit_changed(&mut self, limit: Option<ByteRate>) {
         if let (Some(known), Some(limit)) = (&mut self.rate, limit) {
             known.rate = ByteRate(known.rate.0.min(limit.0));
@@ -75,7 +74,7 @@ impl BandwidthEstimator {
         self.stale = true;
     }
 
-    /// Takes in the counters of a look. What they change is known once it is measured.
+    /// Takes in the counters of a sample; [`measure`](Self::measure) evaluates them.
     pub fn on_ram(&mut self, at: Moment, ram: Ram) {
         let last = self.last.replace((at, ram)).filter(|_| !std::mem::take(&mut self.stale));
         let Some((then, before)) = last else {
@@ -87,7 +86,7 @@ impl BandwidthEstimator {
         let time = whole - zeros.as_f64() * PER_ZERO_BYTE;
         let normal = ram.normal.saturating_sub(before.normal);
         let Some(&last) = self.looks.back() else { return };
-        // Where next to nothing but zero pages left, the link was not what held them up.
+        // Where almost only zero pages left, the link was not the limit.
         let idle = ram.remaining == Bytes(0) || zeros > Bytes(0);
         if time < whole * 0.3 || normal == Bytes(0) && idle {
             return;
@@ -95,7 +94,7 @@ impl BandwidthEstimator {
         self.looks.push_back(Sent { time: last.time + time, bytes: last.bytes + normal.as_f64() });
     }
 
-    /// Measures the rate, of all that was taken in.
+    /// Measures the rate from everything that was taken in.
     pub fn update(&mut self) {
         let Some(&now) = self.looks.back() else { return };
         self.forget_before(now.time - LONG);
@@ -111,8 +110,8 @@ impl BandwidthEstimator {
         }
     }
 
-    /// Relative standard deviation of the rate from one second to the next, as far as it is more than
-    /// a window of the rate limit too many or too few explains.
+    /// Relative standard deviation of the rate from one second to the next, beyond what one window of the
+    /// rate limit too many or too few explains.
     fn unsteadiness(&mut self, mean: f64) -> f64 {
         let (mut squares, mut count) = (0.0, 0.0);
         let mut looks = &*self.looks.make_contiguous();
@@ -133,8 +132,8 @@ impl BandwidthEstimator {
         }
     }
 
-    /// Rate over the last `span` seconds or what there is of them, and that span. Where it begins
-    /// between two looks, what was sent between them is taken to have been sent evenly.
+    /// Rate over the last `span` seconds, or as many as there are, and that span. Where it begins between
+    /// two samples, what was sent between them counts as sent evenly.
     fn over(&self, span: f64) -> Option<(f64, f64)> {
         let now = self.looks.back()?;
         let from = now.time - span - 1e-9;

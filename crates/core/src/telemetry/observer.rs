@@ -1,4 +1,4 @@
-//! Makes views of samples: rates over a sliding window, intervals between looks at the dirty bitmap.
+//! Makes views of samples: rates over a sliding window, intervals between syncs of the dirty bitmap.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::units::{Bytes, CpuDemand, CpuTime, Moment, Share};
 /// of which it sends as fast as it can and then sleeps.
 const WINDOW: Duration = Duration::from_millis(1000);
 
-/// A point of the curve is never surer than this.
+/// Least relative error of a point of the dirty curve.
 const POINT_ERROR: f64 = 0.02;
 
 /// How exactly the moment of a sync is known, in seconds.
@@ -25,14 +25,14 @@ const SYNC_ERROR: f64 = 0.015;
 /// A rate over less than this says more about the window's edges than about the rate.
 pub(super) const LEAST_SPAN: Duration = Duration::from_millis(250);
 
-/// Keeps what is needed of the past to make a [`View`] of each new [`Sample`].
+/// Keeps what a [`View`] of a new [`Sample`] needs of the earlier ones.
 #[derive(Debug, Clone)]
 pub struct Observer {
     settings: Settings,
     levers: Levers,
     holds: Vec<Hold>,
     window: VecDeque<Look>,
-    /// Room of a look that was forgotten, for the next.
+    /// Memory of a dropped sample, reused for the next.
     spare: Vec<VcpuCounters>,
     at_sync: Option<AtSync>,
     interval: Option<SyncInterval>,
@@ -54,7 +54,7 @@ struct Look {
     vcpus: Vec<VcpuCounters>,
 }
 
-/// A look of the hypervisor at its bitmap.
+/// A sync of the dirty bitmap.
 #[derive(Debug, Clone, Copy)]
 struct AtSync {
     at: Moment,
@@ -70,7 +70,7 @@ impl Look {
 }
 
 impl Observer {
-    /// An observer of a guest whose vCPUs are all free, and of which this is known already.
+    /// Starts to observe a guest whose vCPUs are all free and of which the prior is known.
     pub fn new(
         requirements: Requirements,
         aggression: Aggression,
@@ -95,7 +95,7 @@ impl Observer {
         }
     }
 
-    /// What is known before the start, of a guest with so much memory to send and so many vCPUs.
+    /// Returns the view before the start, of a guest with `contents` to send and this many vCPUs.
     pub fn view_before_start(&self, memory: Bytes, vcpus: usize) -> View {
         let link = self.meter.estimate();
         View {
@@ -121,12 +121,12 @@ impl Observer {
         }
     }
 
-    /// What the operator settings.
+    /// What the operator asks for.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The operator demands something else from now on.
+    /// The operator changed the settings from here on.
     pub fn set_settings(&mut self, settings: Settings) {
         let limit = settings.requirements.max_bandwidth;
         if limit != self.settings.requirements.max_bandwidth {
@@ -135,7 +135,7 @@ impl Observer {
         self.settings = settings;
     }
 
-    /// How the vCPUs are held, as it was last said; empty before.
+    /// The holds in force; empty before any was set.
     pub fn holds(&self) -> &[Hold] {
         &self.holds
     }
@@ -145,14 +145,14 @@ impl Observer {
         self.levers
     }
 
-    /// Says how the vCPUs are held from now on.
+    /// Sets the holds that are in force from now on.
     pub fn on_holds(&mut self, holds: &[Hold]) {
         self.holds.clear();
         self.holds.extend_from_slice(holds);
     }
 
-    /// Takes a sample in and says what is known now; `None` for a sample without the hypervisor's
-    /// word, which only adds to the vCPUs' past.
+    /// Takes in a sample and returns the view; `None` for a sample of the kernel's counters alone, which
+    /// only adds to what is known of the vCPUs.
     pub fn on_sample(&mut self, sample: &Sample) -> Option<View> {
         self.add_sample(sample);
         let migration = sample.migration.as_ref()?;
@@ -199,11 +199,11 @@ impl Observer {
         }
     }
 
-    /// Closes an interval when the hypervisor has looked at its bitmap since the last look.
+    /// Closes an interval if the hypervisor synced its bitmap since the last sample.
     ///
     /// `remaining` falls by what is sent and rises by what a sync finds, and by nothing else, so
-    /// what a sync found is its rise plus what was sent between the two looks round it. And as a
-    /// pass ends when nothing remains, what remained before says when between the two it was.
+    /// a sync found its rise plus what was sent between the two samples around it. A pass ends when
+    /// nothing remains, so what remained before tells when between the two samples the sync was.
     fn note_sync(&mut self, look: &Look, ram: Ram, active: bool) {
         let Some(start) = self.at_sync else {
             self.at_sync = (ram.syncs > 0).then(|| AtSync { at: look.at, cpu: look.cpu(), ram });
@@ -227,7 +227,7 @@ impl Observer {
             remaining_after: ram.remaining,
             cpu: cpu.zip(start.cpu).map(|(now, then)| now.saturating_sub(then)),
         };
-        // What a sync finds after the guest has stopped is no word on how it writes.
+        // A sync after the guest has stopped tells nothing about how it writes.
         if syncs == 1 && active {
             self.learn(&interval, before.remaining.saturating_sub(sent_between), ram.total);
         }
@@ -237,7 +237,7 @@ impl Observer {
         self.at_sync = Some(AtSync { at, cpu, ram });
     }
 
-    /// Learns of the dirty curve from an interval, at whose end so much was not sent yet.
+    /// Adds an interval to what is known of the dirty curve; `remaining` was unsent at its end.
     fn learn(&mut self, interval: &SyncInterval, unsent: Bytes, total: Bytes) {
         let Some(cpu) = interval.cpu.map(CpuTime::from).filter(|cpu| cpu.0 > 0.0) else { return };
         let seconds = interval.length.as_secs_f64();
@@ -254,7 +254,7 @@ impl Observer {
         self.window.iter().rev().find_map(|look| Some((look.at, look.ram?)))
     }
 
-    /// CPU time of the vCPUs at a moment since the last look, as the looks round it have it.
+    /// CPU time of the vCPUs at a moment since the last sample, interpolated between the two around it.
     fn cpu_at(&self, at: Moment, now: &Look) -> Option<Duration> {
         let before = self.window.iter().rev().find(|look| look.at <= at)?;
         let after = self.window.iter().find(|look| look.at > at).unwrap_or(now);
@@ -293,13 +293,13 @@ impl Observer {
             let waited = share(before.run_delay, now.run_delay, span).unwrap_or(0.0);
             let held = share(before.throttled, now.throttled, span).unwrap_or(0.0);
             let wanted = used.map(|used| used + waited + held);
-            // What others hold a vCPU to, it is held to without us as well.
+            // A limit set by someone else applies whether or not landfall holds the vCPU.
             if hold != Hold::Free {
                 *last = Some(sample.at);
             } else if last.is_none_or(|last| last < at) {
                 *free = used.map(Share::clamped).or(*free);
             }
-            // As before it was held, as far as the counters allow: a gap is counted when it is over.
+            // As before the hold, as far as the counters allow: the kernel counts a gap when it ends.
             let unheld = used.zip(wanted).map_or(*free, |(used, wanted)| {
                 let most = wanted + gap(hold).div_duration_f64(span);
                 Some(Share::clamped(free.map_or(wanted, |free| free.get().clamp(used, most))))

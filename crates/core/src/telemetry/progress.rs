@@ -44,14 +44,14 @@ impl Progress {
     }
 }
 
-/// How a migration stands at one look, for people.
+/// How far a migration is at one sample, for people.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProgressSnapshot {
     /// When.
     pub at: Moment,
-    /// Where it stands.
+    /// The phase.
     pub phase: Phase,
-    /// Share of the way, 0 to 1; never less than before.
+    /// Share of the migration that is done, 0 to 1; never less than before.
     pub done: f64,
     /// Pages known dirty and not yet sent.
     pub remaining: Bytes,
@@ -63,13 +63,13 @@ pub struct ProgressSnapshot {
     pub dirty_rate: Option<ByteRate>,
     /// Rate at which guest pages leave.
     pub link: Option<ByteRate>,
-    /// Why it was decided as it was.
+    /// The reason of the last decision.
     #[serde(rename = "why")]
     pub reason: String,
 }
 
 impl ProgressSnapshot {
-    /// What there is to see of a view.
+    /// Makes a snapshot of a view.
     pub fn of(view: &View, done: f64, time_left: Option<Duration>, why: &str) -> ProgressSnapshot {
         ProgressSnapshot {
             at: view.now,

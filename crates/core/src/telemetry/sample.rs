@@ -1,4 +1,4 @@
-//! What the hypervisor and the kernel said at one moment: counters as they came, nothing derived.
+//! The counters of hypervisor and kernel at one moment, as they came; nothing is derived here.
 //!
 //! A recording is a list of these; everything else is computed from them. What a source does not
 //! report is `None`: an old QEMU, a field that appears only in some states, a kernel file that
@@ -10,19 +10,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Bytes, Moment, Share};
 
-/// All counters of one look at a migration.
+/// All counters of a migration at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// When the look was taken.
+    /// When they were read.
     pub at: Moment,
-    /// What the hypervisor says of the migration; `None` in a look at the kernel's counters alone,
-    /// which cost a hundredth of a question to the hypervisor and are taken more often.
+    /// What the hypervisor reports; `None` in a sample of the kernel's counters alone, which cost a
+    /// hundredth of a query to the hypervisor and are read more often.
     pub migration: Option<Migration>,
     /// One per vCPU, in the hypervisor's order.
     pub vcpus: Vec<VcpuCounters>,
 }
 
-/// The hypervisor's word on the migration.
+/// The migration as the hypervisor reports it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Migration {
     /// Where the migration stands.
@@ -31,13 +31,13 @@ pub struct Migration {
     pub ram: Option<Ram>,
     /// Share of the time for which the hypervisor itself makes the vCPUs sleep (auto-converge).
     pub own_throttle: Option<Share>,
-    /// Blackout as the hypervisor gives it, once there was one.
+    /// Downtime as the hypervisor gives it, once there was one.
     pub downtime: Option<Duration>,
     /// Why it failed, in the hypervisor's words.
     pub error: Option<String>,
 }
 
-/// Where a migration stands, in QEMU's words brought down to what matters for steering.
+/// The status of a migration: QEMU's words, reduced to what matters for steering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
@@ -61,7 +61,7 @@ pub enum Status {
     Failed,
     /// All is at the destination.
     Completed,
-    /// A word this program does not know.
+    /// A status that this program does not know.
     Unknown,
 }
 
@@ -85,7 +85,7 @@ pub struct Ram {
     pub normal: Bytes,
     /// Guest memory that left as "all one byte" (zero pages); costs nearly nothing on the wire.
     pub duplicate: Bytes,
-    /// Looks at the dirty bitmap so far: 1 during the first pass.
+    /// Syncs of the dirty bitmap so far: 1 during the first pass.
     pub syncs: u64,
 }
 
@@ -104,7 +104,7 @@ pub struct VcpuCounters {
     /// Time the thread was ready to run and waited for a CPU (steal, and a crowded host).
     #[serde(alias = "wait")]
     pub run_delay: Option<Duration>,
-    /// Time it was held by a quota of its control group.
+    /// Time for which a quota of its control group kept it from running.
     #[serde(alias = "held")]
     pub throttled: Option<Duration>,
     /// How often it ran into the quota.

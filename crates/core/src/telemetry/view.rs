@@ -15,7 +15,7 @@ use crate::units::{ByteRate, Bytes, CpuDemand, CpuTime, Moment, Share};
 pub struct View {
     /// The moment.
     pub now: Moment,
-    /// What the operator settings; may change from one view to the next.
+    /// What the operator asks for; may change from one view to the next.
     pub requirements: Requirements,
     /// The second dial of 2011.
     pub aggression: Aggression,
@@ -29,12 +29,12 @@ pub struct View {
     pub link: Option<ByteRate>,
     /// Relative standard error of that over a second or so; `None` until it was measured.
     pub link_error: Option<f64>,
-    /// The last whole interval between two looks at the dirty bitmap; the first one is the bulk
-    /// pass. `None` before it has ended.
+    /// The last whole interval between two syncs of the dirty bitmap; the first one is the first pass.
+    /// `None` before it has ended.
     pub last_sync: Option<SyncInterval>,
     /// How many such intervals there were.
     pub syncs: u64,
-    /// CPU time the vCPUs have had since the last look at the bitmap, all together.
+    /// CPU time of all vCPUs together since the last sync.
     pub cpu_since_sync: Option<CpuTime>,
     /// Guest memory sent since the start, zero pages included.
     pub migrated: Bytes,
@@ -72,10 +72,10 @@ pub enum Phase {
     Over,
 }
 
-/// What happened between two looks of the hypervisor at its dirty bitmap.
+/// What happened between two syncs of the dirty bitmap.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SyncInterval {
-    /// When the later look was noticed.
+    /// When the later sync was noticed.
     pub ended: Moment,
     /// Time between the two.
     pub length: Duration,
@@ -83,7 +83,7 @@ pub struct SyncInterval {
     pub dirtied: Bytes,
     /// Memory sent meanwhile as pages with contents.
     pub sent: Bytes,
-    /// What remained to be sent right after the later look.
+    /// What remained to be sent right after the later sync.
     pub remaining_after: Bytes,
     /// CPU time the guest's vCPUs used meanwhile, all together.
     pub cpu: Option<Duration>,
@@ -101,16 +101,16 @@ impl SyncInterval {
 pub struct VcpuView {
     /// How it is held now.
     pub hold: Hold,
-    /// Share of a CPU it used of late.
+    /// Share of a CPU that it used recently.
     pub used: Option<Share>,
     /// Share of a CPU it would have used: what it used, waited for and was kept from.
     pub demand: Option<Share>,
-    /// Share of a CPU it uses while nothing holds it: as it does of late, or did before it was held.
+    /// Share of a CPU that it uses while it is not throttled: its recent use, or that before the hold.
     pub unthrottled: Option<Share>,
 }
 
 impl VcpuView {
-    /// One that has not been watched yet.
+    /// A vCPU of which nothing was measured yet.
     pub fn unobserved(hold: Hold) -> VcpuView {
         VcpuView { hold, used: None, demand: None, unthrottled: None }
     }
@@ -121,7 +121,7 @@ impl VcpuView {
 pub struct Levers {
     /// vCPU threads can be held by quota.
     pub quota: bool,
-    /// The guest can be stopped while it migrates, for it can be continued at the destination.
+    /// The guest can be stopped while it migrates, because it can be continued at the destination.
     pub stop: bool,
     /// Post-copy was set up and the operator allows it.
     pub post_copy: bool,
@@ -129,19 +129,18 @@ pub struct Levers {
     pub tick: Duration,
 }
 
-/// How often to look at a migration: QEMU renews its rates every 100 ms.
+/// How often to take a sample: QEMU renews its rates every 100 ms.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often near the end of a pass. What a busy guest writes between QEMU's look at its bitmap and
-/// the hold that follows has to be sent as well, and a shipment that fits is not to be missed.
+/// How often to take a sample near the end of a pass. What a busy guest writes between a sync and the
+/// hold that follows has to be sent as well, and a shipment that fits must not be missed.
 pub const NEAR_END_SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Contents are counted to half a part in a hundred; who has sent more than this many times as much has
-/// seen that there were more.
+/// Contents are known to half a percent; a guest that sent more than this many times as much had more.
 const CONTENTS_MARGIN: f64 = 1.01;
 
 impl View {
-    /// How soon to look again.
+    /// How soon to take the next sample.
     pub fn next_sample_in(&self) -> Duration {
         let moving = matches!(self.phase, Phase::FirstPass | Phase::Iterating);
         let left = self.link.filter(|_| moving).and_then(|link| self.remaining_in_pass() / link);
@@ -157,7 +156,7 @@ impl View {
                 let left = if sent.as_f64() <= contents.as_f64() * CONTENTS_MARGIN {
                     contents.saturating_sub(sent)
                 } else {
-                    // The guest has filled more since it was counted: the rest is taken to be like the whole.
+                    // The guest has filled more since the count: the rest counts as like the whole.
                     let part = contents.as_f64() / self.total.as_f64().max(1.0);
                     Bytes((self.remaining.as_f64() * part.min(1.0)) as u64)
                 };
@@ -208,7 +207,7 @@ impl View {
         left.min(self.total) / self.link?
     }
 
-    /// What is dirty now, known or not, by the guest's curve, rather too much than too little.
+    /// What is dirty now, known or not, by the guest's curve; an upper estimate.
     pub fn dirty_now(&self) -> Option<Bytes> {
         self.dirty_after(CpuTime::default())
     }
@@ -232,7 +231,7 @@ impl View {
     /// Whether pausing now and shipping the rest keeps the stall, or may break it.
     pub fn fits_downtime(&self) -> bool {
         let keeps = |stall: Duration| stall <= self.requirements.max_stall;
-        // What is known to remain takes no curve to reckon with, and often is too much already.
+        // What is known to remain needs no curve, and often is too much already.
         let least = self.link.and_then(|link| self.remaining / link);
         self.requirements.may_break(Requirement::MaxStall)
             || least.is_some_and(keeps) && self.downtime_if_shipped().is_some_and(keeps)
@@ -243,7 +242,7 @@ impl View {
         if self.requirements.may_break(Requirement::MaxStall) {
             Quota::PERIODS.1
         } else {
-            // A gap comes out a little longer than reckoned now and then: 302 ms of 300 were seen.
+            // A gap is a little longer than calculated now and then: 302 ms instead of 300 were measured.
             self.requirements.max_stall.mul_f64(0.95)
         }
     }

@@ -1,7 +1,7 @@
 //! The operator's programs that run at set points of a migration, with the facts on their standard input.
 //! `docs/scripts.md` has the points and the facts.
 //!
-//! No hook can lengthen a blackout or keep a guest throttled: before the start nothing has been changed yet,
+//! No hook can lengthen a downtime or keep a guest throttled: before the start nothing has been changed yet,
 //! before the switch-over landfall does not wait for them, and at the end the guest runs freely and the
 //! guardian has ended.
 
@@ -173,7 +173,7 @@ fn is_near(decided: &Decided) -> bool {
 }
 
 fn fits(view: &View) -> bool {
-    view.downtime_if_shipped().is_some_and(|blackout| blackout <= view.requirements.max_stall)
+    view.downtime_if_shipped().is_some_and(|downtime| downtime <= view.requirements.max_stall)
 }
 
 /// Runs programs one after the other, and says what goes wrong.

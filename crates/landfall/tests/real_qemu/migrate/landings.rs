@@ -124,7 +124,7 @@ fn without_the_destinations_monitor_it_lands_as_well() {
     command.args(["--json"]).args(by("progressive"));
     let ended = crate::scene::Run::start(command).ended();
     ended.assert(3, "landed", &[]);
-    assert!(ended.number("longest_stall_s") > 0.2, "the blackout is QEMU's own figure");
+    assert!(ended.number("longest_stall_s") > 0.2, "the downtime is QEMU's own figure");
     scene.assert_landed();
 }
 
