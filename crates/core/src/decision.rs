@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{ByteRate, Share};
 
-/// What to do until the next look.
+/// What to do until the next sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// How each vCPU is to be held, in the order of the view's vCPUs. A list that is too short
@@ -16,9 +16,9 @@ pub struct Decision {
     pub holds: Vec<Hold>,
     /// Settings of the hypervisor to be changed.
     pub tuning: Tuning,
-    /// An end to be brought about now.
+    /// An end of the migration, now.
     pub finish: Option<Finish>,
-    /// Why, in words for the operator and the record.
+    /// Why, for the operator and the recording.
     #[serde(alias = "why")]
     pub reason: Cow<'static, str>,
 }
@@ -31,7 +31,7 @@ pub struct Tuning {
     /// The downtime for which the hypervisor switches over by itself: it does so once what remains
     /// would take no longer.
     pub downtime_limit: Option<Duration>,
-    /// The rate by which it reckons that, instead of its own of the last 100 ms. QEMU 8.2 and later.
+    /// The rate that it calculates this with, instead of its own of the last 100 ms. QEMU 8.2 and later.
     pub switchover_bandwidth: Option<ByteRate>,
 }
 
@@ -62,7 +62,7 @@ impl Decision {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hold {
-    /// Not at all.
+    /// It is not held.
     #[default]
     Free,
     /// By the CFS bandwidth controller.
@@ -86,7 +86,7 @@ impl Hold {
     /// Whether both are quotas of nearly the same share, so that changing one for the other can wait.
     ///
     /// The kernel refills a group's quota and forgives what it overran at every write, so a hold that is
-    /// adjusted at every look would be a good deal looser than any of its settings
+    /// adjusted at every sample would be much looser than any of its settings
     /// (`docs/measurements/cgroup-v1-kernel-6.18.md`). A change of less than a thirtieth can wait.
     pub fn is_nearly(self, wanted: Hold) -> bool {
         match (self, wanted) {
@@ -127,7 +127,7 @@ impl Quota {
     ///
     /// A thread is charged at the scheduler's tick, so it overruns its quota by up to a `tick`. A
     /// quota below that is paid back in whole periods, which makes gaps several periods long; so
-    /// no quota is below a tick, and the period is as short as that allows, for the period bounds
+    /// no quota is below a tick, and the period is as short as that allows, because the period bounds
     /// the stall. `None` for a share so small that its longest gap would exceed `longest_gap`, or
     /// that needs a period beyond the kernel's.
     pub fn for_share(share: Share, longest_gap: Duration, tick: Duration) -> Option<Quota> {
@@ -156,7 +156,7 @@ impl Quota {
             let period = (gap + least).min(Self::PERIODS.1);
             least.as_secs_f64() / period.as_secs_f64()
         };
-        // A hair above, so that the rounding to microseconds does not miss the gap.
+        // Slightly above, so that rounding to microseconds does not exceed the gap.
         Share::clamped(share * 1.0002)
     }
 
@@ -196,7 +196,7 @@ pub enum Finish {
     Ship,
     /// Let the guest run at the destination now and fetch its pages as it needs them.
     PostCopy,
-    /// Give up, with the guest unharmed at the source.
+    /// Cancel, with the guest unharmed at the source.
     Cancel,
 }
 

@@ -1,6 +1,6 @@
 //! Keeps every policy, however written, within the requirements.
 //!
-//! A policy decides freely; what comes out of it passes here before anything acts on it. The guard
+//! A policy decides freely; its decision passes here before anything acts on it. The guard
 //! only ever makes a decision gentler or ends the migration: it never holds a vCPU that the policy
 //! left free.
 
@@ -33,8 +33,8 @@ pub fn enforce(view: &View, decision: Decision) -> Decision {
 }
 
 /// Towards the end of `max_time` the migration is ended by shipping the rest, where that is allowed
-/// and would still come in time; at its end it is given up. Time that may give way, and may do so
-/// before the stall, is simply over.
+/// and would still come in time; at its end it is cancelled. A time limit that may be broken before
+/// the stall ends nothing.
 fn out_of_time(view: &View) -> Option<Decision> {
     let limit = view.requirements.max_time?;
     let running = matches!(view.phase, Phase::Setup | Phase::FirstPass | Phase::Iterating);
@@ -42,8 +42,8 @@ fn out_of_time(view: &View) -> Option<Decision> {
         return None;
     }
     let left = limit.saturating_sub(view.now.0);
-    // Once it is over there is no chance left, but where the stall may be broken: a guest may dirty
-    // more than the stall allows between every decision to ship and the look that it leads to.
+    // Once it is over there is no chance left, unless the stall may be broken: a guest may dirty more
+    // than the stall allows between every decision to ship and the sync that follows.
     let soon = |downtime: Duration| left <= downtime + SHIP_MARGIN;
     let last_chance = view.phase == Phase::Iterating
         && longest_downtime(view).is_some_and(soon)
@@ -68,7 +68,7 @@ fn out_of_time(view: &View) -> Option<Decision> {
     })
 }
 
-/// Until when a decision that ends nothing passes the guard, unless the hypervisor looks at its bitmap
+/// Until when a decision that ends nothing passes the guard, unless the hypervisor syncs its bitmap
 /// before: the earliest moment at which time may be up.
 pub fn valid_until(view: &View) -> Moment {
     let asked = &view.requirements;

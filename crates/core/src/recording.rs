@@ -1,8 +1,8 @@
-//! What is written down of a migration, and how views are made of it again.
+//! The lines of a recording of a migration, and how views are made of them again.
 //!
 //! A recording is a [`RecordingHeader`] and then [`RecordingLine`]s in order of time, each a line of JSON, only ever
-//! appended to. It holds what came from outside, the samples and what was in force when each was
-//! looked at, and the decisions that were made on them; views are not in it, for an observer makes
+//! appended to. It holds what came from outside, the samples and the holds in force at each, and
+//! the decisions on them; views are not in it, for an observer makes
 //! the same ones again. That the decisions come out the same, byte for byte, is then a test of all
 //! that lies between a sample and a decision.
 //!
@@ -33,14 +33,14 @@ pub const VERSION: u32 = 3;
 /// The oldest version of the form that can be replayed.
 pub const OLDEST_VERSION: u32 = 2;
 
-/// The first line: what a migration was begun with.
+/// The first line: what a migration starts with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordingHeader {
     /// [`KIND`].
     pub kind: String,
     /// [`VERSION`].
     pub version: u32,
-    /// Version of the program that wrote it: another one may decide otherwise.
+    /// Version of the program that wrote it: another one may decide differently.
     pub landfall: String,
     /// The policy that decided, by name.
     pub policy: String,
@@ -49,7 +49,7 @@ pub struct RecordingHeader {
     pub script: Option<String>,
     /// The second dial of 2011.
     pub aggression: Aggression,
-    /// What the operator demanded.
+    /// The requirements.
     pub requirements: Requirements,
     /// The levers there were.
     pub levers: Levers,
@@ -63,11 +63,11 @@ pub struct RecordingHeader {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum RecordingLine {
-    /// A look at the counters.
+    /// A sample.
     Look(Box<RecordedSample>),
     /// The operator changed the settings from here on.
     Requirements {
-        /// All of what is demanded now.
+        /// All requirements from here on.
         requirements: Requirements,
         /// The second dial; absent where it stays as it was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,22 +83,22 @@ pub enum RecordingLine {
     Unknown,
 }
 
-/// A look at the counters, and what was decided on it.
+/// A sample, and the decision on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordedSample {
     /// The raw counters.
     pub sample: Sample,
-    /// How the vCPUs were held when the look was taken; absent from a look at the kernel's counters
-    /// alone, of which no view is made.
+    /// The holds in force at the sample; absent from a sample of the kernel's counters alone, of which no
+    /// view is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holds: Option<Vec<Hold>>,
-    /// What was decided; absent from a look at the kernel's counters alone.
+    /// The decision; absent from a sample of the kernel's counters alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
 }
 
 impl RecordedSample {
-    /// A look at the kernel's counters alone.
+    /// A sample of the kernel's counters alone.
     pub fn only(sample: Sample) -> RecordedSample {
         RecordedSample { sample, holds: None, decision: None }
     }

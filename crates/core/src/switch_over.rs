@@ -12,7 +12,7 @@ const FIXED: Duration = Duration::from_millis(15);
 /// What lies in the buffers of a link that is the bottleneck, and has to leave first.
 const IN_FLIGHT: Bytes = Bytes(4_600_000);
 
-/// Component of the stall allowed that is kept for all of this while the link is not known yet. Enough for
+/// Part of the allowed stall that is kept for all of this while the link is not known yet. Enough for
 /// links near 100 MB/s: `docs/measurements/levers-qemu-10.0.md`.
 pub const ALLOWANCE: Duration = Duration::from_millis(60);
 
@@ -32,7 +32,7 @@ pub fn drained(max_stall: Duration) -> Duration {
 /// What a drain leaves: a window of QEMU's rate limit is 100 ms, of which a tenth is in flight.
 const AFTER_DRAIN: Duration = Duration::from_millis(10);
 
-/// A vCPU that is held answers late: it sees that it is to stop when it next runs.
+/// A held vCPU stops late: it sees the request when it next runs.
 const NOTICE: Duration = Duration::from_millis(30);
 
 /// Time the guest stands still beyond the shipment, over a drained link.
@@ -41,7 +41,7 @@ pub const BEYOND_SHIPMENT: Duration = FIXED.saturating_add(AFTER_DRAIN).saturati
 /// The longest period of a quota at the switch-over, for that reason.
 pub const LAST_PERIOD: Duration = Duration::from_millis(40);
 
-/// Component of its rate that a link is given while its buffers are to be drained. The link itself goes on
+/// Part of its rate that a link is given while its buffers are to be drained. The link itself continues
 /// at its own rate meanwhile, so what the drain costs in time it saves in the switch-over.
 pub const DRAIN: f64 = 0.88;
 
@@ -50,12 +50,12 @@ pub fn time_to_drain(link: ByteRate) -> Duration {
     (IN_FLIGHT / ByteRate(link.0 * (1.0 - DRAIN))).unwrap_or_default()
 }
 
-/// Longest shipment that keeps a stall: at least half of it, so that a slow link leaves anything.
+/// Longest shipment that keeps a stall: at least half of it, so that a slow link can ship anything.
 pub fn shipment(max_stall: Duration, link: ByteRate) -> Duration {
     max_stall.saturating_sub(overhead(link)).max(max_stall / 2)
 }
 
-/// The downtime limit that keeps a stall on a link of which as much is known as there is.
+/// The downtime limit that keeps a stall, by what is known of the link.
 pub fn limit(max_stall: Duration, link: Option<ByteRate>) -> Duration {
     match link {
         Some(link) => shipment(max_stall, link),

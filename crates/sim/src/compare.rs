@@ -15,7 +15,7 @@ use crate::scenario::Scenario;
 pub struct Compared {
     /// Its name.
     pub policy: String,
-    /// One a draw.
+    /// One for each draw.
     pub runs: Vec<Run>,
 }
 
@@ -43,7 +43,7 @@ impl Spread {
 }
 
 impl Compared {
-    /// How many runs ended so.
+    /// How many runs have this outcome.
     pub fn count(&self, outcome: Outcome) -> usize {
         self.runs.iter().filter(|run| run.outcome == outcome).count()
     }
@@ -57,8 +57,7 @@ impl Compared {
 /// Where the policy of a name comes from.
 pub type Find<'a> = &'a dyn Fn(&str) -> Option<Choice>;
 
-/// Simulates so many draws of a scenario by each of these policies; names that there are not are
-/// left out.
+/// Simulates draws of a scenario by each of these policies; unknown names are left out.
 pub fn compare(scenario: &Scenario, policies: &[String], seed: Seed, draws: u32) -> Vec<Compared> {
     compare_of(&|name| policies::by_name(name).ok(), scenario, policies, seed, draws)
 }

@@ -1,9 +1,9 @@
-//! The forecast: a handful of simulated migrations of what is known, by the very policy that will steer.
+//! The forecast: some simulated migrations of the known guest, by the same policy that will steer.
 //!
 //! Guest and link are known with an uncertainty each. The migration is simulated at several steps up to
 //! one and a half standard errors to either side of both, and at several moments of QEMU's windows. The
-//! middle of the forecast is the median of all, for a policy that decides by steps can go either way on
-//! the likeliest guest of all; its range is theirs.
+//! middle of the forecast is the median of all, because a policy that decides by steps can go either way
+//! on the likeliest guest; its range is that of all.
 
 use landfall_core::model::prior::Prior;
 use landfall_core::model::{DirtyCurve, Estimator};

@@ -4,7 +4,7 @@ use landfall_core::model::DirtyCurve;
 use landfall_core::model::prior::Prior;
 use landfall_core::units::{Bytes, CpuDemand, CpuTime};
 
-/// A guest, as far as a migration notices it.
+/// A guest, as far as it matters for a migration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Guest {
     /// All its memory.
@@ -22,13 +22,13 @@ pub struct Guest {
 /// How a guest writes its memory, by its own CPU time.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Writes {
-    /// By a dirty curve, or several in turn: amounts, and no pages. Fast, and right on average.
+    /// By a dirty curve, or several in turn: as amounts. Fast, and right on average.
     Curve(Vec<CurvePhase>),
-    /// Page by page. Slow, and what the other is measured against.
+    /// Page by page. Slow; the reference for the other.
     Pages(Vec<Writer>),
 }
 
-/// Component of a guest's life with a curve of its own.
+/// A phase of a guest's life with its own curve.
 ///
 /// The n-th set of pages of one phase's curve is the same memory as the n-th of another's, as far as
 /// both reach.
@@ -37,7 +37,7 @@ pub struct CurvePhase {
     /// How long it lasts, in the guest's CPU time: a throttled guest stays in it longer. After the last
     /// phase comes the first again; one without end has none after it.
     pub lasts: CpuTime,
-    /// How it dirties meanwhile.
+    /// Its dirty curve.
     pub curve: DirtyCurve,
 }
 

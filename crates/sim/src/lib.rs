@@ -1,21 +1,20 @@
 //! A simulator of live migrations, in virtual time.
 //!
 //! **What belongs here:** guests that dirty memory (by a dirty curve, or page by page), a link, QEMU's
-//! pre-copy and its own auto-converge as they are, the levers with what they cost, and the loop that
-//! steers a simulated migration by the very policies that steer a real one; and scenarios, which say
-//! in readable text what to simulate. All of it is pure: time is a number that the simulator moves on,
-//! chance follows from a [`Seed`], a scenario is a text that was read elsewhere. The same setup, policy
+//! pre-copy and its own auto-converge as they are, the levers with what they cost, and the driver that
+//! steers a simulated migration by the same session that steers a real one; and scenarios, which say in
+//! readable text what to simulate. All of it is pure: time is a number that the simulator advances,
+//! randomness follows from a [`Seed`], a scenario is a text that was read elsewhere. The same setup, policy
 //! and seed give the same run, byte for byte.
 //!
 //! **What does not:** files, clocks, tables and pictures (they are in `landfall`), and everything that
-//! decides: laws, guard and observer are those of `landfall-core`.
+//! decides: the session with its policy, guard and observer is that of `landfall-core`.
 //!
 //! ```text
 //! Setup ──> run ──> Run                 memory   what is dirty, what is unsent
-//!            │                          qemu     the migration thread, its throttle
-//!            └─ Sample ─> Observer      vcpus    holds, counters, what was lost
-//!               ─> Policy ─> guard      link     bytes per second at any moment
-//!               ─> act
+//!            │  ^                       qemu     the migration thread, its throttle
+//!    Sample  v  │ Action                vcpus    holds, counters, what was lost
+//!           Session (landfall-core)     link     bytes per second at any moment
 //! ```
 
 mod compare;

@@ -16,13 +16,13 @@ pub struct Link {
     pub jitter: f64,
     /// New rates from certain moments on, in order of time.
     pub changes: Vec<Change>,
-    /// Others on the same link.
+    /// Other traffic on the same link.
     pub congestion: Option<LinkCongestion>,
     /// What the switch-over takes besides the link's time for what is left.
     pub switch_over: SwitchOver,
 }
 
-/// From this moment on the link carries so much.
+/// A change of the link's rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Change {
     /// When.
@@ -31,14 +31,14 @@ pub struct Change {
     pub rate: ByteRate,
 }
 
-/// Every now and then something else takes a part of the link.
+/// Other traffic that takes a part of the link now and then.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinkCongestion {
-    /// There is one episode in every such time, at a moment that follows from the seed.
+    /// There is one episode per this time, at a moment that follows from the seed.
     pub every: Duration,
     /// How long it lasts.
     pub lasts: Duration,
-    /// What is left meanwhile.
+    /// The share that is left meanwhile.
     pub leaves: Share,
 }
 
@@ -116,7 +116,7 @@ impl Link {
         (rate * factor, until.min(slot_ends))
     }
 
-    /// Component of its rate that the link has at `t`, and until when.
+    /// Part of its rate that the link has at `t`, and until when.
     fn jittered(&self, t: f64, seed: Seed) -> (f64, f64) {
         if self.jitter <= 0.0 {
             return (1.0, f64::INFINITY);
@@ -178,7 +178,7 @@ impl Link {
     }
 }
 
-/// A moment is taken to be reached when it is nearer than this: sums of times round.
+/// A moment counts as reached when it is nearer than this: sums of times round.
 const TINY: f64 = 1e-9;
 
 impl LinkCongestion {

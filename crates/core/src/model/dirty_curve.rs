@@ -1,19 +1,18 @@
-//! The dirty curve: how much distinct memory a guest dirties in so much of its own CPU time.
+//! The dirty curve: how much distinct memory a guest dirties in an amount of its own CPU time.
 //!
-//! A single dirty rate misleads, for a guest writes the same pages again: on a published memcached
+//! A single dirty rate misleads, because a guest writes the same pages again: on a published memcached
 //! run it is 528 MB/s over an eighth of a second and 99 MB/s over a minute (Gudkov, qemu-devel 2023).
-//! The curve `D(c)` has all horizons. It is concave, starts at nothing and flattens out at the
-//! working set.
+//! The curve `D(c)` covers all time spans. It is concave, starts at 0 and flattens out at the working set.
 //!
-//! It counts the guest's **own CPU time**, so throttling does not change the curve but the place on
-//! it: a guest held to a share `u` for a time `T` dirties `D(u*T)`. `docs/theory.md` has this claim
+//! It counts the guest's **own CPU time**, so throttling does not change the curve, only the point
+//! on it: a guest held to a share `u` for a time `T` dirties `D(u*T)`. `docs/theory.md` has this claim
 //! tested on real guests.
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::{Bytes, CpuTime};
 
-/// A dirty curve, as a sum of sets of pages, each written at random at a pace of its own:
+/// A dirty curve, as a sum of sets of pages, each written at random at its own rate:
 /// `D(c) = sum of set * (1 - exp(-c / time))`.
 ///
 /// Uniform random writes into one set give exactly one such term (`w` writes a second into `n` pages:
@@ -27,9 +26,9 @@ pub struct DirtyCurve {
 /// Pages that are written equally often.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Component {
-    /// How much memory they are.
+    /// Their size.
     pub set: Bytes,
-    /// The guest's CPU time in which a page of them is written once on average.
+    /// The guest's CPU time in which each page is written once on average.
     pub time: CpuTime,
 }
 
@@ -37,7 +36,7 @@ impl DirtyCurve {
     /// The curve of a guest that never writes.
     pub const IDLE: DirtyCurve = DirtyCurve { parts: Vec::new() };
 
-    /// The curve of sets of pages. Empty ones, and times that are no time, are left out.
+    /// The curve of these sets of pages. Empty sets, and times of zero, are left out.
     pub fn new(parts: impl IntoIterator<Item = Component>) -> DirtyCurve {
         let real = |part: &Component| part.set > Bytes(0) && part.time.0 > 0.0;
         DirtyCurve { parts: parts.into_iter().filter(real).collect() }
@@ -48,17 +47,17 @@ impl DirtyCurve {
         &self.parts
     }
 
-    /// Distinct memory dirtied in so much CPU time.
+    /// Distinct memory dirtied in this CPU time.
     pub fn dirtied(&self, cpu: CpuTime) -> Bytes {
         Bytes(self.dirtied_bytes(cpu.0) as u64)
     }
 
-    /// All the memory the guest ever writes, as far as it is known.
+    /// All memory that the guest ever writes, as far as known.
     pub fn working_set(&self) -> Bytes {
         self.parts.iter().map(|part| part.set).sum()
     }
 
-    /// The CPU time in which so much is dirtied; `None` where it never is.
+    /// The CPU time in which this much is dirtied; `None` where it never is.
     pub fn time_to_dirty(&self, bytes: Bytes) -> Option<CpuTime> {
         let wanted = bytes.as_f64();
         if wanted <= 0.0 {
@@ -80,7 +79,7 @@ impl DirtyCurve {
         Some(CpuTime(cpu))
     }
 
-    /// The same guest with each of its sets a so much larger or smaller part of memory.
+    /// The same guest with each of its sets scaled in size by a factor.
     #[must_use]
     pub fn scaled(&self, by: f64) -> DirtyCurve {
         let scale =
@@ -88,16 +87,16 @@ impl DirtyCurve {
         DirtyCurve::new(self.parts.iter().map(scale))
     }
 
-    /// The same guest with each of its sets written so many times as often.
+    /// The same guest with each of its sets written more often by a factor.
     #[must_use]
     pub fn sped_up(&self, by: f64) -> DirtyCurve {
         let hasten = |part: &Component| Component { time: CpuTime(part.time.0 / by), ..*part };
         DirtyCurve::new(self.parts.iter().map(hasten))
     }
 
-    /// Bytes dirty in the middle of a pass of which so much is unsent, `used` seconds of CPU after it
-    /// began: what was dirtied since is spread over the working set, of which the unsent part is
-    /// dirty anyway.
+    /// Bytes dirty in the middle of a pass, `used` seconds of CPU after its start, while `unsent` bytes of
+    /// the pass wait. Newly dirtied pages spread over the working set, of which the unsent part is dirty
+    /// anyway.
     pub(crate) fn dirty_mid_pass(&self, unsent: f64, used: f64) -> f64 {
         let written = self.working_set().as_f64().max(1.0);
         unsent + self.dirtied_bytes(used) * (1.0 - (unsent / written).min(1.0))
@@ -109,7 +108,7 @@ impl DirtyCurve {
         self.parts.iter().map(dirtied).sum()
     }
 
-    /// So many CPU times from `first` on, each `2^(1/per_octave)` times the one before, and the bytes
+    /// `N` CPU times from `first` on, each `2^(1/per_octave)` times the one before, and the bytes
     /// dirtied in each.
     ///
     /// In twice the time the part `d` of a set that is dirty becomes `d * (2 - d)`, so that only the

@@ -1,5 +1,5 @@
-//! Keeps the estimate of a guest's curve up to date: takes each new point in, forgets old ones, and
-//! forgets them all when the guest has changed its ways.
+//! Keeps the estimate of a guest's curve up to date: takes in each new point, drops old ones, and
+//! drops all when the guest starts to write in another way.
 
 use std::collections::VecDeque;
 
@@ -19,7 +19,7 @@ pub struct Estimate {
     pub error: f64,
     /// How many points it is made of.
     pub points: usize,
-    /// How often the guest was found to have changed its ways.
+    /// How often the guest was found to write in another way.
     pub changes: u32,
 }
 
@@ -31,13 +31,12 @@ pub struct Estimator {
     measured: bool,
     /// All the memory the guest writes, if that is known.
     most: Option<Bytes>,
-    /// Of the points as they are: a fit is the dearest thing in a look.
+    /// The fit of the present points: the most expensive step of a sample, so it is kept.
     current: Option<Estimate>,
 }
 
-/// Points kept in all, and of about the same CPU time: near its threshold QEMU looks at its bitmap
-/// twenty times a second, and what that says of short times must not drive out what is known of long
-/// ones.
+/// Points kept in all, and of about the same CPU time. Near its threshold QEMU syncs its bitmap twenty
+/// times a second; those points of short times must not displace the points of long ones.
 const KEPT: usize = 16;
 const KEPT_ALIKE: usize = 3;
 
@@ -47,27 +46,27 @@ const NEAR_RATIO: f64 = 2.0;
 /// A curve can be relied on at times that are less than so many times apart from a measured one.
 const NEAR: f64 = 3.0;
 
-/// A measurement that is so many standard errors off is not of the same guest any more.
+/// A measurement this many standard errors off means that the guest writes in another way.
 const SURPRISE: f64 = 4.0;
 
 /// A point of before the migration was measured while no dirty log was kept, by sampling; it gives
 /// way to those of the migration itself (`docs/theory.md`).
 const BEFORE: f64 = 0.08;
 
-/// No curve is known better than this: it is that of a guest, which is never quite the same.
+/// The least relative error of a curve: no guest stays quite the same.
 const LEAST_ERROR: f64 = 0.02;
 
-/// How much less sure each point becomes with every one that comes after it: more where that tells
-/// of the same times.
+/// Factors by which the error of a point grows with every later one: more where the later one is of the
+/// same times.
 const AGEING: f64 = 1.05;
 const AGEING_ALIKE: f64 = 1.5;
 
 impl Estimator {
-    /// Begins with what was found out before the migration.
+    /// Starts with the prior.
     pub fn new(prior: &Prior) -> Estimator {
         let before = |point: &CurvePoint| CurvePoint { error: point.error.hypot(BEFORE), ..*point };
         let points: VecDeque<CurvePoint> = prior.points.iter().map(before).collect();
-        // What has no contents was never written, and is not likely to be now.
+        // Memory without contents was never written, and probably is not now.
         let written = points.iter().map(|point| point.dirtied).max().unwrap_or_default();
         let most = prior.contents.map(|contents| contents.max(written));
         let mut estimator = Estimator { points, most, ..Estimator::default() };
@@ -100,8 +99,8 @@ impl Estimator {
         self.current = self.fitted();
     }
 
-    /// How many standard errors a point is off what was expected; `None` where nothing was, for the
-    /// curve was never measured near it.
+    /// How many standard errors a point is off the curve; `None` where the curve was never measured near
+    /// it.
     fn surprise(&self, point: &CurvePoint) -> Option<f64> {
         let near = |known: &CurvePoint| log_ratio(known.cpu, point.cpu) < NEAR;
         if !self.measured || !self.points.iter().any(near) {
@@ -113,7 +112,7 @@ impl Estimator {
         Some((found - expected).abs() / scale / now.error.hypot(point.error).hypot(BEFORE))
     }
 
-    /// The curve as it stands; `None` before the first point.
+    /// The present estimate; `None` before the first point.
     pub fn estimate(&self) -> Option<Estimate> {
         self.current.clone()
     }

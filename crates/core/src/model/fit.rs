@@ -1,7 +1,7 @@
 //! Finds the curve that goes through measured points.
 //!
 //! The problem: given measurements "so much distinct memory in so much CPU time", each with its
-//! error, find sets of pages (on a fixed ladder of time constants) whose sum comes nearest. It is a
+//! error, find sets of pages (on a fixed grid of time constants) whose sum comes nearest. It is a
 //! least-squares problem in amounts that cannot be negative, which is convex and solved exactly. No
 //! amount is negative, so the curve is concave and rises however noisy the points were.
 //!
@@ -27,11 +27,11 @@ pub struct CurvePoint {
     pub error: f64,
 }
 
-/// From one rung of the ladder of time constants to the next. Between two rungs the sum of both is
-/// within a hundredth of the true curve.
+/// Ratio of neighbouring time constants of the grid. Between two of them the sum of both is within a
+/// hundredth of the true curve.
 const RATIO: f64 = 2.0;
 
-/// How far beyond the measured times the ladder reaches, as a factor.
+/// How far beyond the measured times the grid reaches, as a factor.
 const GRID_REACH: f64 = 10.0;
 
 /// Log-log slope of a curve where nothing is known: published guests have 0.57 to 0.67 beyond a
@@ -39,16 +39,16 @@ const GRID_REACH: f64 = 10.0;
 const SLOPE_BEFORE: f64 = 0.95;
 const SLOPE_AFTER: f64 = 0.6;
 
-/// Two points tell a slope if their times are so many times apart.
+/// Two points give a slope if their times differ at least by this factor.
 const FAR: f64 = 1.5;
 
-/// Relative error of what is assumed there: it gives way to any measurement.
+/// Relative error of an assumed point: any measurement outweighs it.
 const ASSUMED: f64 = 0.6;
 
 /// The same where the guest's memory is the bound.
 const NEAR_MOST: f64 = 0.1;
 
-/// An error that no count of pages is free of.
+/// The least relative error of a count of pages.
 const GRAIN: f64 = 16.0 * PAGE.0 as f64;
 
 const MOST_RUNGS: usize = MOST_UNKNOWN;
@@ -77,7 +77,7 @@ pub fn fit(points: &[CurvePoint], most: Option<Bytes>) -> DirtyCurve {
     curve.meet(&continued(first, 1.0 / GRID_REACH, before));
     let beyond = continued(last, GRID_REACH, after);
     let beyond = match most {
-        // More than there is cannot be, and a guest that comes near to it is likely to reach it.
+        // Clamps to the guest's memory; a curve that nearly reaches it probably does.
         Some(most) if beyond.dirtied > most => {
             CurvePoint { dirtied: most, error: NEAR_MOST, ..beyond }
         }
@@ -95,7 +95,7 @@ pub fn fit(points: &[CurvePoint], most: Option<Bytes>) -> DirtyCurve {
     DirtyCurve::new(rungs.iter().zip(&sets).map(part))
 }
 
-/// Takes away what is more than there is, from the slowest sets first: they are the least known.
+/// Removes what exceeds the guest's memory, from the slowest sets first: they are the least known.
 fn cut(sets: &mut [f64], most: f64) {
     let mut excess = sets.iter().sum::<f64>() - most;
     for set in sets.iter_mut().rev() {
@@ -111,12 +111,12 @@ fn slope(from: CurvePoint, to: CurvePoint) -> f64 {
     (rise / (to.cpu.0 / from.cpu.0).ln()).clamp(0.0, 1.0)
 }
 
-/// How many times longer one time is than the other.
+/// The ratio of the longer time to the shorter one.
 pub(super) fn log_ratio(a: CpuTime, b: CpuTime) -> f64 {
     (a.0 / b.0).max(b.0 / a.0)
 }
 
-/// What is assumed at `factor` times the CPU time of a point.
+/// The point assumed at `factor` times the CPU time of another.
 fn continued(from: CurvePoint, factor: f64, slope: f64) -> CurvePoint {
     CurvePoint {
         cpu: CpuTime(from.cpu.0 * factor),
@@ -125,8 +125,8 @@ fn continued(from: CurvePoint, factor: f64, slope: f64) -> CurvePoint {
     }
 }
 
-/// Time constants from `most` down to about `least`, as far as there are rungs, each [`RATIO`] times the
-/// one before. Below the lowest rung a curve is straight.
+/// Time constants from `most` down to about `least`, as far as there is room, each [`RATIO`] times the
+/// one before. Below the shortest a curve is straight.
 fn ladder(least: f64, most: f64, rungs: &mut [f64; MOST_RUNGS]) -> &[f64] {
     let steps = (most / least).log2().ceil().max(1.0).min((MOST_RUNGS - 1) as f64);
     let rungs = &mut rungs[..steps as usize + 1];
@@ -138,7 +138,7 @@ fn ladder(least: f64, most: f64, rungs: &mut [f64; MOST_RUNGS]) -> &[f64] {
     rungs
 }
 
-/// The equations for the sets on a ladder, in MB.
+/// The equations for the sets on the grid, in MB.
 struct Sets<'a> {
     rungs: &'a [f64],
     equations: Equations,
@@ -152,8 +152,8 @@ impl<'a> Sets<'a> {
         Sets { rungs, equations: Equations::of(rungs.len()) }
     }
 
-    /// What is clean of a set is an exponential of time over its time constant. From one rung down to the
-    /// next it is squared, for the [`RATIO`] is 2: a part `d` that is dirty becomes `d * (2 - d)`.
+    /// What is clean of a set is an exponential of time over its time constant. From one time constant down
+    /// to the next it is squared, because the [`RATIO`] is 2: a part `d` that is dirty becomes `d * (2 - d)`.
     fn meet(&mut self, point: &CurvePoint) {
         let longest = self.rungs.last().copied().unwrap_or(f64::INFINITY);
         let (mut parts, mut part) = ([0.0; MOST_RUNGS], -(-point.cpu.0 / longest).exp_m1());

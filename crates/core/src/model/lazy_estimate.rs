@@ -1,7 +1,7 @@
 //! What is known of a guest's curve, fitted only when it is asked for.
 //!
-//! A fit is the dearest thing in a look, and most policies never ask. What the syncs have shown is
-//! kept until then; what comes out is the same whenever it is asked for.
+//! A fit is the most expensive step of a sample, and most policies never ask for it. What the syncs
+//! showed is kept until then; the result is the same whenever it is asked for.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -19,15 +19,15 @@ pub struct LazyEstimate(Arc<Node>);
 #[derive(Debug, Default)]
 struct Node {
     source: Source,
-    /// How many have to be worked out for this one, itself included, when none has been.
+    /// How many must be evaluated for this one, itself included, when none has been.
     waiting: usize,
     now: OnceLock<Evaluated>,
 }
 
-/// What it is worked out of.
+/// What it is evaluated from.
 #[derive(Debug, Default)]
 enum Source {
-    /// Nothing: it was worked out elsewhere, or there is nothing to know.
+    /// Nothing: it was evaluated elsewhere, or nothing is known.
     #[default]
     Given,
     /// What was found out before the migration.
@@ -61,7 +61,7 @@ pub struct SyncObservation {
 /// says too little of what was dirtied.
 const MOST_HIDDEN: f64 = 0.5;
 
-/// No more than so many syncs wait to be worked out.
+/// The most syncs that wait to be evaluated.
 const MOST_WAITING: usize = 200;
 
 impl LazyEstimate {
@@ -79,10 +79,10 @@ impl LazyEstimate {
         self.now().estimate.as_ref()
     }
 
-    /// What is known once this has been seen as well.
+    /// Adds what a sync showed.
     #[must_use]
     pub fn and(&self, seen: SyncObservation) -> LazyEstimate {
-        // What is worked out needs nothing of before.
+        // An evaluated one needs none of the earlier ones.
         let before = match self.0.now.get() {
             None if self.0.waiting < MOST_WAITING => self.clone(),
             _ => LazyEstimate::from(self.now().clone()),

@@ -1,8 +1,8 @@
 //! Weighted least squares in amounts that cannot be negative.
 //!
 //! By the active-set method of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23),
-//! on the normal equations: amounts are let off zero one by one, the one first that would mend most by
-//! itself; what would become negative goes back. Few amounts are not zero in the end, so few equations
+//! on the normal equations: amounts enter the passive set one by one, the one with the steepest gradient
+//! first; one that would become negative leaves it again. Few amounts are not zero in the end, so few equations
 //! are ever solved at once, and the optimum is reached in as many steps.
 
 /// How many amounts there may be.
@@ -14,7 +14,7 @@ type Row = [f64; MOST_UNKNOWN];
 /// An equation that lacks no more than this part of its right side is met.
 const TOLERANCE: f64 = 1e-9;
 
-/// An amount that differs from others by no more than this part of itself tells nothing that they do not.
+/// An amount whose column depends on the others' within this part adds nothing.
 const DEPENDENT: f64 = 1e-10;
 
 /// The normal equations.
@@ -25,7 +25,7 @@ pub(super) struct Equations {
 }
 
 impl Equations {
-    /// None yet, for so many amounts.
+    /// No equations yet, for this many amounts.
     pub(super) fn of(count: usize) -> Self {
         let zeros = [0.0; MOST_UNKNOWN];
         Equations { count: count.min(MOST_UNKNOWN), gram: [zeros; MOST_UNKNOWN], right: zeros }
@@ -42,8 +42,8 @@ impl Equations {
         }
     }
 
-    /// The amounts. How well the equations are met does not depend on where it begins, but it is found
-    /// sooner from near.
+    /// Solves for the amounts, starting from `amounts`. The result does not depend on the start; a near one
+    /// saves steps.
     pub(super) fn solve(&self, begin: &Row) -> Row {
         let mut amounts = *begin;
         let (mut free, mut barred) = (Free::default(), [false; MOST_UNKNOWN]);

@@ -23,7 +23,7 @@ pub const PROBE_SPANS: [Duration; 7] = [
     Duration::from_secs(5),
 ];
 
-/// What was found out before the start; nothing, by default.
+/// What is known before the start; nothing, by default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prior {
     /// Points of the dirty curve.

@@ -1,4 +1,4 @@
-//! The terms of a plan, from a view and what of the requirements is to be kept.
+//! The inputs of a plan, from a view and the requirements that it must keep.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use crate::switch_over;
 use crate::telemetry::view::View;
 use crate::units::{ByteRate, CpuDemand, Share};
 
-/// What of the requirements holds. They are given up one after the other, in the operator's order,
-/// while there is no plan that keeps the rest.
+/// The requirements that a plan must keep. They are given up one after the other, in the operator's order,
+/// while no plan keeps the rest.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Constraints {
     /// Least share of a CPU.
     pub min_cpu: Share,
-    /// Longest stall; `None` where any will do.
+    /// Longest stall; `None` for any.
     pub max_stall: Option<Duration>,
-    /// Longest time for the whole; `None` where any will do.
+    /// Longest total time; `None` for any.
     pub max_time: Option<Duration>,
 }
 
 impl Constraints {
-    /// All that was asked.
+    /// All requirements.
     pub fn all(asked: &Requirements) -> Constraints {
         Constraints {
             min_cpu: asked.min_cpu,
@@ -53,7 +53,7 @@ impl Constraints {
         self.min_cpu.max(Quota::least_share(gap, view.levers.tick))
     }
 
-    /// The terms for a guest and a link as a view has them; `None` while too little is known.
+    /// The inputs for the guest and the link of a view; `None` while too little is known.
     pub fn plan_inputs(&self, view: &View) -> Option<PlanInputs> {
         let guest = view.estimate()?;
         self.plan_inputs_for(view, &guest.curve, guest.error)
@@ -90,11 +90,10 @@ impl Constraints {
 /// translation cache), and then the guest sees two gaps as one: 0.45 s of 0.28 were seen.
 const GAP: f64 = 0.47;
 
-/// A guest that hardly runs is taken to run this much, so that nothing is divided by nothing.
+/// The least CPU demand, so that nothing is divided by zero.
 const LEAST_PACE: f64 = 1e-3;
 
-/// CPU time that each vCPU takes in a second when nothing holds it: as seen of late, or before the
-/// start.
+/// CPU time that each vCPU takes in a second while it is not throttled: recently, or before the start.
 fn paces(view: &View) -> Option<Vec<f64>> {
     let of_late: Option<Vec<f64>> =
         view.vcpus.iter().map(|vcpu| vcpu.unthrottled.map(Share::get)).collect();
@@ -105,7 +104,7 @@ fn paces(view: &View) -> Option<Vec<f64>> {
     of_late.filter(|paces| !paces.is_empty()).or_else(before)
 }
 
-/// The share for each vCPU that gives the guest so much CPU time in a second, at these paces.
+/// The share for each vCPU that gives the guest this much CPU time in a second.
 pub(crate) fn share_for_cpu(view: &View, wanted: CpuDemand) -> Share {
     let Some(paces) = paces(view) else { return Share::FULL };
     // Those that take less than an even part leave theirs to the others.

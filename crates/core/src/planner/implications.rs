@@ -1,4 +1,4 @@
-//! What each setting of the aggression implies for all the rest: total time, guest CPU, longest stall,
+//! What each aggression implies for the rest: total time, guest CPU, longest stall,
 //! work lost.
 //!
 //! "Let the user select the aggression-level, and display the implication on all the other parameters
@@ -35,21 +35,21 @@ pub struct Implication {
 pub enum ImplicationVerdict {
     /// It is likely to land.
     Lands,
-    /// It would be started, and may have to be given up.
+    /// It would be started, and may have to be cancelled.
     Uncertain,
-    /// It would be refused: nothing keeps what may not give way.
+    /// It would be refused: no plan keeps what may not be broken.
     Refused,
     /// Too little is known of the guest or the link.
     Unknown,
 }
 
 impl Implication {
-    /// One without figures.
+    /// An implication without figures.
     pub fn without_figures(aggression: Aggression, verdict: ImplicationVerdict) -> Implication {
         Implication { aggression, verdict, broken: vec![], doubtful: vec![], forecast: None }
     }
 
-    /// One that lands with these figures, held against what was asked.
+    /// An implication with these figures, judged by the requirements.
     pub fn of(
         aggression: Aggression,
         verdict: ImplicationVerdict,
@@ -138,7 +138,7 @@ enum Side {
 }
 
 /// Requirements that a forecast does not keep. A plan goes up to the limit of what it was allowed, and
-/// the floor of a range with it; what is missed by less than a hair was kept.
+/// the floor of a range with it; what is missed by a rounding error was kept.
 fn missed(forecast: &Forecast, asked: &Requirements, side: Side) -> Vec<Requirement> {
     let far = side == Side::Far;
     let most = |range: ForecastRange| if far { range.high } else { range.mid };
@@ -185,7 +185,7 @@ pub struct Way {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lever {
-    /// Neither is needed: the guest lands by itself.
+    /// Neither is needed: the guest lands unaided.
     Neither,
     /// Holding it.
     Throttle,

@@ -1,26 +1,26 @@
 //! The planner: how to land a guest whose dirty curve is known, at the least cost.
 //!
 //! **Problem.** A pass over `R` bytes takes `T = R/B`. In it the guest may be given any CPU time `c`
-//! from `floor*T` to `pace*T`, and leaves `D(c)` bytes for the next pass: how `c` is spread over the
+//! from `floor*T` to `demand*T`, and leaves `D(c)` bytes for the next pass: how `c` is spread over the
 //! pass does not matter. At the end of a pass the rest may be shipped with the guest standing
-//! still, if that takes no longer than the stall allowed. Work lost is `pace*T - c` in a pass, and
-//! `pace*T` in a shipment. Which sequence of passes costs least, where cost is
-//! `(1-w)*lost + w*pace*time`?
+//! still, if that takes no longer than the stall allowed. Work lost is `demand*T - c` in a pass,
+//! and `demand*T` in a shipment. Which sequence of passes costs least, where cost is
+//! `(1-w)*lost + w*demand*time`?
 //!
-//! **Approach.** Dynamic programming over the one thing that matters of the past, the CPU time given
-//! in the pass before: it says what remains. With `c_k` on a ladder and `R_k = D(c_k)`, the least
-//! cost from state `k` is `V_k = min(ship, pace*T_k + min over j of V_j - (1-w)*c_j)`, where `j` runs
+//! **Approach.** Dynamic programming over the CPU time given in the pass before, the one fact of the
+//! past that matters: it determines what remains. With `c_k` on a grid and `R_k = D(c_k)`, the least
+//! cost from state `k` is `V_k = min(ship, demand*T_k + min over j of V_j - (1-w)*c_j)`, where `j` runs
 //! over the states below `k` that a pass over `R_k` can reach. Going to a state that leaves more
 //! than there was never helps, for everything that can be done from there can be done from here.
 //! So states are filled in order of what they leave, once.
 //!
 //! **Properties.**
-//! - Late, hard and short falls out of it: a pass at full speed costs no work, so holding early
+//! - Holding late, hard and short is a result of it: a pass at full speed costs no work, so holding early
 //!   buys nothing that holding in the last pass does not buy for less.
 //! - In `w` total time never rises and work lost never falls, for both are minima of one family of
 //!   plans under a weighted sum. So aggression is monotone by construction.
-//! - What is found is the best plan whose passes end on the ladder; the shipment that just keeps
-//!   the stall is a rung of it, so the last pass is exact.
+//! - The result is the best plan whose passes end on the grid; the shipment that just keeps the
+//!   stall is a node of it, so the last pass is exact.
 
 mod constraints;
 pub mod implications;
@@ -42,7 +42,7 @@ pub(crate) use constraints::share_for_cpu;
 pub use prospect::LINK_ERROR;
 pub use value_table::{PlanStep, STEERING_NODES, ValueTable};
 
-/// A guest, a link and what is allowed: what a plan is made for.
+/// What a plan is made for: a guest, a link and what is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PlanInputs {
     /// CPU time the guest takes in a second when nothing holds it.
@@ -57,7 +57,7 @@ pub struct PlanInputs {
     pub weight: f64,
 }
 
-/// What a plan comes to, in seconds.
+/// The cost of a plan, in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlanCost {
     /// Until the guest runs at the destination.
@@ -66,7 +66,7 @@ pub struct PlanCost {
     pub lost: CpuTime,
     /// The shipment at the end.
     pub shipment: f64,
-    /// Least CPU time in a second that the guest gets while it runs, as a share of its pace.
+    /// Least CPU time in a second that the guest gets while it runs, as a share of its demand.
     pub least_share: f64,
     /// Passes, the one under way included.
     pub passes: u32,
@@ -79,7 +79,7 @@ pub struct PlanState {
     pub remaining: Bytes,
     /// CPU time the guest has had since the pass began.
     pub used: CpuTime,
-    /// What there is may be shipped at once.
+    /// The rest may be shipped at once.
     pub may_ship: bool,
 }
 
@@ -102,7 +102,7 @@ const BLIND: f64 = 0.4;
 pub struct Plan {
     /// What to do in the pass under way.
     pub step: PlanStep,
-    /// What all of it comes to.
+    /// Its cost.
     pub cost: PlanCost,
 }
 
@@ -145,8 +145,8 @@ pub fn classify(curve: &DirtyCurve, terms: &PlanInputs) -> Class {
     }
 }
 
-/// Whether it is plain, without a table, that nothing lands it from here within the terms: what has to be
-/// shipped is too much, and of a pathological guest no pass leaves less ([`classify`]).
+/// Whether it is clear without a table that no plan lands the guest from here: what has to be shipped is
+/// too much, and of a pathological guest no pass leaves less ([`classify`]).
 pub(crate) fn cannot_land(curve: &DirtyCurve, terms: &PlanInputs, from: &PlanState) -> bool {
     let too_much = |stall: f64| from.remaining.as_f64() > terms.link.0 * stall;
     !from.may_ship

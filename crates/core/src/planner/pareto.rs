@@ -2,8 +2,8 @@
 //! the others.
 //!
 //! Every plan is a point with these three figures. Those that no other plan beats in all three are the
-//! frontier: less of one means more of another. It is found by trying: the stall and
-//! the floor for the CPU over their whole range, and the aggression over its dial.
+//! frontier: less of one means more of another. It is found by trying stall and CPU floor over their whole range, and the aggression over its
+//! dial.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ fn point(view: &View, aggression: Aggression, allowed: &Constraints) -> Option<P
     })
 }
 
-/// Those that no other beats, of neighbours that hardly differ one.
+/// Those that no other beats; of nearly equal ones, one.
 fn undominated(mut all: Vec<ParetoPoint>) -> Vec<ParetoPoint> {
     let key = |point: &ParetoPoint| point.longest_stall_s;
     all.sort_by(|a, b| {

@@ -1,5 +1,5 @@
-//! What a migration that has not begun comes to, by the planner alone: from the first page on, for the
-//! likeliest guest and for ones that write more or less than that.
+//! What a migration would cost that has not begun, by the planner alone: from the first page on, for the
+//! likeliest guest and for guests that write more or less.
 //!
 //! The policy plans at every pass, from where the migration stands. Here it is planned once, which takes
 //! some tens of microseconds, so that many settings can be tried while a person waits.
@@ -17,8 +17,8 @@ use crate::switch_over;
 use crate::telemetry::view::View;
 use crate::units::{ByteRate, CpuDemand, Share};
 
-/// A guest and a link that may be, in standard errors from the likeliest: above zero the guest writes so
-/// much more, and the link carries so much less.
+/// A possible guest and link, in standard errors from the likeliest: above zero the guest writes more and
+/// the link carries less.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct CurveCase(pub f64);
 
@@ -52,7 +52,7 @@ pub(super) fn prospect(view: &View, allowed: &Constraints, case: CurveCase) -> O
         if found.total() <= left {
             return Some(found);
         }
-        // The switch-over may make it late by a hair; it would be begun all the same.
+        // The switch-over may make it slightly late; it would be started all the same.
         late = late.or(Some(found).filter(|found| found.plan.cost.total <= left));
     }
     late
@@ -91,7 +91,7 @@ impl Problem {
         // No link carries more than its limit.
         let less = case.times(view.link_error.unwrap_or(LINK_ERROR)).max(1.0);
         let link = ByteRate((view.link?.0 / less).max(1.0));
-        // Who hopes reckons with no error, as the policy does that starts for the same hope.
+        // The optimistic case assumes no error, like the policy, which starts in that hope.
         let error = if case.0 < 0.0 { 0.0 } else { guest.error };
         let terms = allowed.plan_inputs_for(view, &curve, error)?;
         let remaining = view.contents.unwrap_or(view.total);

@@ -1,12 +1,12 @@
-//! Where requirements conflict: which, and for each of them alone the smallest change that makes the rest
+//! Conflicts of requirements: which conflict, and for each the smallest change that makes the rest
 //! possible.
 //!
-//! **Problem.** No plan keeps all that was asked. The operator wants to know what is in each other's way,
-//! and what it would take: "raise --max-stall to 1.1s, or --max-bandwidth to 340MB/s".
+//! **Problem.** No plan keeps all that was asked. The operator wants to know which of them
+//! conflict, and what would resolve it: "raise --max-stall to 1.1s, or --max-bandwidth to 340MB/s".
 //!
 //! **Approach.** Every change is tried by planning with it. The values tried are those that people type,
-//! of two digits, and the smallest that does is found by halving: so the next smaller one was tried too,
-//! and did not do, or is what was asked. A change counts only if it lands a guest that writes one and
+//! of two digits. The smallest that works is found by bisection: so the next smaller one was tried too
+//! and does not work, or it is the present value. A change counts only if it lands a guest that writes one and
 //! a half standard errors more than is likeliest, with room for what a run takes beyond its plan.
 
 use std::fmt;
@@ -25,10 +25,10 @@ use crate::units::{ByteRate, Bytes, Share, format};
 /// Requirements that cannot all be kept, and what would resolve it.
 #[derive(Debug, Clone, PartialEq, Serialize, thiserror::Error)]
 pub struct Conflict {
-    /// Whether not even the most hopeful guest that what was measured allows can be landed. Where it is
-    /// not certain, a migration is started and may have to be given up.
+    /// Whether even the most optimistic guest within the measurements cannot land. Where it is not certain, a
+    /// migration is started and may have to be cancelled.
     pub certain: bool,
-    /// What cannot be kept together, over this link: without any one of them the others could be.
+    /// The requirements that cannot be kept together; without any one of them the others could.
     pub between: Vec<Setting>,
     /// The rate at which guest pages leave.
     pub link: ByteRate,
@@ -65,7 +65,7 @@ pub fn resolve(view: &View) -> Option<Conflict> {
     (!lands).then(|| Conflict::of(view, &hard)).flatten()
 }
 
-/// The same for a guest that a plan lands, but not for sure; `None` where too little is known.
+/// Returns the conflict also of a guest that a plan may land; `None` where too little is known.
 pub fn doubt(view: &View) -> Option<Conflict> {
     Conflict::of(view, &hard(&view.requirements))
 }
@@ -78,7 +78,7 @@ pub fn conflict(view: &View) -> String {
     }
 }
 
-/// What may not give way.
+/// The requirements that may not be broken.
 fn hard(asked: &Requirements) -> Constraints {
     asked.give_way.iter().fold(Constraints::all(asked), |allowed, name| allowed.without(*name))
 }
@@ -113,8 +113,8 @@ impl Remedy {
     }
 }
 
-/// Requirements of which each is in the others' way. Found by leaving out, one after the other, what
-/// makes no difference.
+/// Finds requirements that conflict with each other, by leaving out, one after the other, what makes no
+/// difference.
 fn between(view: &View, hard: &Constraints) -> Vec<Requirement> {
     let mut rest = *hard;
     let mut between = Vec::new();
@@ -142,7 +142,7 @@ fn demand(asked: &Requirements, name: Requirement) -> Setting {
     }
 }
 
-/// The view with something else asked. A greater bandwidth is taken to be there.
+/// The view with a changed requirement. The link is assumed to carry a greater bandwidth.
 fn changed(view: &View, change: &Setting) -> View {
     let mut view = view.clone();
     let asked = &mut view.requirements;

@@ -11,13 +11,13 @@ use crate::units::CpuTime;
 pub enum PlanStep {
     /// Ship what there is: the guest stands still from now on.
     Ship,
-    /// Leave the guest free to the end of the pass.
+    /// Do not hold the guest to the end of the pass.
     Free,
-    /// Give it so much CPU time in all of the pass, what it has had included.
+    /// Give it this CPU time in the whole pass, including what it has had.
     Hold(CpuTime),
 }
 
-/// The best way on from every state, for one curve and one set of terms.
+/// The best continuation from every state, for one curve and one set of inputs.
 #[derive(Debug, Clone)]
 pub struct ValueTable {
     terms: PlanInputs,
@@ -32,7 +32,7 @@ pub struct ValueTable {
 struct Node {
     cpu: f64,
     bytes: f64,
-    /// Cost from here; infinite where there is no way on.
+    /// Cost from here; infinite where nothing lands.
     value: f64,
     way: Action,
 }
@@ -48,10 +48,10 @@ enum Action {
     },
 }
 
-/// Rungs enough for steering: neighbours differ by less than a tenth.
+/// Nodes enough for steering: neighbours differ by less than a tenth.
 pub const STEERING_NODES: usize = 96;
 
-/// Least CPU time on the ladder, as a part of the most.
+/// Least CPU time on the grid, as a part of the most.
 const DEPTH: f64 = 1e-4;
 
 /// And as a part of what just fits the stall: a guest that lands by itself may well be left free until
@@ -59,7 +59,7 @@ const DEPTH: f64 = 1e-4;
 const BEYOND: f64 = 0.1;
 
 impl ValueTable {
-    /// The table for passes of at most `longest` bytes, with so many rungs.
+    /// The table for passes of at most `longest` bytes, with this many nodes.
     pub fn new(curve: DirtyCurve, terms: PlanInputs, longest: f64, rungs: usize) -> ValueTable {
         let most = terms.cpu_demand.0 * longest.max(curve.working_set().as_f64()) / terms.link.0;
         let exact = terms.shipment.and_then(|stall| cpu_for(&curve, terms.link.0 * stall));

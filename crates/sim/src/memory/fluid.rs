@@ -1,12 +1,12 @@
 //! Memory as amounts.
 //!
-//! Sets of pages, each written at random at a pace of its own ([`DirtyCurve`]): what is dirty of a set
+//! Sets of pages, each written at random at its own rate ([`DirtyCurve`]): what is dirty of a set
 //! follows from how long it was written since the last sync, in units of its time constant (`x`: the
-//! fraction `1 - exp(-x)`). QEMU goes through the addresses from the lowest to the highest and begins
-//! again, and the sets are scattered over them. So a set is known by two fractions: how dense what is
+//! fraction `1 - exp(-x)`). QEMU goes through the addresses from the lowest to the highest, over and
+//! over, and the sets are scattered over them. So a set is known by two fractions: how dense what is
 //! unsent lies ahead of the place where QEMU is, and how much of it lies behind, found by a sync after
 //! QEMU had passed. Sending moves the place; a sync makes both denser, and independently of what was
-//! dense before, for who writes does not know where QEMU is.
+//! dense before, because writes do not depend on where QEMU is.
 //!
 //! [`DirtyCurve`]: landfall_core::model::DirtyCurve
 

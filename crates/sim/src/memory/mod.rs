@@ -1,7 +1,7 @@
 //! The guest's memory as QEMU sees it: which of it is dirty, which is still to be sent.
 //!
-//! QEMU keeps two bitmaps: the one of the kernel or of TCG, which notes every page written since the
-//! last look, and its own, of pages still to be sent. A look ("sync") adds the first to the second
+//! QEMU keeps two bitmaps: the one of the kernel or of TCG, which marks every page written since the
+//! last sync, and its own, of pages still to be sent. A sync adds the first to the second
 //! and clears it. [`Fluid`] keeps amounts in their place, [`Paged`] the bitmaps themselves.
 
 mod fluid;
@@ -39,7 +39,7 @@ pub(crate) enum Memory {
 }
 
 impl Memory {
-    /// All of it is still to be sent, and nothing was written yet.
+    /// Starts with everything to be sent and nothing written.
     pub(crate) fn new(guest: &Guest, seed: Seed) -> Memory {
         match &guest.writes {
             Writes::Curve(phases) => Memory::Fluid(Fluid::new(guest, phases)),
@@ -47,7 +47,7 @@ impl Memory {
         }
     }
 
-    /// The guest ran for so many seconds of CPU time.
+    /// The guest ran for this many seconds of CPU time.
     pub(crate) fn run(&mut self, cpu: f64) {
         match self {
             Memory::Fluid(memory) => memory.run(cpu),
@@ -73,7 +73,7 @@ impl Memory {
         }
     }
 
-    /// So many bytes leave on the wire.
+    /// Sends this many bytes on the wire.
     pub(crate) fn send(&mut self, wire: f64) -> Sent {
         match self {
             Memory::Fluid(memory) => memory.send(wire),
@@ -81,7 +81,7 @@ impl Memory {
         }
     }
 
-    /// Looks at what was written and gives the bytes that were not known to be dirty.
+    /// Syncs the bitmaps and returns the bytes that were not known to be dirty.
     pub(crate) fn sync(&mut self) -> f64 {
         match self {
             Memory::Fluid(memory) => memory.sync(),

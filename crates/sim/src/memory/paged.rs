@@ -33,7 +33,7 @@ struct Pen {
     first: usize,
     pages: usize,
     next: usize,
-    /// Component of a write that is still owed.
+    /// Part of a write that is still owed.
     owed: f64,
 }
 
@@ -122,7 +122,7 @@ impl Paged {
             }
             let zero = self.next >= self.contents;
             let cost = if zero { WIRE_ZERO } else { WIRE_PAGE };
-            // A millionth of a byte is a rounding error of the times that bytes were reckoned from.
+            // A millionth of a byte is a rounding error of the times that bytes were calculated from.
             if left + 1e-3 < cost {
                 break;
             }

@@ -7,11 +7,11 @@
 //!
 //! **Approach.** What can be done from the beginning of a pass on depends on the CPU time given in the
 //! pass before, and on nothing else of the past: it says which part of each set of pages is dirty.
-//! With that time on a ladder, the least loss from each rung on is known from those below it. For the
+//! With that time on a grid, the least loss from each node on is known from those below it. For the
 //! last pass, cut short where so much of it is unsent, only the ends of what may be given come into
 //! question, for what it leaves is concave in it: the least, and the most that still fits the stall.
 //!
-//! **What it leaves out.** QEMU could be made to look at its bitmap amid passes, over and over. Time
+//! **What it leaves out.** QEMU could be made to sync its bitmap within passes, over and over. Time
 //! weighs nothing, or as little as keeps `--max-time`: of all plans in time, the ones found by weighing
 //! it are those on the convex hull.
 
@@ -20,10 +20,10 @@ use landfall_core::planner::{Constraints, PlanInputs};
 
 use crate::run::Setup;
 
-/// Rungs of the ladder. Neighbours differ by 2 %, and what they leave by less.
+/// Nodes of the grid. Neighbours differ by 2 %, and what they leave by less.
 const RUNGS: usize = 600;
 
-/// Least CPU time on the ladder, as a part of the most.
+/// Least CPU time on the grid, as a part of the most.
 const DEPTH: f64 = 1e-5;
 
 /// Places at which the last pass may be cut short.
@@ -70,7 +70,7 @@ struct State {
     dense: Vec<f64>,
 }
 
-/// A rung: the CPU time that leads to it, and the best from there on.
+/// A node: the CPU time that leads to it, and the best from there on.
 struct Rung {
     cpu: f64,
     best: Option<Cost>,
@@ -134,8 +134,8 @@ impl Problem<'_> {
         given.into_iter().flatten().map(cost).collect::<Vec<_>>().into_iter()
     }
 
-    /// Bytes dirty where such a part of the pass is unsent and the guest had so much CPU in it. Who
-    /// writes does not know where QEMU is.
+    /// Bytes dirty where such a part of the pass is unsent and the guest had so much CPU in it. Writes do
+    /// not depend on where QEMU is.
     fn dirty(&self, state: &State, unsent: f64, cpu: f64) -> f64 {
         let again = |(part, dense): (&Component, &f64)| {
             part.set.as_f64() * (1.0 - unsent * dense) * written_in(part, cpu)

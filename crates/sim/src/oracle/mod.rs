@@ -56,7 +56,7 @@ pub fn oracle(setup: &Setup, runs: &[&Run], seed: Seed) -> Option<Oracle> {
 }
 
 /// What a run lost beyond the oracle, as a part of what the oracle loses, or of a stall of the length
-/// that the operator allows if that is more: who allows a stall of 0.3 s does not mind 30 ms. `None`
+/// that the operator allows if that is more: an operator who allows a stall of 0.3 s does not mind 30 ms. `None`
 /// of a run that did not land, or broke what could be kept.
 pub fn regret(setup: &Setup, oracle: &Oracle, run: &Run) -> Option<f64> {
     let allowed = setup.requirements.max_stall.as_secs_f64() * setup.guest.cpu_demand.0;
@@ -74,7 +74,7 @@ fn steady(setup: &Setup) -> Option<&DirtyCurve> {
     }
 }
 
-/// What is given up, one after the other: nothing at first.
+/// The requirements that are given up, one after the other; none at first.
 fn levels(setup: &Setup) -> Vec<Constraints> {
     let mut levels = vec![Constraints::all(&setup.requirements)];
     for given_up in &setup.requirements.give_way {

@@ -1,6 +1,6 @@
-//! The best of a family of plans, each tried on the very run to come: free until a moment, then held
-//! to a share until what is left fits the stall; or, where any stall will do, stopped at the moment.
-//! First all over, then more finely about the best.
+//! The best of a family of plans, each tried on the run itself: free until a moment, then held
+//! to a share until what is left fits the stall; or, where any stall is allowed, stopped at that moment.
+//! First over the whole range, then more finely around the best.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::kept;
 use crate::rng::Seed;
 use crate::run::{Setup, run};
 
-/// So many times as long as sending everything once takes: nothing is gained by waiting longer.
+/// Longest wait, as a multiple of the time that sending everything once takes: more gains nothing.
 const PATIENCE: f64 = 4.0;
 
 /// Moments and shares that are tried all over.
@@ -77,7 +77,7 @@ struct Clairvoyant {
 /// The downtime limit under which QEMU lets every pass run to its end.
 const WHOLE_PASSES: Duration = Duration::from_millis(1);
 
-/// Component of the link's rate at which its buffers stay empty.
+/// Part of the link's rate at which its buffers stay empty.
 const UNHURRIED: f64 = 0.9;
 
 /// Least share that is tried, of what the guest wants.

@@ -78,7 +78,7 @@ pub(super) fn time_left(allowed: &Constraints, view: &View) -> f64 {
     allowed.max_time.map_or(f64::INFINITY, left)
 }
 
-/// The plan for the most optimistic_plan curve that what was seen still allows.
+/// The plan for the most optimistic curve that the measurements allow.
 pub(super) fn optimistic_plan(
     estimate: &Estimate,
     inputs: PlanInputs,
@@ -99,7 +99,7 @@ pub(super) fn optimistic_plan(
     first_in_time(plan, &curve, inputs, from, left)
 }
 
-/// How many standard errors below the likeliest the most optimistic_plan curve is.
+/// How many standard errors below the likeliest the most optimistic curve is.
 const HOPE: f64 = 2.0;
 
 /// The longest pass there may be, in bytes: one that gives the guest as much CPU time as the one under
