@@ -1,7 +1,7 @@
 //! The guest's vCPUs: how they are held, what the kernel counts of them, and what they lost.
 //!
-//! The account kept here is the truth that a real migration's account (`landfall_core::account`) has to
-//! reckon from counters: what a vCPU wanted and did not get is lost, and a stall is the time from the
+//! The account kept here is the truth that a real migration's account (`landfall_core::report::losses`) has
+//! to derive from counters: what a vCPU wanted and did not get is lost, and a stall is the time from the
 //! moment it last ran to the moment it runs again. All times are seconds since the start.
 
 use std::time::Duration;

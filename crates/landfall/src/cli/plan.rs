@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use landfall_core::units::ByteRate;
+use landfall_core::units::{ByteRate, UnitError};
 use landfall_qemu::qmp::QmpAddress;
 
 use super::requirement_args::RequirementArgs;
@@ -34,15 +34,20 @@ pub struct PlanArgs {
     pub json: bool,
 }
 
-fn above_zero(text: &str) -> Result<ByteRate, String> {
-    match text.parse::<ByteRate>() {
-        Ok(rate) if rate.per_second() == 0 => Err(
-            "nothing can be sent at that rate; write what the link carries, for example 1Gbit/s"
-                .to_owned(),
-        ),
-        Ok(rate) => Ok(rate),
-        Err(error) => Err(error.to_string()),
-    }
+/// A text that is not the rate of a link.
+#[derive(Debug, thiserror::Error)]
+enum LinkRateError {
+    /// It is not a rate.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    /// It is a rate of zero.
+    #[error("nothing can be sent at that rate; write what the link carries, for example 1Gbit/s")]
+    Zero,
+}
+
+fn above_zero(text: &str) -> Result<ByteRate, LinkRateError> {
+    let rate: ByteRate = text.parse()?;
+    if rate.per_second() == 0 { Err(LinkRateError::Zero) } else { Ok(rate) }
 }
 
 const EXAMPLES: &str = "\

@@ -4,17 +4,28 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use landfall_core::units::{ByteRate, Bytes, Share, parse_duration};
+use landfall_core::units::{ByteRate, Bytes, Share, UnitError, parse_duration};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
 use crate::rng::Draws;
+
+/// Why a text is not a quantity of its kind.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum QuantityError {
+    /// It is not a size, rate, share or time.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    /// It is a number in quotes.
+    #[error("{0:?} is in quotes; write a bare number, for example 1.5")]
+    QuotedNumber(String),
+}
 
 /// A quantity that a scenario can have.
 pub(super) trait Quantity: Copy + PartialOrd {
     /// What is expected, for an error.
     const EXPECTED: &'static str;
-    /// Reads it as people write it, or says what is wrong.
-    fn read(text: &str) -> Result<Self, String>;
+    /// Reads it as people write it.
+    fn read(text: &str) -> Result<Self, QuantityError>;
     /// From a bare number, where one makes sense.
     fn from_number(_: f64) -> Option<Self> {
         None
@@ -45,8 +56,8 @@ impl<T: Quantity> Value<T> {
 
 impl Quantity for Bytes {
     const EXPECTED: &'static str = "a size such as \"96MiB\" or \"1.5GB\", or a range of two";
-    fn read(text: &str) -> Result<Bytes, String> {
-        text.parse().map_err(in_words)
+    fn read(text: &str) -> Result<Bytes, QuantityError> {
+        Ok(text.parse()?)
     }
     fn between(low: Bytes, high: Bytes, part: f64) -> Bytes {
         Bytes(low.0 + (high.saturating_sub(low).as_f64() * part) as u64)
@@ -55,8 +66,8 @@ impl Quantity for Bytes {
 
 impl Quantity for ByteRate {
     const EXPECTED: &'static str = "a rate such as \"100MB/s\" or \"1Gbit/s\", or a range of two";
-    fn read(text: &str) -> Result<ByteRate, String> {
-        text.parse().map_err(in_words)
+    fn read(text: &str) -> Result<ByteRate, QuantityError> {
+        Ok(text.parse()?)
     }
     fn between(low: ByteRate, high: ByteRate, part: f64) -> ByteRate {
         ByteRate(low.0 + (high.0 - low.0) * part)
@@ -65,8 +76,8 @@ impl Quantity for ByteRate {
 
 impl Quantity for Share {
     const EXPECTED: &'static str = "a share such as \"20%\", or a range of two";
-    fn read(text: &str) -> Result<Share, String> {
-        text.parse().map_err(in_words)
+    fn read(text: &str) -> Result<Share, QuantityError> {
+        Ok(text.parse()?)
     }
     fn between(low: Share, high: Share, part: f64) -> Share {
         Share::clamped(low.get() + (high.get() - low.get()) * part)
@@ -75,8 +86,8 @@ impl Quantity for Share {
 
 impl Quantity for Duration {
     const EXPECTED: &'static str = "a time such as \"300ms\" or \"2min\", or a range of two";
-    fn read(text: &str) -> Result<Duration, String> {
-        parse_duration(text).map_err(in_words)
+    fn read(text: &str) -> Result<Duration, QuantityError> {
+        Ok(parse_duration(text)?)
     }
     fn between(low: Duration, high: Duration, part: f64) -> Duration {
         low + high.saturating_sub(low).mul_f64(part)
@@ -86,8 +97,8 @@ impl Quantity for Duration {
 /// A plain number, such as how many CPUs a guest uses.
 impl Quantity for f64 {
     const EXPECTED: &'static str = "a number such as 1.5, or a range of two";
-    fn read(text: &str) -> Result<f64, String> {
-        Err(format!("{text:?} is in quotes; write a bare number, for example 1.5"))
+    fn read(text: &str) -> Result<f64, QuantityError> {
+        Err(QuantityError::QuotedNumber(text.to_owned()))
     }
     fn from_number(number: f64) -> Option<f64> {
         (number.is_finite() && number >= 0.0).then_some(number)
@@ -95,10 +106,6 @@ impl Quantity for f64 {
     fn between(low: f64, high: f64, part: f64) -> f64 {
         low + (high - low) * part
     }
-}
-
-fn in_words(error: impl fmt::Display) -> String {
-    error.to_string()
 }
 
 /// One end of a range.
