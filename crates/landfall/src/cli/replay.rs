@@ -41,11 +41,14 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
-/// Reads a speed at which a recording can be shown.
-fn speed(text: &str) -> Result<f64, String> {
+/// A text that is not a speed at which a recording can be shown.
+#[derive(Debug, thiserror::Error)]
+#[error("write a factor of the recorded speed above zero, for example 10")]
+struct InvalidSpeed;
+
+fn speed(text: &str) -> Result<f64, InvalidSpeed> {
     let speed = text.parse::<f64>().ok().filter(|speed| speed.is_finite() && *speed > 0.0);
-    speed
-        .ok_or_else(|| "write a factor of the recorded speed above zero, for example 10".to_owned())
+    speed.ok_or(InvalidSpeed)
 }
 
 const EXAMPLES: &str = "\
