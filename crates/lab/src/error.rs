@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use landfall_migration::charts::ChartError;
 
 use crate::run::LabRunError;
-use crate::theory::TheoryError;
+use crate::theory::error::TheoryError;
 
 /// Why an experiment ends without its result. Its guests have ended with it.
 #[derive(Debug, thiserror::Error)]

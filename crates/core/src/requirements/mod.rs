@@ -18,8 +18,8 @@ pub mod settings;
 
 pub use aggression::{Aggression, InvalidAggression};
 pub use setting_change::{SettingChange, changes_between, is_tighter};
-pub use setting_text::{SettingError, SettingTextError};
-pub use settings::{SETTINGS, Setting, SettingSpec, Settings};
+pub use setting_text::SettingTextError;
+pub use settings::{SETTINGS, Setting, SettingError, SettingSpec, Settings};
 
 use std::fmt;
 use std::str::FromStr;

@@ -15,7 +15,8 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::settings::{NONE, Setting, Settings};
+use super::setting_text::NONE;
+use super::settings::{Setting, Settings};
 
 impl Serialize for Setting {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

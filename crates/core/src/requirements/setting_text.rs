@@ -2,28 +2,11 @@
 
 use std::time::Duration;
 
-use super::settings::{NONE, SETTINGS};
 use super::{InvalidAggression, Requirement, UnknownRequirement};
 use crate::units::{ByteRate, UnitError, parse_duration};
 
-/// A setting that is not valid.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SettingError {
-    /// There is no setting of that name.
-    #[error(
-        "unknown setting {0:?}; choose from {names}",
-        names = SETTINGS.each_ref().map(|spec| spec.name).join(", ")
-    )]
-    Unknown(String),
-    /// Its text is not valid.
-    #[error("{name}: {error}")]
-    Text {
-        /// Which setting.
-        name: &'static str,
-        /// What is wrong with the text, and the remedy.
-        error: SettingTextError,
-    },
-}
+/// What takes a limit away, as people type it.
+pub const NONE: &str = "none";
 
 /// Why a text is not a value of its setting, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

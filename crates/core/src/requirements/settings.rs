@@ -12,13 +12,10 @@ use std::fmt;
 use std::time::Duration;
 
 use super::setting_text::{
-    SettingError, SettingTextError, optional, parse_bandwidth, parse_give_way, parse_time,
+    NONE, SettingTextError, optional, parse_bandwidth, parse_give_way, parse_time,
 };
 use super::{Aggression, Requirement, Requirements};
 use crate::units::{ByteRate, Share, format};
-
-/// What takes a limit away, as people type it.
-pub const NONE: &str = "none";
 
 /// All that an operator asks.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -146,6 +143,25 @@ pub static SETTINGS: [SettingSpec; 6] = [
         get: |settings| Setting::Aggression(settings.aggression),
     },
 ];
+
+/// A setting that is not valid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// There is no setting of that name.
+    #[error(
+        "unknown setting {0:?}; choose from {names}",
+        names = SETTINGS.each_ref().map(|spec| spec.name).join(", ")
+    )]
+    Unknown(String),
+    /// Its text is not valid.
+    #[error("{name}: {error}")]
+    Text {
+        /// Which setting.
+        name: &'static str,
+        /// What is wrong with the text, and the remedy.
+        error: SettingTextError,
+    },
+}
 
 impl SettingSpec {
     /// Finds a setting by its name.

@@ -10,7 +10,7 @@ use landfall_testguest::{GuestSpec, PagesPerSecond, Workload};
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::TheoryError;
+use super::error::TheoryError;
 use super::stage::TheoryStage;
 
 const ASK: Duration = Duration::from_millis(4);

@@ -6,7 +6,7 @@ use landfall_core::units::Bytes;
 use landfall_qemu::monitor::{CalcTimeUnit, DirtyRateMeasurement};
 use tokio::time::sleep;
 
-use super::TheoryError;
+use super::error::TheoryError;
 use super::stage::{Means, StageObservation, TheoryStage};
 use super::throttle::{ThrottleKind, ThrottleSetting};
 

@@ -9,7 +9,7 @@ use landfall_testguest::{GuestSpec, MigrationPair};
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::TheoryError;
+use super::error::TheoryError;
 use super::throttle::{ThrottleSetting, Throttler};
 use super::trace::CpuTrace;
 

@@ -11,7 +11,7 @@ use landfall_core::units::{ByteRate, Bytes};
 use landfall_qemu::monitor::MigrationParameters;
 use tokio::time::sleep;
 
-use super::TheoryError;
+use super::error::TheoryError;
 use super::stage::{Means, StageObservation, TheoryStage};
 use super::throttle::{ThrottleKind, ThrottleSetting};
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::TheoryError;
+use super::error::TheoryError;
 
 /// How a guest is throttled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
