@@ -1,4 +1,4 @@
-//! Lines from whoever speaks to a running landfall: read, or refused in words.
+//! Lines from a client of a running landfall: read, or refused in words.
 
 #![no_main]
 

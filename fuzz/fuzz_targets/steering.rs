@@ -152,7 +152,7 @@ fuzz_target!(|course: Course| {
             actions += 1;
             assert!(actions < 1000, "actions without end");
             let holds = matches!(action, Action::Hold { hold, .. } if hold != Hold::Free);
-            assert!(!(aborted && holds), "an aborted migration holds nobody");
+            assert!(!(aborted && holds), "an aborted migration holds no vCPU");
             assert!(levers.post_copy || action != Action::StartPostCopy);
             match step.fails {
                 true => session.on_action_failed(action, "it was refused".to_owned(), now),

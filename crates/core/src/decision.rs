@@ -46,8 +46,8 @@ impl Decision {
         Decision { holds: vec![hold; vcpus], ..Decision::leave_alone(why) }
     }
 
-    /// End the migration in this way; holds are lifted. With holds of its own a shipment is awaited
-    /// under those; without any, what is held stays so until the guest stands still.
+    /// Ends the migration in this way and lifts the holds. A shipment keeps the holds in force, or those of
+    /// the decision, until the guest stands still.
     pub fn finish(finish: Finish, why: impl Into<Cow<'static, str>>) -> Self {
         Decision { finish: Some(finish), ..Decision::leave_alone(why) }
     }

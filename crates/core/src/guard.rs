@@ -116,7 +116,7 @@ fn tuned_within(view: &View, tuning: Tuning) -> Tuning {
     }
 }
 
-/// Whether a hypervisor takes a rate for a limit: zero means none to it.
+/// Whether a hypervisor takes a rate as a limit: zero means no limit.
 fn is_a_limit(rate: &ByteRate) -> bool {
     rate.per_second() > 0
 }

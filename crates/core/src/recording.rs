@@ -47,7 +47,7 @@ pub struct RecordingHeader {
     /// The text of that policy where it is a script: what the file holds may change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
-    /// The second dial of 2011.
+    /// The aggression.
     pub aggression: Aggression,
     /// The requirements.
     pub requirements: Requirements,

@@ -9,7 +9,7 @@ pub enum ScriptFailure {
     #[error("{0}")]
     Engine(Box<EvalAltResult>),
     /// It remembers more than it may.
-    #[error("what it keeps in this: {0}")]
+    #[error("its state (`this`) is too large: {0}")]
     MemoryTooLarge(Box<EvalAltResult>),
     /// The engine panicked.
     #[error("it panicked")]

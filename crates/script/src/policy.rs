@@ -62,7 +62,7 @@ impl Script {
         answer.decision(view)
     }
 
-    /// Has `predictive` steer from here on.
+    /// Switches to `predictive` for the rest of the migration.
     fn fail(&mut self, view: &View, failure: &ScriptFailure) -> &mut Failed {
         let mut problem: String = failure.to_string().chars().take(SHOWN).collect();
         problem.retain(|letter| !letter.is_control());

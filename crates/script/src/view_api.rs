@@ -1,8 +1,7 @@
 //! The view as a script sees it: fields that can be read and not written, in seconds, bytes, bytes per
 //! second and shares of a CPU from 0 to 1; what is not known is `()`.
 //!
-//! A name that there is not is an error and not `()`, so that a slip of the pen is not taken for
-//! something unknown. The table in `docs/scripts.md` has all names; a test holds it to this file.
+//! An unknown name is an error, not `()`, so that a typo is not read as a missing value. The table in `docs/scripts.md` has all names; a test holds it to this file.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -26,7 +26,7 @@ pub struct Question {
     pub prior: Prior,
     /// What the operator asks for.
     pub requirements: Requirements,
-    /// The second dial of 2011.
+    /// The aggression.
     pub aggression: Aggression,
     /// What can be done to the guest.
     pub levers: Levers,

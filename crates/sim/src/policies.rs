@@ -1,4 +1,4 @@
-//! The policies there are to simulate: those of a real migration, and laws that QEMU has no more.
+//! The policies there are to simulate: those of a real migration, and rules that QEMU no longer has.
 
 use landfall_core::decision::Decision;
 use landfall_core::policy::{self, Needs, Policy, UnknownPolicy};
@@ -34,7 +34,7 @@ pub const SCRIPT: &str = "script:";
 
 /// A policy, and the QEMU it is for.
 pub struct Choice {
-    /// The law.
+    /// The policy.
     pub policy: Box<dyn Policy>,
     /// The auto-converge of the QEMU to simulate.
     pub auto_converge: AutoConvergeVersion,

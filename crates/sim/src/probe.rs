@@ -1,8 +1,8 @@
 //! What landfall's probe would find of a simulated guest before the start.
 //!
 //! It finds what the real one does (`landfall-qemu`'s `probe`): points of the dirty curve over
-//! growing spans, each with the error of a draw of so many pages; contents and pace; of the link,
-//! the limit that QEMU has. A guest in phases shows what it writes in the first of them, and of what
+//! growing spans, each with the error of a draw of so many pages; contents and CPU demand; of the
+//! link, the limit that QEMU has. A guest in phases shows what it writes in the first of them, and of what
 //! comes after it nothing. The second look that a real probe takes over the short spans is left out.
 
 use std::time::Duration;

@@ -39,13 +39,13 @@ use crate::vcpus::{Vcpus, duration};
 pub struct Setup {
     /// The guest that moves.
     pub guest: Guest,
-    /// The way it takes.
+    /// The link that it takes.
     pub link: Link,
     /// The QEMU it leaves.
     pub qemu: Qemu,
     /// What the operator asks for.
     pub requirements: Requirements,
-    /// The second dial of 2011.
+    /// The aggression.
     pub aggression: Aggression,
     /// What was found out before the start.
     pub prior: Prior,
@@ -84,7 +84,7 @@ impl Setup {
     }
 }
 
-/// What became of it.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
     /// How it ended.
@@ -115,7 +115,7 @@ pub struct TracePoint {
     pub remaining: Bytes,
     /// Share of the CPU it wants that the guest got since the point before.
     pub share: Share,
-    /// Looks of QEMU at its bitmap so far.
+    /// Syncs so far.
     pub syncs: u64,
 }
 
@@ -176,7 +176,7 @@ struct Simulation<'a> {
     next_sample: f64,
     /// Time between the last sample and the next, in seconds.
     sample_interval: f64,
-    /// Until then no sample would change anything, unless QEMU looks at its bitmap before.
+    /// Until then no sample would change anything, unless QEMU syncs its bitmap before.
     valid_until: f64,
     /// A new setting of QEMU's throttle, and when it counts.
     sleep: Option<(Sleep, f64)>,
@@ -275,7 +275,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// A QEMU that emulates goes on after a look at its bitmap when all vCPUs have run.
+    /// A QEMU that emulates continues after a sync once all vCPUs have run.
     fn wait_for_vcpus(&mut self, turn: Turn) {
         let ready = self.vcpus.all_have_run();
         if ready > self.now {
@@ -315,7 +315,7 @@ impl<'a> Simulation<'a> {
         begin + next.max(wanted) * step
     }
 
-    /// QEMU has looked at its bitmap while samples were left out. The session is shown how things
+    /// QEMU synced its bitmap while samples were left out. The session is shown how things
     /// stood before, and the next sample is taken when it is due.
     fn on_sync(&mut self, before: Ram) {
         if self.is_valid_at(self.now) {
@@ -394,7 +394,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    // ---- The ways over -------------------------------------------------------------------------
+    // ---- The switch-over -------------------------------------------------------------------------
 
     /// QEMU stops the guest and sends the rest, with no limit but the link's.
     fn switch_over(&mut self) -> End {

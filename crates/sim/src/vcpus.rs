@@ -222,8 +222,7 @@ impl Vcpus {
         self.stopped.is_some()
     }
 
-    /// The guest loses so much CPU, standing still for so long at a stretch at most, in a way that
-    /// is not held by anything here: it waits for its pages.
+    /// Records CPU time lost, and the longest stall, while the guest waits for pages of post-copy.
     pub(crate) fn lose(&mut self, cpu: f64, stall: f64) {
         self.lost += cpu;
         self.longest_stall = self.longest_stall.max(stall);

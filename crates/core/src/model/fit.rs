@@ -164,7 +164,7 @@ impl<'a> Sets<'a> {
         self.add(parts, point.dirtied, point.error.max(1e-3));
     }
 
-    /// All sets together come to so much.
+    /// Adds the equation that all sets sum to this many bytes.
     fn come_to(&mut self, total: Bytes) {
         self.add([1.0; MOST_RUNGS], total, 1e-3);
     }
@@ -176,7 +176,7 @@ impl<'a> Sets<'a> {
         self.equations.add(&parts.map(|part| part * weight), found / MB * weight);
     }
 
-    /// Bytes in the set of each rung, which are about so many.
+    /// Bytes in the set of each node, which are about so many.
     fn solve(&self, about: &[f64; MOST_RUNGS]) -> [f64; MOST_RUNGS] {
         self.equations.solve(&about.map(|set| set / MB)).map(|set| set * MB)
     }

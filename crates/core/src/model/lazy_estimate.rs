@@ -51,7 +51,7 @@ pub struct SyncObservation {
     pub dirtied: Bytes,
     /// Its relative standard error by itself.
     pub error: f64,
-    /// What was not sent yet at the sync. Of that, what was dirtied again does not show.
+    /// Unsent memory at the sync. Pages dirtied again within it do not show.
     pub unsent: Bytes,
     /// The least that the guest writes, as far as the sync shows it.
     pub written: Bytes,

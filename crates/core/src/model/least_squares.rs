@@ -53,7 +53,7 @@ impl Equations {
             }
         }
         self.go_to_solution(&mut free, &mut amounts);
-        // Each amount is let off about once; what goes round in circles differs by rounding alone.
+        // Each amount enters about once; a cycle comes from rounding alone.
         for _ in 0..3 * self.count {
             let lacking = self.lacking(&free, &amounts);
             let held = |amount: &usize| !barred[*amount] && !free.amounts().contains(amount);
@@ -125,7 +125,7 @@ impl Free {
         &self.amounts[..self.count]
     }
 
-    /// `false` where it would tell nothing new.
+    /// `false` if its column is dependent.
     fn let_off(&mut self, amount: usize, gram: &[Row; MOST_UNKNOWN]) -> bool {
         let (last, mut square) = (self.count, gram[amount][amount]);
         let mut row = [0.0; MOST_UNKNOWN];

@@ -32,8 +32,8 @@ pub struct ParetoPoint {
     pub guest_cpu_lost_s: f64,
 }
 
-/// The frontier for the guest and the link of a view, shortest stall first; what was asked of stall, floor
-/// and time does not matter. Empty while too little is known.
+/// The frontier for the guest and the link of a view, shortest stall first; it ignores the requirements
+/// on stall, floor and time. Empty while too little is known.
 pub fn pareto_front(view: &View) -> Vec<ParetoPoint> {
     let mut all: Vec<ParetoPoint> = Vec::new();
     for max_stall in stalls(view) {

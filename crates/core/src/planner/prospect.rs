@@ -24,9 +24,9 @@ pub(super) struct CurveCase(pub f64);
 
 impl CurveCase {
     pub(super) const NOMINAL: CurveCase = CurveCase(0.0);
-    /// The most hopeful one that a policy still starts for.
+    /// The optimistic case: a policy starts as long as it lands this guest.
     pub(super) const OPTIMISTIC: CurveCase = CurveCase(-2.0);
-    /// The one that something is called proven for.
+    /// The pessimistic case: a remedy counts as proven if it lands this guest.
     pub(super) const PESSIMISTIC: CurveCase = CurveCase(1.5);
 
     fn times(self, error: f64) -> f64 {

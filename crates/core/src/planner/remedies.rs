@@ -171,7 +171,7 @@ fn resolves(view: &View, change: &Setting) -> bool {
     // In a stall that the switch-over itself takes half of, nothing is sure.
     let long_enough = hard.max_stall.is_none_or(|stall| stall >= switch_over::BEYOND_SHIPMENT * 2);
     let lands = |case| soonest(&view, &any_time, case).is_some_and(|found| in_time(found.total()));
-    // The likeliest as well: a plan ends on rungs, and near the border one rung decides.
+    // The likeliest as well: a plan ends on nodes, and near the border one node decides.
     long_enough && lands(CurveCase::PESSIMISTIC) && lands(CurveCase::NOMINAL)
 }
 

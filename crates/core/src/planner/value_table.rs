@@ -23,7 +23,7 @@ pub struct ValueTable {
     terms: PlanInputs,
     curve: DirtyCurve,
     rungs: Vec<Node>,
-    /// What going to each rung comes to but for what the way there costs in any case.
+    /// What going to each node comes to but for what the way there costs in any case.
     scores: Vec<f64>,
 }
 
@@ -41,7 +41,7 @@ struct Node {
 enum Action {
     None,
     Ship,
-    /// A pass that gives so much CPU and leads to that rung.
+    /// A pass that gives so much CPU and leads to that node.
     Pass {
         cpu: f64,
         to: usize,
@@ -77,8 +77,8 @@ impl ValueTable {
 
     /// Fills the states in the order of what they leave.
     ///
-    /// What can be reached from a state lies between two rungs that only ever rise from one state to
-    /// the next, so the best of it is the least in a sliding window: kept are the rungs in it that are
+    /// What can be reached from a state lies between two nodes that only ever rise from one state to
+    /// the next, so the best of it is the least in a sliding window: kept are the nodes in it that are
     /// better than all after them.
     fn fill(&mut self) {
         self.scores.reserve(self.rungs.len());
@@ -108,7 +108,7 @@ impl ValueTable {
         }
     }
 
-    /// The rungs that a pass with so much to send can end on, the guest having had `used` already;
+    /// The nodes that a pass with so much to send can end on, the guest having had `used` already;
     /// none of them, nor the one above the last, is below those in `no_less`.
     fn reachable(&self, bytes: f64, used: f64, no_less: Range<usize>) -> Range<usize> {
         let PlanInputs { cpu_demand: pace, floor, link, .. } = self.terms;
@@ -122,7 +122,7 @@ impl ValueTable {
     }
 
     /// The cheapest way on from a state with so much to send, the guest having had `used` already, by
-    /// rungs below `below`. A pass can end on those in `reach`, of which `within` is the best.
+    /// nodes below `below`. A pass can end on those in `reach`, of which `within` is the best.
     fn best_action(
         &self,
         bytes: f64,
@@ -135,7 +135,7 @@ impl ValueTable {
         let length = bytes / link.0;
         let full = pace.0 * length;
         let mut best = (f64::INFINITY, Action::None);
-        // At full speed, and under the tightest hold, a pass ends between rungs: it is taken to end
+        // At full speed, and under the tightest hold, a pass ends between nodes: it is taken to end
         // on the one above, which leaves a little more.
         // What lies beyond the top leaves what the top leaves: all there is, or nearly.
         let top = self.rungs.len().saturating_sub(1);
@@ -190,7 +190,7 @@ impl ValueTable {
         let PlanInputs { cpu_demand: pace, link, .. } = self.terms;
         let mut cost = PlanCost { least_share: 1.0, ..PlanCost::default() };
         let (mut bytes, mut used, mut to_ship, mut way) = (bytes, used, all, first);
-        // Every step leads to a lower rung, so there are no more steps than rungs.
+        // Every step leads to a lower node, so there are no more steps than nodes.
         while let Action::Pass { cpu, to } = way {
             let length = bytes / link.0;
             let given = (cpu - used).max(0.0);
@@ -223,10 +223,10 @@ fn log_grid(
     let octaves = -depth.log2();
     let per_octave = (count as f64 / octaves).round().max(1.0);
     let count = (octaves * per_octave).ceil() as usize + 1;
-    // Shifted so that a rung falls on the exact time.
+    // Shifted so that a node falls on the exact time.
     let shift = exact.map_or(0.0, |exact| ((most / exact).log2() * per_octave).fract());
     let first = most * (-(shift + (count - 1) as f64) / per_octave).exp2();
-    // What lies above the shifted top is a rung of its own.
+    // What lies above the shifted top is a node of its own.
     let top = (shift > 1e-9).then(|| (most, curve.dirtied_bytes(most)));
     curve.log_grid(first, per_octave as usize, count).into_iter().chain(top)
 }
@@ -353,7 +353,7 @@ mod tests {
                 plan(&curve, PlanInputs { weight, ..terms }, start)
             };
             let (Some(gentle), Some(fast)) = (at(low), at(high)) else { return Ok(()) };
-            // Passes that end between rungs cost up to a rung.
+            // Passes that end between nodes cost up to a node.
             let slack = |value: f64| value * 1.1 + 0.02;
             prop_assert!(fast.cost.total <= slack(gentle.cost.total), "{gentle:?} {fast:?}");
             prop_assert!(gentle.cost.lost.0 <= slack(fast.cost.lost.0), "{gentle:?} {fast:?}");
@@ -378,7 +378,7 @@ mod tests {
 
         #[test]
         fn there_is_a_plan_for_all_but_the_pathological((curve, terms, start) in problems()) {
-            // Near the border the ladder is too coarse to tell.
+            // Near the border the grid is too coarse to tell.
             let easier = PlanInputs { floor: CpuDemand(terms.floor.0 * 1.2), ..terms };
             if classify(&curve.scaled(1.1), &easier) != Class::Pathological {
                 prop_assert!(plan(&curve, terms, start).is_some());

@@ -5,7 +5,7 @@ use crate::decision::Decision;
 use crate::telemetry::view::View;
 use crate::units::Moment;
 
-/// Asks the hypervisor for its own throttle and keeps its hands off.
+/// Asks the hypervisor for its own throttle and holds no vCPU itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AutoConverge;
 

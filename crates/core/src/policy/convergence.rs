@@ -1,4 +1,4 @@
-//! Does what remains get less from one look at the dirty bitmap to the next?
+//! Whether less remains from one sync of the dirty bitmap to the next.
 
 use crate::telemetry::view::View;
 use crate::units::Bytes;
@@ -24,9 +24,9 @@ pub(super) struct ConvergenceTracker {
 /// What a sync showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Convergence {
-    /// There was none since the last look.
+    /// There was none since the last sample.
     None,
-    /// A good deal less remains than at the best before.
+    /// Much less remains than at the best sync before.
     Progress,
     /// No less remains; this many in a row by now.
     Stuck(u32),

@@ -37,7 +37,7 @@ pub enum PreflightRefusal {
     Script(String),
 }
 
-/// A law of steering.
+/// A rule for steering a migration.
 pub trait Policy: Send + Sync {
     /// Its name on the command line.
     fn name(&self) -> &str;
@@ -60,13 +60,12 @@ pub trait Policy: Send + Sync {
         None
     }
 
-    /// What broke in it and who steers since, where something did: said in every report, whatever
-    /// became of the migration.
+    /// How the policy failed and which one steers since, if it failed. Every report says it.
     fn fallback_reason(&self) -> Option<&str> {
         None
     }
 
-    /// What to do now. Called at every look, with views in order of time.
+    /// Decides what to do now. Called at every sample, with views in order of time.
     fn decide(&mut self, view: &View) -> Decision;
 
     /// What it is doing, in a word, where it has stages.
@@ -74,8 +73,8 @@ pub trait Policy: Send + Sync {
         None
     }
 
-    /// Until when the decision just made of this view stands, unless the hypervisor looks at its
-    /// bitmap before; `None` where the next look may change it.
+    /// Until when the decision just made of this view stands, unless the hypervisor syncs its
+    /// bitmap before; `None` where the next sample may change it.
     ///
     /// A hint for the simulator, which then need not take samples in vain. A real migration is looked at
     /// all the same.
@@ -84,7 +83,7 @@ pub trait Policy: Send + Sync {
     }
 }
 
-/// A policy that is lent is a policy.
+/// A mutable reference to a policy is a policy.
 impl<P: Policy + ?Sized> Policy for &mut P {
     fn name(&self) -> &str {
         (**self).name()

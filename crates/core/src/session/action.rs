@@ -8,9 +8,9 @@ use crate::decision::{Hold, Tuning};
 pub enum Action {
     /// Holds one vCPU by a quota, or frees it; never [`Hold::Stopped`].
     Hold {
-        /// Which, in the hypervisor's order.
+        /// Its index in the hypervisor's order.
         vcpu: usize,
-        /// How.
+        /// Its new hold.
         hold: Hold,
     },
     /// Frees every vCPU that is held by a quota, whatever is known of it.

@@ -181,7 +181,7 @@ impl<'p> Session<'p> {
 
     // ---- Inputs --------------------------------------------------------------------------------
 
-    /// Takes in counters. Decides, and queues actions, where the sample has the hypervisor's word;
+    /// Takes in counters. Decides, and queues actions, where the sample has the hypervisor's status;
     /// a sample of the kernel's counters alone only adds to what is known of the vCPUs.
     pub fn on_sample(&mut self, sample: &Sample) -> Option<Observation> {
         self.losses.on_sample(sample);
@@ -239,8 +239,8 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// Whether the hypervisor's run state has to be asked for before its word on the migration can
-    /// be understood: the guest stands still, and it is not known who stopped it.
+    /// Whether the hypervisor's run state has to be asked for before its status can
+    /// be interpreted: the guest stands still, and it is not known who stopped it.
     pub fn must_query_run_state(&self, migration: &Migration) -> bool {
         self.stands_still_unasked(migration) && self.paused_by_other.is_none()
     }
@@ -250,7 +250,7 @@ impl<'p> Session<'p> {
         self.paused_by_other = paused;
     }
 
-    /// The hypervisor's word on the migration, with the final copy called what it is. QEMU calls it
+    /// The hypervisor's migration status, with the final copy called what it is. QEMU calls it
     /// "active"; that the guest stands still without landfall's doing tells.
     pub fn interpret(&self, migration: Migration) -> Migration {
         match self.stands_still_unasked(&migration) && self.paused_by_other != Some(true) {

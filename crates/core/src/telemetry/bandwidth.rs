@@ -2,10 +2,10 @@
 //! So compression and headers do not distort it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::telemetry::observer::LEAST_SPAN;
 use crate::telemetry::sample::Ram;
 use crate::units::{ByteRate, Bytes, Moment};
 
@@ -46,6 +46,9 @@ const SHORT: f64 = 1.0;
 /// than one window too many or too few in the short span explains.
 const CHANGED: f64 = 0.2;
 
+/// A rate over less than this says more about the window's edges than about the rate.
+pub(super) const LEAST_SPAN: Duration = Duration::from_millis(250);
+
 /// Time that QEMU takes to find a byte to be zero, in seconds: 65 ms a GB (`docs/theory.md`).
 const PER_ZERO_BYTE: f64 = 65e-12;
 
@@ -74,7 +77,7 @@ impl BandwidthEstimator {
         self.stale = true;
     }
 
-    /// Takes in the counters of a sample; [`measure`](Self::measure) evaluates them.
+    /// Takes in the counters of a sample; [`update`](Self::update) evaluates them.
     pub fn on_ram(&mut self, at: Moment, ram: Ram) {
         let last = self.last.replace((at, ram)).filter(|_| !std::mem::take(&mut self.stale));
         let Some((then, before)) = last else {

@@ -7,7 +7,7 @@ use crate::decision::Hold;
 use crate::model::prior::Prior;
 use crate::model::{LazyEstimate, SyncObservation};
 use crate::requirements::{Aggression, Requirements, Settings};
-use crate::telemetry::bandwidth::BandwidthEstimator;
+use crate::telemetry::bandwidth::{BandwidthEstimator, LEAST_SPAN};
 use crate::telemetry::sample::{Ram, Sample, Status, VcpuCounters};
 use crate::telemetry::view::{Levers, Phase, SyncInterval, VcpuView, View};
 use crate::units::{Bytes, CpuDemand, CpuTime, Moment, Share};
@@ -21,9 +21,6 @@ const POINT_ERROR: f64 = 0.02;
 
 /// How exactly the moment of a sync is known, in seconds.
 const SYNC_ERROR: f64 = 0.015;
-
-/// A rate over less than this says more about the window's edges than about the rate.
-pub(super) const LEAST_SPAN: Duration = Duration::from_millis(250);
 
 /// Keeps what a [`View`] of a new [`Sample`] needs of the earlier ones.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ pub struct View {
     pub now: Moment,
     /// What the operator asks for; may change from one view to the next.
     pub requirements: Requirements,
-    /// The second dial of 2011.
+    /// The aggression.
     pub aggression: Aggression,
     /// Where the migration stands.
     pub phase: Phase,

@@ -17,7 +17,7 @@ use crate::guest::{CurvePhase, Guest};
 #[derive(Debug, Clone)]
 pub(crate) struct Fluid {
     atoms: Vec<Atom>,
-    /// For each phase and each atom: writes to one page per second of CPU, `1 / time`.
+    /// For each phase and each set: writes to one page per second of CPU, `1 / time`.
     rates: Vec<f64>,
     /// How long each phase lasts.
     lasts: Vec<f64>,

@@ -93,7 +93,7 @@ impl Problem<'_> {
         self.best(&all, &rungs)
     }
 
-    /// The best from the beginning of a pass on, by a cut of it or a whole pass to one of these rungs.
+    /// The best from the beginning of a pass on, by a cut of it or a whole pass to one of these nodes.
     fn best(&self, state: &State, below: &[Rung]) -> Option<Cost> {
         let cuts = (0..=CUTS).flat_map(|n| self.cut(state, f64::from(n) / f64::from(CUTS)));
         let time = state.bytes / self.terms.link.0;
@@ -104,7 +104,7 @@ impl Problem<'_> {
         };
         let above = |cpu: f64| below.partition_point(|rung| rung.cpu < cpu);
         let between = below[above(least).min(above(most))..above(most)].iter();
-        // At full speed, and under the tightest hold, a pass ends between two rungs: it is taken to
+        // At full speed, and under the tightest hold, a pass ends between two nodes: it is taken to
         // end on the upper one.
         let ends = [least, most].into_iter().filter_map(|cpu| to(cpu, below.get(above(cpu))?));
         let passes = between.filter_map(|rung| to(rung.cpu, rung)).chain(ends);

@@ -83,7 +83,7 @@ fn levels(setup: &Setup) -> Vec<Constraints> {
     levels
 }
 
-/// The terms of a plan for this guest over this link, as it is at first, at no weight of time.
+/// The inputs of a plan for this guest over this link, as it is at first, at no weight of time.
 fn terms(setup: &Setup, allowed: &Constraints) -> Option<PlanInputs> {
     let (guest, link) = (&setup.guest, &setup.link);
     let limit = setup.requirements.max_bandwidth.unwrap_or(setup.qemu.max_bandwidth);
@@ -104,7 +104,7 @@ fn terms(setup: &Setup, allowed: &Constraints) -> Option<PlanInputs> {
     })
 }
 
-/// What of a share a gap at the edge of the span it was measured over may cost.
+/// Tolerance of a share for a gap at the edge of its measuring span.
 const SHARE_ERROR: f64 = 0.02;
 
 /// Seconds of CPU that a run lost that landed within what is to be kept.

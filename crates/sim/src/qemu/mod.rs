@@ -1,7 +1,7 @@
 //! QEMU's pre-copy as it is in 10.0 (`migration/migration.c` and `ram.c`), seen from outside.
 //!
-//! The migration thread goes round a loop. Each time it compares what remains with a threshold, looks
-//! at the bitmap if that is met (a *sync*), and if it still is, stops the guest and completes. If not,
+//! The migration thread runs a loop. Each time it compares what remains with a threshold, syncs the
+//! bitmap if that is met, and if it still is, stops the guest and completes. If not,
 //! it sends: for at most 50 ms, until the budget of the current window of 100 ms is spent, or until
 //! nothing is left. When a window is over, the threshold becomes what went in that window, per second,
 //! times the downtime limit. With auto-converge on, a sync is forced where there was none for 5 s.
@@ -26,7 +26,7 @@ pub struct Qemu {
     pub max_bandwidth: ByteRate,
     /// Its own throttle, for policies that ask for it.
     pub auto_converge: AutoConvergeVersion,
-    /// The vCPUs are emulated (TCG). After a look at its bitmap QEMU then waits until each of them has
+    /// The vCPUs are emulated (TCG). After a sync QEMU then waits until each of them has
     /// run (`tcg_log_global_after_sync`, `system/physmem.c`): one that it makes sleep writes again before
     /// anything more is sent, and auto-converge may never land a guest that KVM would have landed.
     pub emulated: bool,
@@ -51,7 +51,7 @@ impl Default for Qemu {
 const WINDOW: f64 = 0.1;
 /// Longest time it sends before it looks up (`MAX_WAIT` in `ram.c`).
 const SLICE: f64 = 0.05;
-/// Auto-converge looks at most once in so long.
+/// Least time between two checks of auto-converge.
 const LOOK: f64 = 1.0;
 /// A sync is forced where there was none for so long (`CPU_THROTTLE_DIRTY_SYNC_TIMEOUT_MS`, since 9.2).
 const FORCED_SYNC: f64 = 5.0;
@@ -60,7 +60,7 @@ const LONGEST_DOWNTIME: f64 = 2000.0;
 /// A moment is taken to be reached when it is nearer than this: sums of times round.
 const TINY: f64 = 1e-9;
 
-/// What the migration thread comes to.
+/// The outcome of one step of the migration thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// It goes on.
@@ -291,7 +291,7 @@ impl<'a> Precopy<'a> {
         self.zero += sent.zero;
     }
 
-    /// Looks at the bitmap.
+    /// Syncs the bitmap.
     pub(crate) fn sync(&mut self) {
         self.before_sync = Some(self.ram());
         self.syncs += 1;
@@ -370,7 +370,7 @@ impl<'a> Precopy<'a> {
         Turn::On
     }
 
-    /// Goes on by whole windows, if a window begins now and there is enough to send for several. They
+    /// Advances by whole windows, if a window begins now and there is enough to send for several. They
     /// end so early that within them nothing runs out and no threshold is met, however the link
     /// jitters.
     fn begin_stretch(&mut self) -> bool {
@@ -399,7 +399,7 @@ impl<'a> Precopy<'a> {
         true
     }
 
-    /// Goes on step by step from where a stretch has come to.
+    /// Advances step by step from where a stretch has come to.
     fn leave_stretch(&mut self) {
         let Doing::Stretch(stretch) = self.doing else { return };
         let windows = ((self.at - stretch.began) / WINDOW + TINY) as u64 as f64;
@@ -430,7 +430,7 @@ impl<'a> Precopy<'a> {
         by(to) - by(from)
     }
 
-    /// Sends from now on, and reckons until when.
+    /// Starts to send, and calculates until when.
     fn plan(&mut self) {
         let (rate, link_changes) = self.link.at(self.at, self.seed);
         let budget = self.limit * WINDOW - (self.wire - self.window_sent);

@@ -51,7 +51,7 @@ impl CurrentPlan {
         ChosenPlan { plan, ..self.chosen }
     }
 
-    /// Whether its grounds still hold: plans that are made again at every sample turn with the noise.
+    /// Whether its grounds still hold: plans made at every sample would alternate with the noise.
     fn is_valid(&self, view: &View) -> bool {
         let same_inputs = || {
             let now = self.chosen.constraints.plan_inputs(view);

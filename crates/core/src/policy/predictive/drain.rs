@@ -20,7 +20,7 @@ impl Drain {
     /// Starts to drain where the plan is so near its end that the buffers are empty by then.
     pub(super) fn start_if_near_end(&mut self, view: &View, plan: &Plan) {
         let Some(link) = reliable_rate(view).filter(|_| self.from.is_none()) else { return };
-        // What the drain costs in time costs a guest that is held work: not before its last pass.
+        // Draining takes time, and time under a hold costs work: a held guest drains in its last pass only.
         let last = plan.is_free() || plan.cost.passes <= 1;
         let left = plan.cost.total - plan.cost.shipment;
         let ends = last && left <= switch_over::time_to_drain(link).as_secs_f64();

@@ -3,13 +3,13 @@
 //! **Problem.** A guest has to land within the requirements and lose as little work as possible. What
 //! each way to the end would cost is known: the curve says what a pass leaves after so much of the
 //! guest's CPU time, and [`crate::planner`] finds the cheapest sequence of passes. But curve and link
-//! are estimates that change on the way, plans near a tie turn with the noise, the link is not known at
+//! are estimates that change on the way, plans that are nearly equal alternate with the noise, the link is not known at
 //! first, and some guests land best if nothing is done.
 //!
 //! **Approach.** At every sample the policy is in one [`Stage`]. It replans at the start of every pass,
 //! and within a pass when the plan's inputs change; the plan, and a few conditions on guest and link,
 //! choose the stage ([`Predictive::next_stage`], the only place where it changes), and the stage makes
-//! the decision. A plan holds the guest late, hard and short, for a pass at full speed costs no work;
+//! the decision. A plan holds the guest late, hard and short, because a pass at full speed costs no work;
 //! it pauses the guest where that loses less than a hold and the stall allows it.
 //!
 //! **Stages,** in the order in which they are tried. The first whose condition holds is next, whatever
@@ -32,13 +32,13 @@
 //! | holding | the plan gives the guest less CPU time in this pass than it wants | `holding.rs` |
 //!
 //! **Properties.**
-//! - While it steers, it keeps QEMU's own downtime limit at next to nothing: QEMU would otherwise look
-//!   at its bitmap again as soon as what remains *of the pass* fits the limit, and forget with each
-//!   look what the guest wrote twice. A pass that runs to its end leaves `D(c)`, and that is what has
+//! - While it steers, it keeps QEMU's own downtime limit at next to nothing: QEMU would otherwise sync
+//!   its bitmap as soon as what remains *of the pass* fits the limit, and each sync finds again
+//!   what the guest wrote twice. A pass that runs to its end leaves `D(c)`, and that is what has
 //!   to fit.
 //! - Where no plan keeps all of the requirements, they are given up one by one in the operator's order
-//!   (`--give-way`); where none may be, the policy says before the start, or as soon as it shows, why
-//!   not and what would resolve it.
+//!   (`--give-way`); where none may be, the policy says so before the start, or as soon as it is
+//!   known, with what would resolve it.
 //! - Draining the link is independent of the stage ([`drain`]): in the last moments before a shipment
 //!   the link gets a little less than it carries.
 
@@ -151,7 +151,7 @@ impl Predictive {
         self.convergence.on_view(view);
     }
 
-    /// Forgets what rests on the settings of before, where they are not those of the last sample.
+    /// Drops the state that depends on the settings, if they changed since the last sample.
     fn on_settings_changed(&mut self, view: &View) {
         let settings = (&view.requirements, view.aggression);
         let before = self.settings.as_ref().filter(|(asked, dial)| (asked, *dial) != settings);

@@ -1,8 +1,8 @@
 //! The stages in which no plan lands the guest: giving up, no plan yet, the tightest hold.
 //!
-//! What is known early may be wrong. So the first pass goes on at full speed, the next ones are held as
-//! tightly as the requirements allow, which is what would be done if a plan turned up, and only what
-//! no curve within the errors lands for several syncs is given up.
+//! Early estimates may be wrong. So the first pass runs at full speed; the next ones are held as tightly
+//! as the requirements allow, as most plans would; and only a guest that no curve within the errors lands
+//! for several syncs is given up.
 
 use super::{Predictive, Stage};
 use crate::decision::{Decision, Finish};

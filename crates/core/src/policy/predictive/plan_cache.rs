@@ -108,7 +108,7 @@ pub(super) fn longest_pass(from: &PlanState, inputs: &PlanInputs) -> f64 {
     from.remaining.as_f64() + from.used.0 / inputs.cpu_demand.0 * inputs.link.0
 }
 
-/// Whether two sets of inputs differ by less than what they are known to.
+/// Whether two sets of inputs differ by less than their errors.
 fn differ_little(one: &PlanInputs, other: &PlanInputs) -> bool {
     let near = |a: f64, b: f64| (a - b).abs() <= 0.03 * a.abs().max(b.abs());
     near(one.cpu_demand.0, other.cpu_demand.0)

@@ -41,7 +41,7 @@ impl NearMisses {
 
 impl Predictive {
     /// Whether nothing needs to be done: the plan holds nothing, nothing is held, and QEMU's own rule
-    /// lands the guest too. QEMU looks again as soon as what remains fits the limit, so it lands a guest
+    /// lands the guest too. QEMU syncs again as soon as what remains fits the limit, so it lands a guest
     /// whose fresh dirty rate is below the link's, or whose memory fits the pause.
     pub(super) fn lands_unaided(&self, view: &View, chosen: &ChosenPlan) -> bool {
         if !chosen.plan.is_free() || self.last_hold.is_held() {
@@ -63,7 +63,7 @@ impl Predictive {
         // What is dirtied in a window of the rate limit is always left.
         let least =
             0.02 + 1.5 * guest.curve.dirtied_bytes(inputs.cpu_demand.0 * WINDOW) / inputs.link.0;
-        // Should that not do, it may soon take longer.
+        // If that is not enough, a longer downtime is allowed soon.
         let misses = self.near_misses.count(view, least * inputs.link.0);
         let patient = least * 2f64.powf(f64::from(misses) / 4.0);
         let downtime_limit = Duration::try_from_secs_f64(patient.min(most)).ok();
