@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use crate::decision::{Decision, Finish, Hold, Quota, Tuning};
+use crate::decision::{Decision, Finish, Hold, Tuning};
+use crate::quota::Quota;
 use crate::requirements::Requirement;
 use crate::telemetry::view::{Phase, View};
 use crate::units::{ByteRate, Moment, show_duration};

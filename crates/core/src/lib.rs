@@ -20,6 +20,7 @@ pub mod guard;
 pub mod model;
 pub mod planner;
 pub mod policy;
+pub mod quota;
 pub mod recording;
 pub mod report;
 pub mod requirements;

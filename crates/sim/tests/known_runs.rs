@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use landfall_core::decision::{Decision, Hold, Quota};
+use landfall_core::decision::{Decision, Hold};
 use landfall_core::model::{Component, DirtyCurve};
 use landfall_core::policy::Policy;
+use landfall_core::quota::Quota;
 use landfall_core::report::Outcome;
 use landfall_core::requirements::{Requirement, Requirements};
 use landfall_core::telemetry::view::View;

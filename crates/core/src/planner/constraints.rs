@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{PlanInputs, classify, time_weight};
-use crate::decision::Quota;
 use crate::model::DirtyCurve;
+use crate::quota::Quota;
 use crate::report::Class;
 use crate::requirements::{Requirement, Requirements};
 use crate::switch_over;

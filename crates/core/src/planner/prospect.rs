@@ -10,8 +10,8 @@ use super::{
     Constraints, HURRY_WEIGHTS, Plan, PlanInputs, PlanState, STEERING_NODES, ValueTable,
     share_for_cpu, time_weight,
 };
-use crate::decision::Quota;
 use crate::model::DirtyCurve;
+use crate::quota::Quota;
 use crate::requirements::Aggression;
 use crate::switch_over;
 use crate::telemetry::view::View;

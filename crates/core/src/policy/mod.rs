@@ -153,7 +153,7 @@ pub struct PolicyEntry {
 pub const ALL: &[PolicyEntry] = &[
     PolicyEntry {
         name: "predictive",
-        help: "plans by the guest's dirty curve: late, hard and short, or a pause if that loses less",
+        help: "plans by the guest's dirty curve: holds it hard but briefly, near the end, or pauses it if that costs less",
         make: || Box::<Predictive>::default(),
     },
     PolicyEntry { name: "plain", help: "no help at all", make: || Box::new(Plain) },

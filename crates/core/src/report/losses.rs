@@ -326,7 +326,7 @@ fn risen_by(before: Option<u64>, now: Option<u64>) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decision::Quota;
+    use crate::quota::Quota;
     use crate::telemetry::sample::{Migration, Status};
 
     fn look(at_ms: u64, cpu_ms: u64, held_ms: u64, holds: u64, own_throttle: f64) -> Sample {

@@ -335,7 +335,7 @@ fn phase(status: Status, ram: Option<Ram>) -> Phase {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decision::Quota;
+    use crate::quota::Quota;
     use crate::telemetry::sample::Migration;
     use crate::units::ByteRate;
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::decision::{Hold, Quota};
+use crate::decision::Hold;
 use crate::model::{Estimate, LazyEstimate};
+use crate::quota::Quota;
 use crate::requirements::{Aggression, Requirement, Requirements};
 use crate::units::{ByteRate, Bytes, CpuDemand, CpuTime, Moment, Share};
 

@@ -61,6 +61,6 @@ Examples:
     landfall plan unix:/run/vm.qmp --to-rate 1Gbit/s --probe 10s --picture vm.svg
 
 Exit status:
-  0  the plan was made; whether everything can be kept, it says
+  0  the plan was made; the output says whether all requirements can be kept
   2  wrong arguments
   5  the monitor of the guest does not answer";

@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::time::Duration;
 
-use landfall_core::decision::{Decision, Hold, Quota};
+use landfall_core::decision::{Decision, Hold};
 use landfall_core::model::prior::Prior;
+use landfall_core::quota::Quota;
 use landfall_core::recording::{KIND, RecordedSample, RecordingHeader, RecordingLine, VERSION};
 use landfall_core::report::Report;
 use landfall_core::requirements::{Aggression, Requirements};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use landfall_core::decision::Quota;
+use landfall_core::quota::Quota;
 
 use crate::procfs::ProcError;
 

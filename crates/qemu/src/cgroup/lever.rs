@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use landfall_core::decision::Quota;
+use landfall_core::quota::Quota;
 
 use super::cached_file::CachedFile;
 use super::error::CgroupError;

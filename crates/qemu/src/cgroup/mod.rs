@@ -46,7 +46,7 @@ mod undo_step;
 pub use error::CgroupError;
 pub use group::scheduler_tick;
 pub use hierarchy::CgroupVersion;
-pub use landfall_core::decision::Quota;
+pub use landfall_core::quota::Quota;
 pub use lever::{CpuLever, EffectiveLimit, ReleaseFailure, VcpuStats};
 pub use placement::{Placement, VcpuThread, find_cpu_lever};
 pub use undo_step::UndoStep;

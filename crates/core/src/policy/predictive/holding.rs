@@ -6,8 +6,9 @@
 
 use super::current_plan::time_to_send;
 use super::{ChosenPlan, Predictive};
-use crate::decision::{Decision, Hold, Quota};
+use crate::decision::{Decision, Hold};
 use crate::planner::{PlanStep, share_for_cpu};
+use crate::quota::Quota;
 use crate::switch_over;
 use crate::telemetry::view::View;
 use crate::units::{CpuDemand, Share};

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
-use landfall_core::decision::{Decision, Hold, Quota};
+use landfall_core::decision::{Decision, Hold};
 use landfall_core::policy::{Needs, Policy};
+use landfall_core::quota::Quota;
 use landfall_core::requirements::Settings;
 use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::ByteRate;
