@@ -16,6 +16,7 @@
 //! ```
 
 pub mod decision;
+pub mod ending;
 pub mod guard;
 pub mod model;
 pub mod planner;

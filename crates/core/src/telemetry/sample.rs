@@ -38,7 +38,7 @@ pub struct Migration {
 }
 
 /// The status of a migration: QEMU's words, reduced to what matters for steering.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
     /// None was ever started.

@@ -1,0 +1,41 @@
+//! What has been begun and must not be forgotten.
+
+use serde::{Deserialize, Serialize};
+
+/// What a process that ends a migration owes the guest. Written down before the command that brings it
+/// about, so that it may be owed without having happened; all that follows from it can be done then as
+/// well.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Obligations {
+    /// landfall has started the migration under way, so that it may cancel it. Withdrawn when that is
+    /// over, or was refused.
+    pub migration_started: bool,
+    /// Post-copy was asked for. QEMU says so only later, so the status alone does not tell whether a cancel
+    /// would lose the guest.
+    pub post_copy_requested: bool,
+    /// landfall told the source to stop the guest.
+    pub guest_stopped: bool,
+    /// The source was seen to have paused the guest before the final copy: it arrives paused.
+    pub source_fenced: bool,
+    /// landfall told the destination not to start the guest.
+    pub destination_fenced: bool,
+}
+
+impl Obligations {
+    pub(super) fn with_guest_stopped(self) -> Self {
+        Self { guest_stopped: true, ..self }
+    }
+
+    pub(super) fn with_source_fence(self) -> Self {
+        Self { source_fenced: true, ..self }
+    }
+
+    pub(super) fn with_destination_fence(self) -> Self {
+        Self { destination_fenced: true, ..self }
+    }
+
+    /// Returns whether nothing is owed.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
