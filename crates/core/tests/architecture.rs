@@ -58,26 +58,26 @@ const FORBIDDEN: &[&str] = &[
 /// guest: the laboratory acts on guests as well, but only on those that it has booted itself and that end
 /// with it.
 const ACTS: &[(&[&str], &[&str])] = &[
-    // QEMU: the functions of `QemuMonitor` that change something. (`migration_end` ends migrations, for the
-    // loop and the guardian alike.)
+    // QEMU: the functions of `QemuMonitor` that change something. (`end_runner` ends migrations, for the loop,
+    // the guardian and `landfall release` alike.)
     (
         &[
             ".stop()",
-            ".migrate_cancel()",
             ".migrate(",
             ".set_migration_parameters(",
             ".cont()",
             ".migrate_start_postcopy()",
-            ".yank_migration()",
+            ".start_command(",
+            ".start_yank_migration()",
         ],
-        &["qemu/src/driver/", "qemu/src/migration_end.rs", "qemu/src/rollback.rs"],
+        &["qemu/src/driver/", "qemu/src/end_runner.rs", "qemu/src/rollback/"],
     ),
     // Control groups: the lever, the reader of its counters, and the rollback. Every hold passes
     // through the hands, which give the guardian the rollback first.
     (&["CpuLever"], &["qemu/src/driver/actuator.rs", "qemu/src/vcpus.rs", "qemu/src/cgroup/"]),
     (&["find_cpu_lever("], &["qemu/src/driver/preflight.rs", "qemu/src/cgroup/"]),
     (&["lever.release_all("], &["qemu/src/driver/actuator.rs"]),
-    (&["step.apply("], &["qemu/src/rollback.rs", "qemu/src/cgroup/"]),
+    (&["step.apply("], &["qemu/src/rollback/", "qemu/src/release.rs", "qemu/src/cgroup/"]),
     // Files: groups and limits in one place, the lock and the socket in another, the recording in a
     // third, pictures in a fourth; what was started from the management page, its socket and its token.
     (
@@ -93,7 +93,10 @@ const ACTS: &[(&[&str], &[&str])] = &[
         ],
         &[
             "qemu/src/cgroup/",
+            "qemu/src/guardian.rs",
             "qemu/src/lock.rs",
+            "qemu/src/rollback/record.rs",
+            "qemu/src/control/mod.rs",
             "qemu/src/runtime_dir.rs",
             "qemu/src/control/server.rs",
             "migration/src/recording/write.rs",

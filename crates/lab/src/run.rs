@@ -199,7 +199,7 @@ impl LabRun {
             policy: NamedPolicy::by_name(self.policy, Path::new(""))?,
             post_copy: false,
         };
-        let mut run = MigrationRun::new(config, &report_first_failure(self.guest))?;
+        let mut run = MigrationRun::new(config, &report_first_failure(self.guest));
         let (preflight, expected) = run.probe(PROBE_BUDGET).await?;
         if let Some(path) = &self.record {
             run.record_to(path)?;

@@ -8,9 +8,7 @@
 //!                                      \---> refuse -> report
 //! ```
 
-use std::env;
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use landfall_core::model::prior::Prior;
@@ -63,10 +61,7 @@ pub struct FinishedRun {
 impl MigrationRun {
     /// Prepares a migration. `tell` is called at once when a script fails. This program has to know the
     /// guardian's subcommand ([`landfall_qemu::guardian::SUBCOMMAND`]): it is started again as guardian.
-    ///
-    /// # Errors
-    /// The file of this program cannot be found.
-    pub fn new(config: RunConfig, tell: &Tell) -> io::Result<MigrationRun> {
+    pub fn new(config: RunConfig, tell: &Tell) -> MigrationRun {
         let RunConfig { policy, .. } = config;
         let request = MigrationRequest {
             source: config.source,
@@ -77,9 +72,11 @@ impl MigrationRun {
             post_copy: config.post_copy,
             prior: Prior::default(),
             forecast: None,
-            guardian: env::current_exe()?,
+            // The file that runs, also where an upgrade has replaced it since: the two processes have to
+            // understand each other.
+            guardian: PathBuf::from("/proc/self/exe"),
         };
-        Ok(MigrationRun { policy, request, recorder: None })
+        MigrationRun { policy, request, recorder: None }
     }
 
     /// Records the migration into a file, which is created at once.

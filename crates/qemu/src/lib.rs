@@ -10,14 +10,15 @@
 pub mod cgroup;
 pub mod control;
 pub mod driver;
+pub mod end_runner;
 pub mod guardian;
 pub mod lock;
-pub mod migration_end;
 pub mod monitor;
 pub mod mutex;
 pub mod probe;
 pub mod procfs;
 pub mod qmp;
+pub mod release;
 pub mod rollback;
 pub mod runtime_dir;
 pub mod stdio;

@@ -1,11 +1,15 @@
 //! One landfall for each guest: an advisory lock, named after the guest's QEMU process.
+//!
+//! The lock file is removed by the process that holds the lock last. One that opens the file just before
+//! that locks a file without a name, notices, and opens again.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use crate::procfs::Process;
 use crate::runtime_dir::{self, RuntimeDirError};
@@ -15,6 +19,9 @@ use crate::runtime_dir::{self, RuntimeDirError};
 #[derive(Debug)]
 pub struct GuestLock {
     file: File,
+    path: PathBuf,
+    /// The guardian holds the lock as well: the file is then its to remove.
+    is_shared: bool,
 }
 
 /// Why a guest cannot be locked.
@@ -51,28 +58,29 @@ impl GuestLock {
     /// # Errors
     /// [`LockError`].
     pub fn acquire(process: Process) -> Result<GuestLock, LockError> {
-        let name = format!("{}-{}.lock", process.pid, process.start_time_ticks);
-        let path = runtime_dir::create()?.join(name);
+        runtime_dir::create()?;
+        let path = runtime_dir::guest_file(process, "lock");
         let failed = |source| LockError::File { path: path.clone(), source };
-        let open =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(failed)?;
-        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            if error != rustix::io::Errno::WOULDBLOCK {
-                return Err(failed(error.into()));
+        loop {
+            let mut file = open_file(&path).map_err(failed)?;
+            if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                if error != Errno::WOULDBLOCK {
+                    return Err(failed(error.into()));
+                }
+                let mut holder = String::new();
+                // Only for the message, which says less without it.
+                let _ = file.read_to_string(&mut holder);
+                let holder = if holder.is_empty() { "unknown".to_owned() } else { holder };
+                return Err(LockError::AlreadySteered { holder, pid: process.pid });
             }
-            let mut holder = String::new();
-            // Only for the message, which says less without it.
-            let _ = file.read_to_string(&mut holder);
-            let holder = if holder.is_empty() { "unknown".to_owned() } else { holder };
-            return Err(LockError::AlreadySteered { holder, pid: process.pid });
+            if !is_file_at(&file, &path).map_err(failed)? {
+                continue;
+            }
+            fcntl_setfd(&file, FdFlags::empty()).map_err(|error| failed(error.into()))?;
+            file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+            write!(file, "{}", std::process::id()).map_err(failed)?;
+            return Ok(GuestLock { file, path, is_shared: false });
         }
-        fcntl_setfd(&file, FdFlags::empty()).map_err(|error| failed(error.into()))?;
-        file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
-        write!(file, "{}", std::process::id()).map_err(failed)?;
-        // The file is never removed: another process may be about to lock it. /run is emptied at
-        // every boot.
-        Ok(GuestLock { file })
     }
 
     /// Keeps child processes that start from now on from inheriting the lock. Called once the guardian
@@ -80,8 +88,43 @@ impl GuestLock {
     ///
     /// # Errors
     /// Those of fcntl(2).
-    pub fn close_on_exec(&self) -> io::Result<()> {
+    pub fn close_on_exec(&mut self) -> io::Result<()> {
+        self.is_shared = true;
         Ok(fcntl_setfd(&self.file, FdFlags::CLOEXEC)?)
+    }
+
+    /// The guardian has ended: this process alone holds the lock again.
+    pub fn take_back(&mut self) {
+        self.is_shared = false;
+    }
+}
+
+impl Drop for GuestLock {
+    fn drop(&mut self) {
+        if !self.is_shared {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes the lock file of a guest, for a process that holds the lock by inheritance.
+pub(crate) fn remove_file(process: Process) {
+    let _ = fs::remove_file(runtime_dir::guest_file(process, "lock"));
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(path)
+}
+
+/// Returns whether a path still leads to an open file.
+fn is_file_at(file: &File, path: &Path) -> io::Result<bool> {
+    let opened = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -97,5 +140,6 @@ mod tests {
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         drop(first);
         assert!(GuestLock::acquire(process).is_ok());
+        assert!(!runtime_dir::guest_file(process, "lock").exists(), "nothing is left behind");
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use landfall_core::ending::GuestState;
 use landfall_core::telemetry::sample::{Migration, Ram, Status};
 use landfall_core::units::{ByteRate, Bytes, Share};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,33 @@ pub enum RunState {
     InMigrate,
     /// The guest is stopped. The text is QEMU's word: `paused`, `postmigrate`, `io-error`, ...
     Stopped(String),
+}
+
+impl RunState {
+    /// Returns what it means for the end of a migration. A guest that sleeps (`suspended`, S3) is alive: QEMU
+    /// migrates it as one that runs, and `cont` does nothing to it.
+    pub fn guest_state(&self) -> GuestState {
+        match self {
+            RunState::Running => GuestState::Running,
+            RunState::InMigrate => GuestState::Incoming,
+            RunState::Stopped(word) => match word.as_str() {
+                "suspended" => GuestState::Running,
+                "paused" | "prelaunch" => GuestState::Paused,
+                "finish-migrate" => GuestState::FinalCopy,
+                "postmigrate" => GuestState::Sent,
+                _ => GuestState::Halted,
+            },
+        }
+    }
+}
+
+/// Reads the response to `query-status`.
+pub fn parse_query_status(answer: &Value) -> RunState {
+    match answer["status"].as_str().unwrap_or("unknown") {
+        "running" => RunState::Running,
+        "inmigrate" => RunState::InMigrate,
+        word => RunState::Stopped(word.to_owned()),
+    }
 }
 
 impl fmt::Display for RunState {
@@ -114,6 +142,42 @@ impl MigrationParameters {
         Self { parameters: names.into_iter().filter_map(there).collect(), capabilities: Map::new() }
     }
 
+    /// Returns those of these original values that have to be set so that nothing of landfall's is left: where
+    /// the value now is one that landfall set. A value that another program has set since then stays.
+    pub fn still_to_restore(&self, now: &Self, set_by_landfall: &[Self]) -> Self {
+        fn pick(
+            found: &Map<String, Value>,
+            now: &Map<String, Value>,
+            ours: &[&Map<String, Value>],
+        ) -> Map<String, Value> {
+            let is_ours = |name: &String, value: &Value| {
+                ours.iter().any(|ours| ours.get(name).is_some_and(|set| set == value))
+            };
+            let differs = |(name, value): &(&String, &Value)| {
+                now.get(*name).is_some_and(|now| now != *value && is_ours(name, now))
+            };
+            found
+                .iter()
+                .filter(differs)
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect()
+        }
+        let parameters: Vec<_> = set_by_landfall.iter().map(|set| &set.parameters).collect();
+        let capabilities: Vec<_> = set_by_landfall.iter().map(|set| &set.capabilities).collect();
+        Self {
+            parameters: pick(&self.parameters, &now.parameters, &parameters),
+            capabilities: pick(&self.capabilities, &now.capabilities, &capabilities),
+        }
+    }
+
+    /// Returns these settings with others on top.
+    pub fn with(&self, others: &Self) -> Self {
+        let mut all = self.clone();
+        all.parameters.extend(others.parameters.clone());
+        all.capabilities.extend(others.capabilities.clone());
+        all
+    }
+
     /// Returns what undoes these settings, and all later changes while the migration runs: the values
     /// in `found`.
     pub fn original_values(&self, found: &Self) -> Self {
@@ -143,6 +207,11 @@ impl QemuMonitor {
         self.qmp.address()
     }
 
+    /// Returns whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.qmp.is_closed()
+    }
+
     /// Returns the id of the process that made the monitor's socket: QEMU, or the process that started
     /// it. `None` for a TCP connection.
     pub fn peer_pid(&self) -> Option<i32> {
@@ -154,13 +223,15 @@ impl QemuMonitor {
     /// # Errors
     /// Those of [`QmpClient::execute`], as for every function here that sends a command.
     pub async fn query_run_state(&mut self) -> Result<RunState, QmpError> {
-        let answer = self.qmp.execute("query-status", Value::Null).await?;
-        let word = answer["status"].as_str().unwrap_or("unknown");
-        Ok(match word {
-            "running" => RunState::Running,
-            "inmigrate" => RunState::InMigrate,
-            word => RunState::Stopped(word.to_owned()),
-        })
+        Ok(parse_query_status(&self.qmp.execute("query-status", Value::Null).await?))
+    }
+
+    /// Sends a command without arguments and does not wait for the answer.
+    ///
+    /// # Errors
+    /// [`QmpError::Closed`].
+    pub fn start_command(&mut self, command: &str) -> Result<PendingResponse, QmpError> {
+        self.qmp.send_command(command, Value::Null)
     }
 
     /// Returns the guest's name (QEMU's option `-name`), if it has one.
@@ -288,16 +359,14 @@ impl QemuMonitor {
         self.qmp.execute("migrate", json!({ "uri": uri })).await.map(drop)
     }
 
-    /// Requests that the migration be cancelled (`migrate_cancel`). It ends a little later.
-    pub async fn migrate_cancel(&mut self) -> Result<(), QmpError> {
-        self.qmp.execute("migrate_cancel", Value::Null).await.map(drop)
-    }
-
     /// Breaks the migration's connection (`yank`), even while QEMU's main loop is blocked in the final
-    /// copy. The migration fails and the guest continues at the source.
-    pub async fn yank_migration(&mut self) -> Result<(), QmpError> {
+    /// copy, and does not wait for the answer. The migration fails and the guest continues at the source.
+    ///
+    /// # Errors
+    /// [`QmpError::Closed`], [`QmpError::NoOutOfBand`].
+    pub fn start_yank_migration(&mut self) -> Result<PendingResponse, QmpError> {
         let arguments = json!({ "instances": [{ "type": "migration" }] });
-        self.qmp.execute_out_of_band("yank", arguments).await.map(drop)
+        self.qmp.send_out_of_band("yank", arguments)
     }
 
     /// Switches the migration to post-copy (`migrate-start-postcopy`).

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::procfs::Process;
+
 /// Why the runtime directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeDirError {
@@ -34,6 +36,31 @@ pub fn path() -> PathBuf {
         }
         _ => PathBuf::from("/run/landfall"),
     }
+}
+
+/// Returns the path of a file in the runtime directory that belongs to the guest of a QEMU process.
+pub fn guest_file(process: Process, extension: &str) -> PathBuf {
+    let Process { pid, start_time_ticks } = process;
+    path().join(format!("{pid}-{start_time_ticks}.{extension}"))
+}
+
+/// Returns the QEMU process to whose guest a file in the runtime directory belongs; `None` for another
+/// file.
+pub fn process_of_file(path: &Path) -> Option<Process> {
+    let (pid, started) = path.file_stem()?.to_str()?.split_once('-')?;
+    Some(Process { pid: pid.parse().ok()?, start_time_ticks: started.parse().ok()? })
+}
+
+/// Returns the QEMU processes of whose guests there is a file with this extension, in ascending order.
+pub fn list_processes(extension: &str) -> Vec<Process> {
+    let entries = fs::read_dir(path()).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    let mut found: Vec<Process> = paths
+        .filter(|path| path.extension().is_some_and(|it| it == extension))
+        .filter_map(|path| process_of_file(&path))
+        .collect();
+    found.sort_by_key(|process| (process.pid, process.start_time_ticks));
+    found
 }
 
 /// Makes the runtime directory if it is not there, accessible to landfall's user alone, and returns

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use landfall_core::telemetry::sample::Ram;
 use landfall_core::units::{ByteRate, Bytes};
 use landfall_qemu::monitor::MigrationParameters;
+use landfall_qemu::qmp::RESPONSE_TIMEOUT;
 use tokio::time::sleep;
 
 use super::error::TheoryError;
@@ -96,7 +97,7 @@ pub async fn all(
     }
     pace.later = free.1 / free.0.as_secs_f64();
     stage.throttler.set(ThrottleSetting::FREE).await?;
-    stage.machine.migrate_cancel().await?;
+    stage.machine.start_command("migrate_cancel")?.wait(RESPONSE_TIMEOUT).await?;
     Ok((seen, pace))
 }
 

@@ -3,6 +3,7 @@
 mod migrate;
 mod plan;
 mod policy_parser;
+mod release;
 mod replay;
 mod requirement_args;
 mod set;
@@ -15,6 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 pub use migrate::{MigrateArgs, PostCopyArg};
 pub use plan::PlanArgs;
+pub use release::ReleaseArgs;
 pub use replay::ReplayArgs;
 pub use set::Set;
 pub use simulate::SimulateArgs;
@@ -38,6 +40,10 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     #[command(about = "Show or change the settings of a migration that is under way")]
     Set(Set),
+    #[command(
+        about = "Undo what a crash of landfall and its guardian has left behind on this host"
+    )]
+    Release(ReleaseArgs),
     #[command(
         about = "Boot guests and show what steering is worth against QEMU's own auto-converge"
     )]

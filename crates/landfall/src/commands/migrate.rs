@@ -26,6 +26,7 @@ pub async fn run(options: Box<MigrateArgs>) -> Result<u8, CommandError> {
         let _ = rustix::process::setsid();
     }
     let settings = options.asked.settings().map_err(CommandError::usage)?;
+    super::release::run_at_start().await;
     let line = ProgressLine::new();
     let mut run = prepare(&options, &settings, &line)?;
     let mut stops = signals::listen();
@@ -77,9 +78,7 @@ fn prepare(
         policy: options.asked.policy.clone(),
         post_copy: options.post_copy == PostCopyArg::Allow,
     };
-    let mut run = MigrationRun::new(config, &line.message_printer())
-        .map_err(|error| format!("landfall cannot find its own program: {error}"))
-        .map_err(CommandError::usage)?;
+    let mut run = MigrationRun::new(config, &line.message_printer());
     if let Some(path) = &options.record {
         run.record_to(path).map_err(CommandError::usage)?;
     }

@@ -2,9 +2,12 @@
 
 mod migrate;
 mod plan;
+mod release;
 mod replay;
 mod set;
 mod simulate;
+
+pub use release::run_at_start as release_at_start;
 
 use std::io;
 
@@ -21,6 +24,7 @@ use crate::{signals, web};
 pub async fn run(command: Command) -> Result<u8, CommandError> {
     match command {
         Command::Migrate(options) => return migrate::run(options).await,
+        Command::Release(options) => return release::run(&options).await,
         Command::Replay(options) => return replay::run(options).await,
         Command::Plan(options) => plan::run(*options).await?,
         #[cfg(feature = "lab")]

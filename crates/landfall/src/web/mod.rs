@@ -94,6 +94,7 @@ enum ServeError {
 /// [`CommandError`]: the page cannot be served.
 pub async fn run(options: ServeOptions) -> Result<(), CommandError> {
     let (listener, state) = open(&options).await.map_err(CommandError::usage)?;
+    crate::commands::release_at_start().await;
     print_greeting(&options, &listener, &state);
     let mut stops = signals::listen();
     tokio::select! {

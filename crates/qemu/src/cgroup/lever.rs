@@ -12,7 +12,7 @@ use super::group::{BandwidthLimit, CgroupDir, check_quota, is_at_most, write_fil
 use super::hierarchy::{CgroupVersion, thread_error, thread_stat};
 use super::parse::{CpuStat, cpu_stat};
 use super::placement::{Origin, VcpuThread};
-use super::undo_step::UndoStep;
+use super::undo_step::{UndoStep, unlimit};
 use crate::procfs::{self, parse, thread_file};
 
 /// The CPU lever on one guest, made by [`find_cpu_lever`](super::find_cpu_lever). Releases all threads when it
@@ -358,15 +358,6 @@ fn undo_steps_for(threads: &[&VcpuThread]) -> Vec<UndoStep> {
         }
     }
     [unlimit_all, remove, controllers].concat()
-}
-
-/// Returns the step that removes the limit of a group, whatever it is now.
-fn unlimit(group: &CgroupDir) -> UndoStep {
-    let (file, value) = match group.version {
-        CgroupVersion::V1 => ("cpu.cfs_quota_us", "-1"),
-        CgroupVersion::V2 => ("cpu.max", "max"),
-    };
-    UndoStep::WriteFile { path: group.file(file), value: value.to_owned() }
 }
 
 /// Returns the steps that give a group the limit it was found with, whatever its limit is now. In v1 the quota

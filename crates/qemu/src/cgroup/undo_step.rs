@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::error::CgroupError;
-use super::group::{GROUP_PREFIX, read_file, write_file};
+use super::group::{CgroupDir, GROUP_PREFIX, read_file, write_file};
+use super::hierarchy::CgroupVersion;
 use super::parse;
 
 /// One step of a rollback. In the order in which [`CpuLever::undo_steps`](super::CpuLever::undo_steps)
@@ -65,6 +66,15 @@ impl UndoStep {
             Self::DisableCpu { group } => disable_cpu(group),
         }
     }
+}
+
+/// Returns the step that removes the limit of a group, whatever it is now.
+pub(super) fn unlimit(group: &CgroupDir) -> UndoStep {
+    let (file, value) = match group.version {
+        CgroupVersion::V1 => ("cpu.cfs_quota_us", "-1"),
+        CgroupVersion::V2 => ("cpu.max", "max"),
+    };
+    UndoStep::WriteFile { path: group.file(file), value: value.to_owned() }
 }
 
 /// Moves all threads of a group. Repeated until the group is empty, because its threads may be starting

@@ -136,12 +136,16 @@ pub(crate) fn absolute_address(address: &QmpAddress) -> QmpAddress {
 }
 
 /// The extension of control sockets.
-const SOCKET_EXTENSION: &str = "sock";
+pub(crate) const SOCKET_EXTENSION: &str = "sock";
 
 /// Returns the path of the control socket for a guest.
 fn socket_path(process: Process) -> PathBuf {
-    let (pid, started) = (process.pid, process.start_time_ticks);
-    runtime_dir::path().join(format!("{pid}-{started}.{SOCKET_EXTENSION}"))
+    runtime_dir::guest_file(process, SOCKET_EXTENSION)
+}
+
+/// Removes the control socket of a guest whose landfall was killed.
+pub(crate) fn remove_socket(process: Process) {
+    let _ = std::fs::remove_file(socket_path(process));
 }
 
 #[cfg(test)]

@@ -142,17 +142,11 @@ impl Drop for ControlServer {
 fn remove_stale_sockets(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        if process_of_socket(&path).is_some_and(|process| !process.is_alive()) {
+        let is_socket = path.extension().is_some_and(|extension| extension == SOCKET_EXTENSION);
+        if is_socket && runtime_dir::process_of_file(&path).is_some_and(|it| !it.is_alive()) {
             let _ = fs::remove_file(path);
         }
     }
-}
-
-/// Returns the guest's process of a control socket; `None` for another file.
-fn process_of_socket(path: &Path) -> Option<Process> {
-    let name = path.file_name()?.to_str()?.strip_suffix(SOCKET_EXTENSION)?.strip_suffix('.')?;
-    let (pid, started) = name.split_once('-')?;
-    Some(Process { pid: pid.parse().ok()?, start_time_ticks: started.parse().ok()? })
 }
 
 async fn serve_clients(

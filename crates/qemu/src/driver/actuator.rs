@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use landfall_core::decision::{Hold, Tuning};
+use landfall_core::ending::Obligations;
 use landfall_core::requirements::Requirements;
 use landfall_core::session::Action;
 use landfall_core::switch_over;
@@ -12,11 +13,11 @@ use super::refusal::Refusal;
 use crate::cgroup::{CgroupError, CpuLever};
 use crate::guardian::{Guardian, GuardianError};
 use crate::lock::GuestLock;
-use crate::migration_end::{self, CancelOutcome};
 use crate::monitor::{MigrationParameters, QemuMonitor};
 use crate::procfs::Process;
 use crate::qmp::QmpError;
 use crate::rollback::Rollback;
+use crate::rollback::record::RollbackRecord;
 use crate::vcpus;
 
 /// The guest's vCPUs on this host, locked for this landfall.
@@ -61,12 +62,9 @@ pub(super) enum ActionError {
     /// A quota could not be lifted; it is tried again, and is the guardian's in the end.
     #[error("{0}")]
     StillHeld(String),
-    /// QEMU did not do it.
+    /// QEMU did not do it, or does not say that it did.
     #[error(transparent)]
     Monitor(#[from] QmpError),
-    /// The migration cannot be cancelled now.
-    #[error("the migration cannot be cancelled now")]
-    NotCancelled,
 }
 
 /// Everything through which a guest can be acted on.
@@ -74,6 +72,7 @@ pub(super) enum ActionError {
 pub(super) struct Actuator {
     vcpus: LockedVcpus,
     rollback: Rollback,
+    record: RollbackRecord,
     /// QEMU's parameters as they were found.
     found: MigrationParameters,
     /// Those that were set last for the policy.
@@ -83,22 +82,26 @@ pub(super) struct Actuator {
 }
 
 impl Actuator {
-    /// Starts the guardian and gives it the rollback: nothing is changed without one.
+    /// Starts the guardian, gives it the rollback and writes that to a file: nothing is changed without
+    /// either.
     ///
     /// # Errors
-    /// No guardian can be had.
+    /// No guardian can be had, or the file cannot be written.
     pub(super) fn new(
-        vcpus: LockedVcpus,
+        mut vcpus: LockedVcpus,
         found: MigrationParameters,
         rollback: Rollback,
         program: &Path,
     ) -> Result<Actuator, Refusal> {
         let mut guardian = Guardian::spawn(program).map_err(Refusal::NoGuardian)?;
-        guardian.update(&rollback).map_err(Refusal::NoGuardian)?;
         vcpus.lock.close_on_exec().map_err(Refusal::LockNotKept)?;
+        let record = RollbackRecord::of(vcpus.process);
+        record.write(&rollback).map_err(Refusal::NoRecord)?;
+        guardian.update(&rollback).map_err(Refusal::NoGuardian)?;
         Ok(Actuator {
             vcpus,
             rollback,
+            record,
             found,
             tuned: None,
             guardian: Some(guardian),
@@ -120,15 +123,15 @@ impl Actuator {
         self.vcpus.read_counters()
     }
 
-    /// Carries out one action.
+    /// Carries out one action. The driver ends migrations ([`Action::Cancel`], [`Action::BreakLink`]) itself,
+    /// by the protocol for that.
     ///
     /// # Errors
-    /// It was not done; for what can be tried again the session asks again.
+    /// It was not done, or QEMU does not say that it was.
     pub(super) async fn carry_out(
         &mut self,
         action: Action,
         source: &mut QemuMonitor,
-        destination: Option<&mut QemuMonitor>,
     ) -> Result<(), ActionError> {
         match action {
             Action::Hold { vcpu, hold } => self.hold_vcpu(vcpu, hold),
@@ -136,16 +139,8 @@ impl Actuator {
             Action::StopGuest => self.stop_guest(source).await,
             Action::ContinueGuest => self.continue_guest(source).await,
             Action::Tune(tuning) => self.tune(source, tuning).await,
-            Action::StartPostCopy => Ok(source.migrate_start_postcopy().await?),
-            Action::Cancel => match migration_end::cancel_migration(source, destination).await? {
-                CancelOutcome::Requested => Ok(()),
-                _ => Err(ActionError::NotCancelled),
-            },
-            // Where this cannot be done safely, or is refused, there is nothing better than to wait.
-            Action::BreakLink => {
-                let _ = migration_end::break_migration_link(source, destination).await;
-                Ok(())
-            }
+            Action::StartPostCopy => self.start_post_copy(source).await,
+            Action::Cancel | Action::BreakLink => Ok(()),
         }
     }
 
@@ -185,15 +180,21 @@ impl Actuator {
         self.check_guardian()?;
         // A vCPU that a quota keeps from running would answer late.
         let _ = self.release_all();
-        self.rollback.guest_stopped = true;
+        self.rollback.obligations.guest_stopped = true;
         self.update_guardian()?;
         Ok(source.stop().await?)
     }
 
     async fn continue_guest(&mut self, source: &mut QemuMonitor) -> Result<(), ActionError> {
         source.cont().await?;
-        self.forget_stop();
+        self.rollback.obligations.guest_stopped = false;
         self.update_guardian()
+    }
+
+    async fn start_post_copy(&mut self, source: &mut QemuMonitor) -> Result<(), ActionError> {
+        self.rollback.obligations.post_copy_requested = true;
+        self.update_guardian()?;
+        Ok(source.migrate_start_postcopy().await?)
     }
 
     /// Changes QEMU's parameters as a decision says; writes nothing that is in force already.
@@ -212,9 +213,23 @@ impl Actuator {
         if parameters == MigrationParameters::default() || in_force {
             return Ok(());
         }
-        source.set_migration_parameters(&parameters).await?;
+        self.set_parameters(source, &parameters).await?;
         self.tuned = Some(parameters);
         Ok(())
+    }
+
+    /// Sets parameters of QEMU's migrations, which are put back later.
+    ///
+    /// # Errors
+    /// QEMU does not take them, or does not say that it did; the guardian is gone.
+    pub(super) async fn set_parameters(
+        &mut self,
+        source: &mut QemuMonitor,
+        parameters: &MigrationParameters,
+    ) -> Result<(), ActionError> {
+        self.rollback.note_set(parameters);
+        self.update_guardian()?;
+        Ok(source.set_migration_parameters(parameters).await?)
     }
 
     /// Has QEMU keep what is asked for now instead of what was: its bandwidth, and the downtime for
@@ -229,7 +244,7 @@ impl Actuator {
         before: &Requirements,
         after: &Requirements,
         shipping: bool,
-    ) -> Result<(), QmpError> {
+    ) -> Result<(), ActionError> {
         let mut parameters = MigrationParameters::default();
         if after.max_bandwidth != before.max_bandwidth {
             match after.max_bandwidth {
@@ -244,12 +259,12 @@ impl Actuator {
         if parameters == MigrationParameters::default() {
             return Ok(());
         }
-        source.set_migration_parameters(&parameters).await?;
+        self.set_parameters(source, &parameters).await?;
         self.tuned = None;
         Ok(())
     }
 
-    /// Puts QEMU's parameters back as they were found.
+    /// Puts QEMU's parameters back as they were found, where they are what landfall has set.
     ///
     /// # Errors
     /// QEMU does not take them.
@@ -257,40 +272,51 @@ impl Actuator {
         &self,
         source: &mut QemuMonitor,
     ) -> Result<(), QmpError> {
-        source.set_migration_parameters(&self.rollback.parameters).await
+        self.rollback.restore_parameters(source).await
     }
 
     // ---- The guardian --------------------------------------------------------------------------
+
+    /// What is owed to the guest.
+    pub(super) fn obligations(&self) -> Obligations {
+        self.rollback.obligations
+    }
+
+    /// Writes down what is owed from now on. A guardian that is gone cannot be told, but the file can.
+    pub(super) fn persist(&mut self, obligations: Obligations) {
+        self.rollback.obligations = obligations;
+        let _ = self.update_guardian();
+    }
 
     /// Says to the guardian that the migration under way is landfall's from now on, or is no more.
     ///
     /// # Errors
     /// The guardian is gone.
     pub(super) fn set_migration_started(&mut self, started: bool) -> Result<(), ActionError> {
-        self.rollback.migration_started = started;
+        self.rollback.obligations.migration_started = started;
         self.update_guardian()
     }
 
-    /// The guest runs again after it was stopped: there is no stop to undo.
-    pub(super) fn forget_stop(&mut self) {
-        self.rollback.guest_stopped = false;
-    }
-
-    /// All is put back: ends the guardian.
+    /// All is put back: ends the guardian, and removes what was written down for later.
     pub(super) fn disarm_guardian(&mut self) {
         if let Some(guardian) = self.guardian.take() {
             guardian.disarm();
         }
+        let _ = self.record.remove();
+        self.vcpus.lock.take_back();
     }
 
     /// # Errors
     /// [`ActionError::GuardianGone`].
-    pub(super) fn check_guardian(&self) -> Result<(), ActionError> {
-        let watches = self.guardian.as_ref().is_some_and(Guardian::is_watching);
+    pub(super) fn check_guardian(&mut self) -> Result<(), ActionError> {
+        let watches = self.guardian.as_mut().is_some_and(Guardian::is_watching);
         watches.then_some(()).ok_or(ActionError::GuardianGone)
     }
 
+    /// The file is written first, so that it is never behind the guardian. Where it cannot be written any
+    /// more, as on a full disk, the guardian alone knows the rest.
     fn update_guardian(&mut self) -> Result<(), ActionError> {
+        let _ = self.record.write(&self.rollback);
         let guardian = self.guardian.as_mut().ok_or(ActionError::GuardianGone)?;
         Ok(guardian.update(&self.rollback)?)
     }

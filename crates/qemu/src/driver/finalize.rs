@@ -2,25 +2,34 @@
 
 use std::time::{Duration, Instant};
 
+use landfall_core::ending::{EndState, GuestState, Obligations};
 use landfall_core::report::{Outcome, Report};
 use landfall_core::session::{Action, SessionEnd};
 use landfall_core::telemetry::sample::Status;
+use tokio::time::timeout_at;
 
 use super::{Driver, End};
-use crate::migration_end;
-use crate::monitor::{QemuMonitor, RunState};
-use crate::qmp::QmpError;
+use crate::end_runner::{EndProgress, EndRunner, describe_end};
+use crate::monitor::QemuMonitor;
 
-/// Whether a destination has all of the guest: in post-copy it runs before that.
-async fn has_everything(destination: &mut QemuMonitor) -> bool {
-    destination.query_migrate().await.is_ok_and(|migration| migration.status == Status::Completed)
-}
-
-/// How long a guest may take to run again, here after a cancellation or there after landing.
-const RUNS: Duration = Duration::from_secs(10);
+/// How long to look for the guest, and wait for it to run, before the rest is left to the guardian.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a process may take to die: the kernel closes its monitor before it takes its memory apart.
 const DYING: Duration = Duration::from_secs(2);
+
+/// The pause before the source's monitor is connected again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the guest was found.
+enum FoundGuest {
+    /// So it ended.
+    Ended(EndState),
+    /// The source's QEMU has ended.
+    SourceEnded,
+    /// It was not found in the time given.
+    NotFound,
+}
 
 impl Driver {
     /// Whatever the end was: lifts the holds, finds the guest, puts the settings back, reports.
@@ -29,20 +38,22 @@ impl Driver {
         // Nothing can be asked for any more.
         self.control = None;
         self.release_all();
-        if matches!(end, End::Session(SessionEnd::Over(..))) {
-            // From here on a migration of this guest is not landfall's. A guardian that is gone does
-            // not cancel it either.
-            let _ = self.actuator.set_migration_started(false);
-        }
-        let (outcome, reason) = match end {
-            End::Session(SessionEnd::Over(Status::Completed, _)) => self.landed().await,
-            End::Session(SessionEnd::Over(status, error)) => self.stayed(status, error).await,
-            End::Session(SessionEnd::Stuck(how)) => {
-                (Outcome::Unknown, Some(self.all_that_is_known(&how)))
-            }
-            End::SourceLost(how) => self.source_lost(how).await,
+        let stuck = match &end {
+            End::Session(SessionEnd::Stuck(how)) => Some(how.clone()),
+            _ => None,
         };
-        let reason = self.put_back(outcome, reason).await;
+        let (outcome, reason) = match stuck {
+            Some(how) => (Outcome::Unknown, Some(self.all_that_is_known(&how))),
+            None => match self.find_guest(&end).await {
+                FoundGuest::Ended(found) => self.ended(&end, found).await,
+                FoundGuest::SourceEnded => self.source_ended(&end).await,
+                FoundGuest::NotFound => {
+                    let how = self.why_it_ended(&end);
+                    (Outcome::Unknown, Some(self.all_that_is_known(&how)))
+                }
+            },
+        };
+        let reason = self.put_back(reason).await;
         self.session.report(outcome, reason, ended)
     }
 
@@ -53,89 +64,150 @@ impl Driver {
         while self.session.poll_action().is_some() {}
     }
 
-    async fn landed(&mut self) -> (Outcome, Option<String>) {
-        let reason = self
-            .session
-            .aborted()
-            .map(|abort| format!("it landed although it was being given up ({})", abort.reason));
-        let Some((mut destination, mut events)) = self.destination.take() else {
-            return (Outcome::Landed, reason);
-        };
-        if self.session.is_paused_by_other() {
-            let paused = "another program paused the guest on the way: it has arrived paused";
-            return (Outcome::Landed, Some(paused.to_owned()));
-        }
-        let outcome = migration_end::wait_until_running(&mut destination, RUNS).await;
-        while let Ok(event) = events.try_recv() {
-            self.note_event(&event, true);
-        }
-        match outcome {
-            Ok(()) => {
-                self.actuator.forget_stop();
-                (Outcome::Landed, reason)
+    /// Goes on with the end of the migration until the guest is found, with new connections to monitors
+    /// that have closed.
+    async fn find_guest(&mut self, end: &End) -> FoundGuest {
+        let deadline = Instant::now() + PATIENCE;
+        let mut closed = matches!(end, End::SourceLost(_));
+        let mut runner = self.ending.take();
+        loop {
+            if closed {
+                if !self.still_alive_after(DYING).await {
+                    return FoundGuest::SourceEnded;
+                }
+                match timeout_at(deadline.into(), self.reconnect_source()).await {
+                    Ok(true) => (closed, runner) = (false, None),
+                    Ok(false) => continue,
+                    Err(_) => return FoundGuest::NotFound,
+                }
             }
-            Err(how) => (
-                Outcome::Unknown,
-                Some(format!(
-                    "the migration has completed, but the destination at {} {how}; the source holds \
-                     the guest's state still, stopped (QMP cont there would run it at the source: do \
-                     that only if it does not run at the destination)",
-                    destination.address()
-                )),
-            ),
+            let runner = runner.get_or_insert_with(|| {
+                EndRunner::new(self.actuator.obligations(), &self.destination, Duration::MAX)
+            });
+            let mut persist = |obligations| self.actuator.persist(obligations);
+            let advance = runner.advance(&mut self.source, &mut self.destination, &mut persist);
+            let Ok(progress) = timeout_at(deadline.into(), advance).await else {
+                return FoundGuest::NotFound;
+            };
+            if let Some(events) = self.destination.take_new_events() {
+                self.destination_events = Some(events);
+            }
+            self.note_events();
+            match progress {
+                EndProgress::UnderWay => {}
+                EndProgress::Ended(found) => return FoundGuest::Ended(found),
+                EndProgress::SourceClosed => closed = true,
+            }
         }
     }
 
-    /// It was cancelled or failed: the guest has to run at the source.
-    async fn stayed(&mut self, status: Status, error: Option<String>) -> (Outcome, Option<String>) {
-        let (outcome, reason) = match self.session.aborted() {
-            Some(abort) => (abort.outcome, abort.reason.clone()),
-            None if status == Status::Failed => (
-                Outcome::Failed,
-                error.map_or_else(
-                    || "QEMU gave the migration up: it lost the destination".to_owned(),
-                    |words| format!("QEMU gave the migration up: {words}"),
-                ),
-            ),
-            None => (Outcome::Cancelled, "another program cancelled the migration".to_owned()),
-        };
-        let runs = migration_end::ensure_running_at_source(
-            &mut self.source,
-            self.session.is_stopped_by_landfall(),
-            RUNS,
-        )
-        .await;
+    /// Connects to the source's monitor again. Returns whether it is that of the same QEMU.
+    async fn reconnect_source(&mut self) -> bool {
+        match QemuMonitor::connect(self.source.address()).await {
+            Ok((mut monitor, events)) => {
+                let tids = monitor.query_vcpu_threads().await.unwrap_or_default();
+                let same = crate::vcpus::are_threads_of(self.actuator.process(), &tids);
+                if same {
+                    (self.source, self.events) = (monitor, events);
+                }
+                same
+            }
+            Err(_) => {
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+                false
+            }
+        }
+    }
+
+    /// Takes in the events that have arrived: when the guest stopped, and ran again.
+    fn note_events(&mut self) {
         while let Ok(event) = self.events.try_recv() {
             self.note_event(&event, false);
         }
-        let twice = self.runs_there_too().await;
-        match runs {
-            Ok(()) if twice => (
+        while let Some(event) = self.destination_events.as_mut().and_then(|it| it.try_recv().ok()) {
+            self.note_event(&event, true);
+        }
+    }
+
+    /// What the report says of a guest that was found.
+    async fn ended(&mut self, end: &End, found: EndState) -> (Outcome, Option<String>) {
+        let how = self.why_it_ended(end);
+        let stayed = match self.session.aborted() {
+            Some(abort) => abort.outcome,
+            None => match end {
+                End::Session(SessionEnd::Over(Status::Cancelled, _)) => Outcome::Cancelled,
+                _ => Outcome::Failed,
+            },
+        };
+        match found {
+            EndState::RunsAtDestination | EndState::AtDestination => {
+                (Outcome::Landed, self.why_landed_nevertheless(end))
+            }
+            EndState::StandsAtDestination(GuestState::Paused)
+                if self.session.is_paused_by_other() =>
+            {
+                let paused = "another program paused the guest on the way: it has arrived paused";
+                (Outcome::Landed, Some(paused.to_owned()))
+            }
+            EndState::RunsAtSource if self.runs_there_too().await => (
                 Outcome::Unknown,
                 Some(format!(
-                    "{reason}. THE GUEST RUNS TWICE, at the source and at the destination: end one \
+                    "{how}. THE GUEST RUNS TWICE, at the source and at the destination: end one \
                      of the two now, and look after its disks"
                 )),
             ),
-            Ok(()) => {
-                self.actuator.forget_stop();
-                (outcome, Some(format!("{reason}. The guest runs at the source at full speed")))
+            EndState::RunsAtSource => {
+                (stayed, Some(format!("{how}. The guest runs at the source at full speed")))
             }
-            Err(problem) => (
-                Outcome::Unknown,
-                Some(format!(
-                    "{reason}. And the guest does not run at the source: {problem}; look at it with \
-                     QMP query-status at {}",
-                    self.source.address()
-                )),
+            EndState::RunsAtSourceCopyPaused => {
+                (stayed, Some(format!("{how}. {}", describe_end(found))))
+            }
+            EndState::StandsAtSource(_)
+            | EndState::StandsAtDestination(_)
+            | EndState::ArrivedRunningOrPaused
+            | EndState::InPostCopy
+            | EndState::MigratedByOther => {
+                (Outcome::Unknown, Some(format!("{how}. And {}", describe_end(found))))
+            }
+        }
+    }
+
+    /// Why the migration ended, in words.
+    fn why_it_ended(&self, end: &End) -> String {
+        if let Some(abort) = self.session.aborted() {
+            return abort.reason.clone();
+        }
+        match end {
+            End::SourceLost(how) => format!("the source's monitor was lost ({how})"),
+            End::Session(SessionEnd::Stuck(how)) => how.clone(),
+            End::Session(SessionEnd::Over(Status::Completed, _)) => {
+                "the migration has completed".to_owned()
+            }
+            End::Session(SessionEnd::Over(Status::Failed, error)) => error.as_ref().map_or_else(
+                || "QEMU gave the migration up: it lost the destination".to_owned(),
+                |words| format!("QEMU gave the migration up: {words}"),
             ),
+            End::Session(SessionEnd::Over(..)) => {
+                "another program cancelled the migration".to_owned()
+            }
+        }
+    }
+
+    fn why_landed_nevertheless(&self, end: &End) -> Option<String> {
+        if let Some(abort) = self.session.aborted() {
+            return Some(format!("it landed although it was being given up ({})", abort.reason));
+        }
+        match end {
+            End::SourceLost(how) => Some(format!("the source was lost ({how})")),
+            End::Session(_) => None,
         }
     }
 
     async fn runs_there_too(&mut self) -> bool {
-        match &mut self.destination {
-            Some((destination, _)) => {
-                matches!(destination.query_run_state().await, Ok(RunState::Running))
+        match self.destination.monitor() {
+            Some(destination) => {
+                let state = destination.query_run_state().await;
+                state.is_ok_and(|state| state.guest_state() == GuestState::Running)
             }
             None => false,
         }
@@ -149,7 +221,7 @@ impl Driver {
         format!(
             "{how}. The guest's vCPUs are not held by landfall any more. QEMU is process {} and its \
              migration was last heard of as {status}; where the guest runs, QMP query-status at {} \
-             and at the destination can tell. The guardian ends the migration when QEMU answers",
+             and at the destination can tell. The guardian goes on until the guest is seen to run",
             self.actuator.process().pid,
             self.source.address()
         )
@@ -167,48 +239,68 @@ impl Driver {
         false
     }
 
-    async fn source_lost(&mut self, how: String) -> (Outcome, Option<String>) {
+    async fn source_ended(&mut self, end: &End) -> (Outcome, Option<String>) {
+        let how = self.why_it_ended(end);
         let pid = self.actuator.process().pid;
-        let source = if self.still_alive_after(DYING).await {
-            format!("QEMU process {pid} still exists, so the guest may run there")
-        } else {
-            format!("QEMU process {pid} has ended, and the guest with it")
+        let source = format!("QEMU process {pid} has ended, and the guest with it");
+        let owed = self.actuator.obligations();
+        let destination = match self.destination.connect().await {
+            None => {
+                let reason = format!(
+                    "{how}: {source}; of the destination nothing is known (no --destination-qmp)"
+                );
+                return (Outcome::Unknown, Some(reason));
+            }
+            Some(Err(error)) => {
+                let reason = format!("{how}: {source}; the destination cannot be asked ({error})");
+                return (Outcome::Unknown, Some(reason));
+            }
+            Some(Ok(destination)) => destination,
         };
-        let destination = match &mut self.destination {
-            None => "of the destination nothing is known (no --destination-qmp)".to_owned(),
-            Some((destination, _)) => match destination.query_run_state().await {
-                Ok(RunState::Running) if has_everything(destination).await => {
-                    return (Outcome::Landed, Some(format!("the source was lost ({how})")));
-                }
-                Ok(RunState::Running) => "the destination runs the guest without all of its \
-                                          memory, which was at the source: it is lost"
-                    .to_owned(),
-                Ok(state) => format!("the destination does not run the guest (it is {state})"),
-                Err(QmpError::Closed { .. }) => {
-                    "the destination's QEMU has ended as well".to_owned()
-                }
-                Err(error) => format!("the destination cannot be asked ({error})"),
-            },
+        let mut state = destination.query_run_state().await.map(|state| state.guest_state());
+        let stands_for_us = owed.guest_stopped || owed.destination_fenced;
+        if matches!(state, Ok(GuestState::Paused)) && stands_for_us {
+            // The state asked for next tells what became of it.
+            let _ = destination.cont().await;
+            state = destination.query_run_state().await.map(|state| state.guest_state());
+        }
+        let completed =
+            destination.query_migrate().await.is_ok_and(|it| it.status == Status::Completed);
+        if matches!(state, Ok(GuestState::Running)) {
+            self.actuator.persist(Obligations::default());
+        }
+        let destination = match state {
+            Ok(GuestState::Running) if completed => {
+                return (Outcome::Landed, Some(format!("{how}; QEMU process {pid} has ended")));
+            }
+            Ok(GuestState::Running) => "the destination runs the guest without all of its memory, \
+                                        which was at the source: it is lost"
+                .to_owned(),
+            Ok(state) => format!("the destination does not run the guest ({state:?})"),
+            Err(error) => format!("the destination cannot be asked ({error})"),
         };
-        let reason = format!("the source was lost ({how}): {source}; {destination}");
-        (Outcome::Unknown, Some(reason))
+        (Outcome::Unknown, Some(format!("{how}: {source}; {destination}")))
     }
 
-    /// Puts QEMU's settings back and sends the guardian home if nothing is left for it to do.
-    async fn put_back(&mut self, outcome: Outcome, reason: Option<String>) -> Option<String> {
+    /// Puts QEMU's settings back and ends the guardian if nothing is left for it to do.
+    async fn put_back(&mut self, reason: Option<String>) -> Option<String> {
         if !self.actuator.still_held().is_empty() {
             // Once more: what stood in the way may be gone.
             self.release_all();
         }
-        if !self.actuator.process().is_alive() {
+        let owed = self.actuator.obligations();
+        let is_alive = self.actuator.process().is_alive();
+        let may_arrive = self.destination.address().is_some();
+        let is_owed_there = may_arrive && (owed.guest_stopped || owed.destination_fenced);
+        if !is_alive && !is_owed_there {
             self.actuator.disarm_guardian();
             return reason;
         }
-        let mut problems: Vec<String> = self.actuator.still_held().to_vec();
-        if outcome == Outcome::Unknown {
-            // The guardian is told nothing, and goes the way back when this process ends.
+        if !is_alive || !owed.is_empty() {
+            // The guardian is told nothing, and does the rest when this process ends.
             return reason;
         }
+        let mut problems: Vec<String> = self.actuator.still_held().to_vec();
         if let Err(error) = self.actuator.restore_parameters(&mut self.source).await
             && self.actuator.process().is_alive()
         {

@@ -29,13 +29,14 @@ use landfall_core::model::prior::Prior;
 use landfall_core::policy::Policy;
 use landfall_core::report::{Forecast, Outcome, Report};
 use landfall_core::requirements::Settings;
-use landfall_core::session::{Observation, Session, SessionEnd};
+use landfall_core::session::{Action, Observation, Session, SessionEnd};
 use landfall_core::telemetry::sample::{Migration, Sample};
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::Moment;
 use tokio::sync::mpsc;
 
 use crate::control::server::ControlServer;
+use crate::end_runner::{DestinationMonitor, EndProgress, EndRunner};
 use crate::monitor::{QemuMonitor, RunState, parse_query_migrate};
 use crate::qmp::{PendingResponse, QmpAddress, QmpError, QmpEvent, QmpEvents};
 use actuator::Actuator;
@@ -128,7 +129,8 @@ struct Driver {
     started: Instant,
     source: QemuMonitor,
     events: QmpEvents,
-    destination: Option<(QemuMonitor, QmpEvents)>,
+    destination: DestinationMonitor,
+    destination_events: Option<QmpEvents>,
     session: Session<'static>,
     actuator: Actuator,
     control: Option<ControlServer>,
@@ -136,11 +138,14 @@ struct Driver {
     /// The question to QEMU that has not been answered yet, and when to ask the next.
     query: Option<PendingResponse>,
     next_query: Instant,
+    /// What ends the migration, once it is to be ended.
+    ending: Option<EndRunner>,
 }
 
 impl Driver {
     async fn run(&mut self, interrupts: &mut Interrupts, watch: &mut dyn FnMut(&Tick)) -> End {
         let mut interrupted = false;
+        self.carry_out_actions().await;
         loop {
             let next_tick = self.next_tick();
             let ended = tokio::select! {
@@ -153,11 +158,13 @@ impl Driver {
                     self.abort(Outcome::Cancelled, reason).await;
                     Ok(())
                 }
+                // Before everything that another process can keep busy.
+                () = tokio::time::sleep_until(next_tick.into()) => self.on_tick(watch).await,
                 event = self.events.recv() => match event {
                     Some(event) => { self.on_event(&event, false).await; Ok(()) }
                     None => Err(End::SourceLost("its monitor closed the connection".to_owned())),
                 },
-                event = next_event(&mut self.destination) => {
+                event = next_event(&mut self.destination_events) => {
                     self.on_event(&event, true).await;
                     Ok(())
                 }
@@ -165,7 +172,9 @@ impl Driver {
                     self.query = None;
                     self.on_answer(answer, watch).await
                 }
-                () = tokio::time::sleep_until(next_tick.into()) => self.on_tick(watch).await,
+                progress = advance_end(
+                    &mut self.ending, &mut self.source, &mut self.destination, &mut self.actuator
+                ) => self.on_end_progress(progress),
                 request = next_request(&mut self.control) => {
                     self.on_request(request).await;
                     Ok(())
@@ -208,7 +217,7 @@ impl Driver {
             watch(&Tick { sample: &sample, levers, changed: None, decided: None });
         }
         let silent_for = self.query.as_ref().map_or(Duration::ZERO, PendingResponse::age);
-        let can_fence = self.destination.is_some();
+        let can_fence = self.destination.address().is_some();
         self.session.check_monitor_stall(self.now(), silent_for, can_fence);
         self.carry_out_actions().await;
         Ok(())
@@ -232,7 +241,9 @@ impl Driver {
         if self.session.must_query_run_state(&migration) {
             let state = self.source.query_run_state().await.ok();
             let paused = state.map(|state| state == RunState::Stopped("paused".to_owned()));
-            self.session.on_run_state(paused);
+            // Paused as a fence is not paused by another program.
+            let by_landfall = self.actuator.obligations().guest_stopped;
+            self.session.on_run_state(paused.map(|paused| paused && !by_landfall));
         }
         let migration = self.session.interpret(migration);
         let changed = self.apply_pending_changes(migration.status).await;
@@ -270,8 +281,18 @@ impl Driver {
 
     async fn carry_out_actions(&mut self) {
         while let Some(action) = self.session.poll_action() {
-            let destination = self.destination.as_mut().map(|(monitor, _)| monitor);
-            match self.actuator.carry_out(action, &mut self.source, destination).await {
+            let done = match action {
+                Action::Cancel => {
+                    self.begin_end();
+                    Ok(())
+                }
+                Action::BreakLink => {
+                    self.begin_end().set_hang_patience(Duration::ZERO);
+                    Ok(())
+                }
+                action => self.actuator.carry_out(action, &mut self.source).await,
+            };
+            match done {
                 Ok(()) => self.session.on_action_done(action),
                 Err(error) => {
                     self.session.on_action_failed(action, error.to_string(), self.now());
@@ -279,15 +300,55 @@ impl Driver {
             }
         }
     }
+
+    /// Begins to end the migration, beside the loop. What is under way goes on.
+    fn begin_end(&mut self) -> &mut EndRunner {
+        let obligations = self.actuator.obligations();
+        self.ending
+            .get_or_insert_with(|| EndRunner::new(obligations, &self.destination, Duration::MAX))
+    }
+
+    fn on_end_progress(&mut self, progress: EndProgress) -> Result<(), End> {
+        if let Some(events) = self.destination.take_new_events() {
+            self.destination_events = Some(events);
+        }
+        match progress {
+            EndProgress::UnderWay => Ok(()),
+            // The session sees by itself that the migration is over.
+            EndProgress::Ended(_) => {
+                self.ending = None;
+                Ok(())
+            }
+            EndProgress::SourceClosed => {
+                Err(End::SourceLost("its monitor closed the connection".to_owned()))
+            }
+        }
+    }
+}
+
+/// Goes on with the end of the migration; waits without end while it is not to be ended.
+async fn advance_end(
+    ending: &mut Option<EndRunner>,
+    source: &mut QemuMonitor,
+    destination: &mut DestinationMonitor,
+    actuator: &mut Actuator,
+) -> EndProgress {
+    match ending {
+        Some(runner) => {
+            let mut persist = |obligations| actuator.persist(obligations);
+            runner.advance(source, destination, &mut persist).await
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// The next event of the destination; never, where there is none to listen to.
-async fn next_event(destination: &mut Option<(QemuMonitor, QmpEvents)>) -> QmpEvent {
-    if let Some((_, events)) = destination
-        && (!events.is_closed() || !events.is_empty())
-        && let Some(event) = events.recv().await
-    {
-        return event;
+async fn next_event(events: &mut Option<QmpEvents>) -> QmpEvent {
+    if let Some(receiver) = events {
+        match receiver.recv().await {
+            Some(event) => return event,
+            None => *events = None,
+        }
     }
     std::future::pending().await
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use landfall_core::ending::Obligations;
 use landfall_core::policy::Needs;
+use landfall_core::report::Outcome;
 use landfall_core::report::losses::LossMeter;
 use landfall_core::session::preflight::{self, PolicyRefusal};
 use landfall_core::session::{Session, SessionConfig};
@@ -12,14 +14,15 @@ use landfall_core::telemetry::sample::Sample;
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::Moment;
 
-use super::actuator::{Actuator, LockedVcpus};
+use super::actuator::{ActionError, Actuator, LockedVcpus};
 use super::{Driver, MigrationRequest, Refusal, requests};
 use crate::cgroup;
 use crate::control::{self, GuestIdentity, SteeredMigration};
+use crate::end_runner::DestinationMonitor;
 use crate::lock::GuestLock;
 use crate::monitor::{self, MigrationParameters, QemuMonitor, RunState};
 use crate::procfs::Process;
-use crate::qmp::{QmpAddress, QmpEvents};
+use crate::qmp::{QmpAddress, QmpError, QmpEvents};
 use crate::rollback::Rollback;
 use crate::vcpus;
 
@@ -185,10 +188,10 @@ impl CheckedRequest {
             cgroup_steps: vcpus.lever.as_ref().map(|lever| lever.undo_steps()).unwrap_or_default(),
             process: vcpus.process,
             source: request.source.clone(),
-            parameters: ours.original_values(&found),
             destination: request.destination_qmp.clone(),
-            migration_started: false,
-            guest_stopped: false,
+            original: ours.original_values(&found),
+            set: Vec::new(),
+            obligations: Obligations::default(),
         };
         let mut actuator = Actuator::new(vcpus, found, rollback, &request.guardian)?;
         if needs.post_copy
@@ -218,19 +221,37 @@ impl CheckedRequest {
             forecast: request.forecast,
             vcpus: actuator.vcpu_count(),
         };
+        let mut session = Session::new(config, request.policy).with_losses(losses);
+        if let Some(unanswered) = started.unanswered {
+            // QEMU may start it at any time from now on.
+            session.abort(Outcome::Failed, unanswered.to_string(), Moment::START);
+        }
+        let (destination, destination_events) = match destination {
+            Some((monitor, events)) => (DestinationMonitor::connected(monitor), Some(events)),
+            None => (DestinationMonitor::default(), None),
+        };
         Ok(Driver {
-            started,
+            started: started.at,
             source,
             events,
             destination,
-            session: Session::new(config, request.policy).with_losses(losses),
+            destination_events,
+            session,
             control: requests::listen(actuator.process(), steered),
             actuator,
             pending_changes: Vec::new(),
             query: None,
             next_query: Instant::now(),
+            ending: None,
         })
     }
+}
+
+/// A migration that was started, as far as is known.
+struct StartedMigration {
+    at: Instant,
+    /// QEMU has not said whether it has started it.
+    unanswered: Option<QmpError>,
 }
 
 async fn start_migration(
@@ -238,19 +259,25 @@ async fn start_migration(
     actuator: &mut Actuator,
     ours: &MigrationParameters,
     uri: &str,
-) -> Result<Instant, Refusal> {
+) -> Result<StartedMigration, Refusal> {
     // Another migration may have begun since it was checked.
     let (migration, _) = source.query_migrate_and_blockers().await?;
     if !migration.status.is_over() {
         return Err(Refusal::OvertakenByOther);
     }
-    source.set_migration_parameters(ours).await?;
+    actuator.set_parameters(source, ours).await.map_err(|error| match error {
+        ActionError::Monitor(error) => Refusal::Monitor(error),
+        error => Refusal::GuardianLost(error.to_string()),
+    })?;
     actuator
         .set_migration_started(true)
         .map_err(|error| Refusal::GuardianLost(error.to_string()))?;
-    let started = Instant::now();
-    source.migrate(uri).await?;
-    Ok(started)
+    let at = Instant::now();
+    match source.migrate(uri).await {
+        Ok(()) => Ok(StartedMigration { at, unanswered: None }),
+        Err(refused @ QmpError::Rejected { .. }) => Err(refused.into()),
+        Err(unanswered) => Ok(StartedMigration { at, unanswered: Some(unanswered) }),
+    }
 }
 
 /// Puts back what was set when the start was refused.
@@ -265,7 +292,10 @@ async fn undo_start(
             actuator.disarm_guardian();
             return refusal;
         }
-        (Err(error), _) => format!("QEMU's migration settings could not be put back: {error}"),
+        (Err(error), _) => format!(
+            "QEMU's migration settings could not be put back yet (landfall's guardian tries again): \
+             {error}"
+        ),
         (_, Err(error)) => format!("And {error}"),
     };
     Refusal::NotPutBack { refusal: Box::new(refusal), problem }

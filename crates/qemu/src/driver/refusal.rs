@@ -8,6 +8,7 @@ use crate::guardian::GuardianError;
 use crate::lock::LockError;
 use crate::monitor::RunState;
 use crate::qmp::{QmpAddress, QmpError};
+use crate::rollback::record::RecordError;
 use crate::vcpus::VcpuThreadError;
 
 /// Why a migration was not started. The guest is as it was, unless the text says otherwise.
@@ -112,6 +113,9 @@ pub enum Refusal {
     /// No guardian can be had, and nothing is changed without one.
     #[error("{0}; nothing was changed")]
     NoGuardian(GuardianError),
+    /// What has to be undone cannot be written down, and nothing is changed without that.
+    #[error("{0}; nothing was changed")]
+    NoRecord(RecordError),
     /// The guardian ended while the migration was being set up.
     #[error("{0}")]
     GuardianLost(String),

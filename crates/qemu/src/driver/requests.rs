@@ -10,10 +10,10 @@ use landfall_core::telemetry::sample::Status;
 use tokio::sync::oneshot;
 
 use super::Driver;
+use super::actuator::ActionError;
 use crate::control::server::{ControlServer, ControlServerError, SteeringRequest};
 use crate::control::{ControlAnswer, SteeredMigration};
 use crate::procfs::Process;
-use crate::qmp::QmpError;
 use crate::stdio::eprint_line;
 
 /// A change of settings that waits for the next sample, and where to answer.
@@ -25,7 +25,7 @@ enum ChangeError {
     #[error(transparent)]
     Refused(#[from] SettingsRefusal),
     #[error(transparent)]
-    Monitor(#[from] QmpError),
+    Action(#[from] ActionError),
 }
 
 /// Returns the next request; waits without end where there is no control socket.

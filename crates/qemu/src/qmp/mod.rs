@@ -92,6 +92,11 @@ impl QmpClient {
         &self.address
     }
 
+    /// Returns whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        lock_unpoisoned(&self.pending).is_none()
+    }
+
     /// Returns the id of the process that made the monitor's socket: QEMU, or the process that started
     /// it. `None` for a TCP connection.
     pub fn peer_pid(&self) -> Option<i32> {
@@ -118,20 +123,20 @@ impl QmpClient {
         self.send_request("execute", command, arguments)
     }
 
-    /// Runs a command out of band: QEMU then answers even while its main loop is blocked, as during the
-    /// whole final copy of a migration.
+    /// Sends a command out of band and does not wait for the response: QEMU then answers even while its
+    /// main loop is blocked, as during the whole final copy of a migration.
     ///
     /// # Errors
-    /// Those of [`QmpClient::execute`], and [`QmpError::NoOutOfBand`].
-    pub async fn execute_out_of_band(
+    /// [`QmpError::Closed`], [`QmpError::NoOutOfBand`].
+    pub fn send_out_of_band(
         &mut self,
         command: &str,
         arguments: Value,
-    ) -> Result<Value, QmpError> {
+    ) -> Result<PendingResponse, QmpError> {
         if !self.out_of_band {
             return Err(QmpError::NoOutOfBand { address: self.address.clone() });
         }
-        self.send_request("exec-oob", command, arguments)?.wait(RESPONSE_TIMEOUT).await
+        self.send_request("exec-oob", command, arguments)
     }
 
     /// `kind` is the member that names the command: `execute` or `exec-oob`.
