@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use landfall_core::ending::GuestState;
 use landfall_core::decision::{Finish, Hold};
 use landfall_core::model::prior::Prior;
 use landfall_core::policy;
@@ -135,7 +136,10 @@ fuzz_target!(|course: Course| {
             4 => {
                 session.check_monitor_stall(now, Duration::from_secs(step.after_us.into()), bit(3))
             }
-            5 => session.on_run_state(Some(step.kernel_only)),
+            5 => session.on_run_state(Some(match step.kernel_only {
+                true => GuestState::Paused,
+                false => GuestState::FinalCopy,
+            })),
             _ => {}
         }
         let sample = step.sample(now);

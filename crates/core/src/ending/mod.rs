@@ -298,7 +298,16 @@ impl EndProtocol {
                 false if self.obligations.migration_started => State::AwaitMigration,
                 false => self.during_migration_by_other(),
             },
-            Status::Cancelling | Status::Unknown => State::AwaitMigration,
+            // Nothing of the state of its devices has been sent, and will not be before the hypervisor is
+            // told to go on: no fence is needed. Another program may tell it that between this answer and
+            // the cancel; the destination's fence covers that where there is one.
+            Status::PreSwitchOver if self.obligations.migration_started => {
+                match self.destination_known {
+                    true => State::AskDestinationBefore(Ended::ByCancel),
+                    false => State::EndBy(Ended::ByCancel),
+                }
+            }
+            Status::PreSwitchOver | Status::Cancelling | Status::Unknown => State::AwaitMigration,
             Status::Completed if self.destination_known => State::AskDestination,
             Status::Completed => self.arrived_unseen(),
             Status::None | Status::Cancelled | Status::Failed => State::AskSource,

@@ -5,8 +5,12 @@ use std::time::Duration;
 use crate::telemetry::sample::Status;
 use crate::units::{Bytes, Moment, show_duration};
 
-/// A migration of which no byte moves for this long is aborted: the destination does not answer.
+/// A pass of which no byte moves for this long is aborted: the destination does not answer.
 const NO_BYTE: Duration = Duration::from_secs(10);
+
+/// A set-up that takes longer is aborted. Pinning memory for RDMA, allocating it at the destination and
+/// unplugging a device that cannot move take tens of seconds by rights.
+const SETUP_LIMIT: Duration = Duration::from_secs(120);
 
 /// Post-copy without its link for this long is left as it is, and reported.
 const LINK_LOST: Duration = Duration::from_secs(10);
@@ -59,18 +63,20 @@ impl LinkMonitor {
             };
         }
         self.lost_since = None;
-        let what = match status {
-            Status::Setup => "the destination does not answer",
-            Status::Active | Status::SwitchOver => "the destination takes no more data",
+        // Once the guest stands still for the switch-over, time alone ends nothing: loading its devices may
+        // take long. A monitor that hangs does (`check_monitor_stall`).
+        let (what, limit) = match status {
+            Status::Setup => ("the destination does not answer", SETUP_LIMIT),
+            Status::Active => ("the destination takes no more data", NO_BYTE),
             _ => return LinkState::Ok,
         };
-        if now.since(self.last_progress) <= NO_BYTE {
+        if now.since(self.last_progress) <= limit {
             return LinkState::Ok;
         }
         LinkState::Stalled(format!(
             "{what}: not a byte has moved for {}. Check that a QEMU waits there with -incoming, and \
              that the way to it is open",
-            show_duration(NO_BYTE)
+            show_duration(limit)
         ))
     }
 }
@@ -90,6 +96,16 @@ mod tests {
         ));
         link.on_transferred(Moment::ms(11_001), Bytes(2));
         assert_eq!(link.state(Status::Active, Moment::ms(11_002)), LinkState::Ok);
+    }
+
+    #[test]
+    fn a_slow_set_up_and_a_slow_switch_over_are_not_given_up_after_ten_seconds() {
+        let mut link = LinkMonitor::default();
+        assert_eq!(link.state(Status::Setup, Moment::ms(119_000)), LinkState::Ok);
+        assert!(matches!(link.state(Status::Setup, Moment::ms(121_000)), LinkState::Stalled(_)));
+        for status in [Status::PreSwitchOver, Status::SwitchOver] {
+            assert_eq!(link.state(status, Moment::ms(1_000_000)), LinkState::Ok);
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ use std::panic::catch_unwind;
 use std::time::Duration;
 
 use crate::decision::{Decision, Finish, Hold, Tuning};
+use crate::ending::GuestState;
 use crate::guard;
 use crate::model::prior::Prior;
 use crate::planner;
@@ -51,13 +52,17 @@ use crate::telemetry::observer::Observer;
 use crate::telemetry::progress::{Progress, ProgressSnapshot, time_left};
 use crate::telemetry::sample::{Migration, Ram, Sample, Status};
 use crate::telemetry::view::{Levers, Phase, SAMPLE_INTERVAL, View};
-use crate::units::{Bytes, Moment, Share};
+use crate::units::{Bytes, Moment, Share, show_duration};
 
 pub use abort::Abort;
 pub use action::Action;
 pub use requests::{SettingsProposal, SettingsRefusal};
 
 use link_monitor::{LinkMonitor, LinkState};
+
+/// For how long the hypervisor may wait for another program before the switch-over, unless the operator says
+/// otherwise: a mirror that is ready takes a fraction of a second, and the guest stands still meanwhile.
+pub const SWITCH_OVER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How often the kernel's counters are read while the guest is hindered: twice a period of its
 /// quota, within these bounds. The kernel counts each gap of a quota; where the guest stands still
@@ -130,8 +135,11 @@ pub struct Session<'p> {
     expected_downtime: Duration,
     last_migration: Option<Migration>,
     last_ram: Option<Ram>,
-    /// Whether someone other than landfall paused the guest that stands still, once that is known.
-    paused_by_other: Option<bool>,
+    /// What the hypervisor says of the guest that stands still without landfall's doing.
+    stopped_as: Option<GuestState>,
+    /// For how long the hypervisor may wait before the switch-over, and since when it does.
+    switch_over_deadline: Duration,
+    waits_since: Option<Moment>,
     throttled_by_hypervisor: bool,
     /// When the guest was seen to run at the destination.
     arrived: Option<Moment>,
@@ -163,7 +171,9 @@ impl<'p> Session<'p> {
             expected_downtime: Duration::ZERO,
             last_migration: None,
             last_ram: None,
-            paused_by_other: None,
+            stopped_as: None,
+            switch_over_deadline: SWITCH_OVER_DEADLINE,
+            waits_since: None,
             throttled_by_hypervisor: false,
             arrived: None,
             class: Class::Unknown,
@@ -171,6 +181,12 @@ impl<'p> Session<'p> {
             changes: Vec::new(),
             end: None,
         }
+    }
+
+    /// Changes for how long the hypervisor may wait before the switch-over ([`Status::PreSwitchOver`]).
+    pub fn with_switch_over_deadline(mut self, deadline: Duration) -> Session<'p> {
+        self.switch_over_deadline = deadline;
+        self
     }
 
     /// Takes over what was measured of the vCPUs before the start: how much CPU each wants.
@@ -233,7 +249,7 @@ impl<'p> Session<'p> {
     /// The guest's vCPUs run again, at the source or at the destination.
     pub fn on_resume(&mut self, at: Moment, at_destination: bool) {
         self.losses.on_resume(at);
-        self.paused_by_other = None;
+        self.stopped_as = None;
         if at_destination {
             self.arrived = Some(at);
         }
@@ -242,18 +258,23 @@ impl<'p> Session<'p> {
     /// Whether the hypervisor's run state has to be asked for before its status can
     /// be interpreted: the guest stands still, and it is not known who stopped it.
     pub fn must_query_run_state(&self, migration: &Migration) -> bool {
-        self.stands_still_unasked(migration) && self.paused_by_other.is_none()
+        self.stands_still_unasked(migration) && self.stopped_as.is_none()
     }
 
-    /// Someone paused the guest, or QEMU stopped it for the final copy; `None` where QEMU did not say.
-    pub fn on_run_state(&mut self, paused: Option<bool>) {
-        self.paused_by_other = paused;
+    /// Why the guest stands still: it was paused, has halted, or was stopped for the final copy; `None`
+    /// where QEMU did not say.
+    pub fn on_run_state(&mut self, state: Option<GuestState>) {
+        self.stopped_as = state;
     }
 
     /// The hypervisor's migration status, with the final copy called what it is. QEMU calls it
     /// "active"; that the guest stands still without landfall's doing tells.
     pub fn interpret(&self, migration: Migration) -> Migration {
-        match self.stands_still_unasked(&migration) && self.paused_by_other != Some(true) {
+        let for_final_copy = !matches!(
+            self.stopped_as,
+            Some(GuestState::Paused | GuestState::Halted | GuestState::Running)
+        );
+        match self.stands_still_unasked(&migration) && for_final_copy {
             true => Migration { status: Status::SwitchOver, ..migration },
             false => migration,
         }
@@ -381,7 +402,7 @@ impl<'p> Session<'p> {
 
     /// Whether someone else paused the guest on the way.
     pub fn is_paused_by_other(&self) -> bool {
-        self.paused_by_other == Some(true)
+        self.stopped_as == Some(GuestState::Paused)
     }
 
     /// Whether the rest is being shipped because the policy decided so.
@@ -524,6 +545,24 @@ impl<'p> Session<'p> {
             && !self.is_stopped_by_landfall()
     }
 
+    /// Aborts a migration whose switch-over is held for too long. The guest stands still meanwhile.
+    fn check_switch_over_deadline(&mut self, status: Status, at: Moment) {
+        if status != Status::PreSwitchOver {
+            self.waits_since = None;
+            return;
+        }
+        let since = *self.waits_since.get_or_insert(at);
+        if at.since(since) > self.switch_over_deadline {
+            let reason = format!(
+                "the switch-over was held for longer than {} (QEMU waits for migrate-continue, because \
+                 pause-before-switchover is set): look at the program that moves the disks, or raise \
+                 --switch-over-deadline",
+                show_duration(self.switch_over_deadline)
+            );
+            self.abort(Outcome::Failed, reason, at);
+        }
+    }
+
     /// Notices that the migration is over, or that nothing moves on the link.
     fn check_whether_over(&mut self, migration: &Migration, at: Moment) {
         self.last_migration = Some(migration.clone());
@@ -531,6 +570,7 @@ impl<'p> Session<'p> {
             self.end = Some(SessionEnd::Over(migration.status, migration.error.clone()));
             return;
         }
+        self.check_switch_over_deadline(migration.status, at);
         match self.link.state(migration.status, at) {
             LinkState::Ok => {}
             LinkState::Stalled(reason) => self.abort(Outcome::Failed, reason, at),

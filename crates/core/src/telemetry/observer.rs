@@ -325,7 +325,7 @@ fn phase(status: Status, ram: Option<Ram>) -> Phase {
     match status {
         Status::Active if ram.is_none_or(|ram| ram.syncs <= 1) => Phase::FirstPass,
         Status::Active | Status::Cancelling | Status::Unknown => Phase::Iterating,
-        Status::SwitchOver => Phase::SwitchOver,
+        Status::PreSwitchOver | Status::SwitchOver => Phase::SwitchOver,
         Status::PostCopy | Status::PostCopyPaused => Phase::PostCopy,
         Status::Setup => Phase::Setup,
         Status::None | Status::Cancelled | Status::Failed | Status::Completed => Phase::Over,

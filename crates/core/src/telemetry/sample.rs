@@ -47,6 +47,8 @@ pub enum Status {
     Setup,
     /// Pre-copy passes.
     Active,
+    /// The guest is stopped, and the hypervisor waits to be told that the rest may be shipped.
+    PreSwitchOver,
     /// The guest is stopped, the rest is being shipped.
     SwitchOver,
     /// The guest runs at the destination and fetches its pages.

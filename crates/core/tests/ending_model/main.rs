@@ -26,11 +26,10 @@ impl Protocol for EndProtocol {
 }
 
 /// Returns the promises that are broken, each with the shortest way to that.
-fn check<P: Protocol>(known: bool, post_copy: bool) -> Vec<(&'static str, String)> {
-    let model = EndingModel::<P>::new(known, post_copy);
+fn check<P: Protocol>(model: EndingModel<P>) -> Vec<(&'static str, String)> {
     let checker = model.checker().threads(2).spawn_bfs().join();
     let states = checker.unique_state_count();
-    println!("destination known: {known}; post-copy allowed: {post_copy}; {states} states");
+    println!("{states} states");
     let found = checker.discoveries();
     let mut violations: Vec<(&'static str, String)> = found
         .into_iter()
@@ -45,8 +44,9 @@ fn check<P: Protocol>(known: bool, post_copy: bool) -> Vec<(&'static str, String
 }
 
 fn assert_no_violation(destination_known: bool) {
-    for post_copy in [false, true] {
-        let violations = check::<EndProtocol>(destination_known, post_copy);
+    let model = |post_copy| EndingModel::<EndProtocol>::new(destination_known, post_copy);
+    for model in [model(false), model(true), model(false).pausing()] {
+        let violations = check(model);
         for (name, steps) in &violations {
             println!("NOT: {name}\n  {steps}");
         }
@@ -67,10 +67,12 @@ fn without_the_destinations_monitor_exactly_one_guest_runs_in_the_end() {
 #[test]
 fn every_state_leads_to_an_end_without_another_fault() {
     for known in [true, false] {
-        let model = EndingModel::<EndProtocol>::new(known, true);
-        let (states, trapped) = model::states_without_an_end(&model);
-        println!("destination known: {known}; {states} states");
-        assert!(trapped.is_empty(), "{} states, the first: {:#?}", trapped.len(), trapped[0]);
+        let model = || EndingModel::<EndProtocol>::new(known, true);
+        for model in [model(), model().pausing()] {
+            let (states, trapped) = model::states_without_an_end(&model);
+            println!("destination known: {known}; {states} states");
+            assert!(trapped.is_empty(), "{} states, the first: {:#?}", trapped.len(), trapped[0]);
+        }
     }
 }
 
@@ -80,7 +82,7 @@ fn every_state_leads_to_an_end_without_another_fault() {
 #[test]
 fn the_protocol_of_0_1_is_found_to_break_its_promises() {
     for (known, post_copy) in [(true, false), (false, false), (false, true)] {
-        let found = check::<ProtocolOf01>(known, post_copy);
+        let found = check(EndingModel::<ProtocolOf01>::new(known, post_copy));
         for (name, steps) in &found {
             println!("0.1 NOT: {name}\n  {steps}");
         }

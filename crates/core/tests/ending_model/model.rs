@@ -21,6 +21,7 @@ const QUEUE: usize = 3;
 pub struct EndingModel<P> {
     destination_known: bool,
     post_copy_allowed: bool,
+    pauses: bool,
     protocol: PhantomData<P>,
 }
 
@@ -37,6 +38,7 @@ pub enum Event {
     BeginToEnd,
     StopGuest,
     StartPostCopy,
+    ContinueMigration,
     /// The process takes the answer in.
     TakeAnswer,
     /// It waits no longer for the answer.
@@ -56,7 +58,12 @@ pub enum Event {
 
 impl<P: Protocol> EndingModel<P> {
     pub fn new(destination_known: bool, post_copy_allowed: bool) -> Self {
-        EndingModel { destination_known, post_copy_allowed, protocol: PhantomData }
+        EndingModel { destination_known, post_copy_allowed, pauses: false, protocol: PhantomData }
+    }
+
+    /// The same, where QEMU waits before the switch-over until landfall tells it to go on.
+    pub fn pausing(self) -> Self {
+        EndingModel { pauses: true, ..self }
     }
 }
 
@@ -65,7 +72,7 @@ impl<P: Protocol> Model for EndingModel<P> {
     type Action = Event;
 
     fn init_states(&self) -> Vec<World<P>> {
-        vec![World::new(self.destination_known)]
+        vec![World::new(self.destination_known, self.pauses)]
     }
 
     fn actions(&self, world: &World<P>, events: &mut Vec<Event>) {
@@ -120,6 +127,10 @@ impl<P: Protocol> Model for EndingModel<P> {
             if !matches!(steering, Steering::PersistStart | Steering::SendMigrate) {
                 events.push(Event::BeginToEnd);
             }
+            let waits = matches!(world.migration, Migration::PreSwitchOver { .. });
+            if waits && actor.waits_for.is_none() && steering != Steering::SendContinue {
+                events.push(Event::ContinueMigration);
+            }
             if steering == Steering::Steers && actor.waits_for.is_none() {
                 if self.post_copy_allowed {
                     events.push(Event::StartPostCopy);
@@ -145,6 +156,9 @@ impl<P: Protocol> Model for EndingModel<P> {
                 world.actor.answer = None;
             }
             Event::StopGuest => world.actor.doing = Doing::Steering(Steering::PersistStop),
+            Event::ContinueMigration => {
+                world.actor.doing = Doing::Steering(Steering::SendContinue);
+            }
             Event::StartPostCopy => world.actor.doing = Doing::Steering(Steering::PersistPostCopy),
             Event::TakeAnswer => {
                 let answer = world.actor.answer.take()?;
@@ -290,6 +304,10 @@ impl<P: Protocol> World<P> {
             Steering::PersistPostCopy => {
                 self.record = Obligations { post_copy_requested: true, ..self.record };
                 Steering::SendPostCopy
+            }
+            Steering::SendContinue => {
+                self.send(Place::Source, Command::ContinueMigration);
+                Steering::Steers
             }
             Steering::SendPostCopy => {
                 self.send(Place::Source, Command::StartPostCopy);

@@ -40,6 +40,10 @@ pub enum Source {
 pub enum Migration {
     None,
     Active,
+    /// The guest is stopped, and QEMU waits for `migrate-continue`.
+    PreSwitchOver {
+        ran: bool,
+    },
     /// The state is being sent; whether it says that the guest ran.
     FinalCopy {
         ran: bool,
@@ -73,6 +77,7 @@ pub enum Destination {
 pub enum Command {
     Migrate,
     StartPostCopy,
+    ContinueMigration,
     QueryMigrate,
     QueryStatus,
     Stop,
@@ -113,6 +118,7 @@ pub enum Steering {
     PersistPostCopy,
     SendPostCopy,
     PostCopy,
+    SendContinue,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -140,6 +146,8 @@ pub struct Actor<P> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct World<P> {
     pub destination_known: bool,
+    /// `pause-before-switchover` is set, for a program of the operator that landfall runs then.
+    pub pauses: bool,
     pub source: Source,
     pub migration: Migration,
     pub destination: Destination,
@@ -158,9 +166,10 @@ pub struct World<P> {
 }
 
 impl<P: Protocol> World<P> {
-    pub fn new(destination_known: bool) -> World<P> {
+    pub fn new(destination_known: bool, pauses: bool) -> World<P> {
         World {
             destination_known,
+            pauses,
             source: Source::Running,
             migration: Migration::None,
             destination: Destination::Incoming { autostart: true },
@@ -226,8 +235,16 @@ impl<P: Protocol> World<P> {
                 Migration::Active => EndAnswer::Done,
                 _ => EndAnswer::Rejected,
             },
+            Command::ContinueMigration => match self.migration {
+                Migration::PreSwitchOver { ran } => {
+                    self.migration = Migration::FinalCopy { ran };
+                    EndAnswer::Done
+                }
+                _ => EndAnswer::Rejected,
+            },
             Command::QueryMigrate => EndAnswer::Migration(match self.migration {
                 Migration::None => Status::None,
+                Migration::PreSwitchOver { .. } => Status::PreSwitchOver,
                 Migration::Active | Migration::FinalCopy { .. } | Migration::Delivered { .. } => {
                     Status::Active
                 }
@@ -264,6 +281,9 @@ impl<P: Protocol> World<P> {
                     }
                     Migration::FinalCopy { ran } => {
                         self.migration = Migration::Cancelling { ran, may_arrive: true };
+                    }
+                    Migration::PreSwitchOver { ran } => {
+                        self.migration = Migration::Cancelling { ran, may_arrive: false };
                     }
                     Migration::Delivered { ran } => {
                         self.migration = Migration::Cancelling { ran, may_arrive: false };
@@ -327,6 +347,7 @@ impl<P: Protocol> World<P> {
             Migration::Active | Migration::FinalCopy { .. } | Migration::Delivered { .. } => {
                 found.push(Advance::Fail);
             }
+            Migration::PreSwitchOver { .. } if !alive => found.push(Advance::Fail),
             Migration::Cancelling { may_arrive, .. } => {
                 found.push(Advance::FinishCancel);
                 if may_arrive && alive {
@@ -346,7 +367,10 @@ impl<P: Protocol> World<P> {
             (Advance::BeginFinalCopy, _) => {
                 let ran = self.source == Source::Running;
                 self.source = Source::FinalCopy;
-                self.migration = Migration::FinalCopy { ran };
+                self.migration = match self.pauses {
+                    true => Migration::PreSwitchOver { ran },
+                    false => Migration::FinalCopy { ran },
+                };
             }
             (Advance::BeginPostCopy, _) => {
                 self.source = Source::Sent;
@@ -365,7 +389,12 @@ impl<P: Protocol> World<P> {
                 self.source = Source::Sent;
                 self.migration = Migration::Completed;
             }
-            (Advance::Fail, Migration::FinalCopy { ran } | Migration::Delivered { ran }) => {
+            (
+                Advance::Fail,
+                Migration::PreSwitchOver { ran }
+                | Migration::FinalCopy { ran }
+                | Migration::Delivered { ran },
+            ) => {
                 self.resume(ran);
                 self.migration = Migration::Failed;
             }

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use landfall_core::decision::Hold;
+use landfall_core::ending::GuestState;
 use landfall_core::model::prior::Prior;
 use landfall_core::policy::Policy;
 use landfall_core::report::{Forecast, Outcome, Report};
@@ -37,7 +38,7 @@ use tokio::sync::mpsc;
 
 use crate::control::server::ControlServer;
 use crate::end_runner::{DestinationMonitor, EndProgress, EndRunner};
-use crate::monitor::{QemuMonitor, RunState, parse_query_migrate};
+use crate::monitor::{QemuMonitor, parse_query_migrate};
 use crate::qmp::{PendingResponse, QmpAddress, QmpError, QmpEvent, QmpEvents};
 use actuator::Actuator;
 use requests::{PendingChange, next_request};
@@ -240,10 +241,10 @@ impl Driver {
     async fn on_migration(&mut self, migration: Migration, watch: &mut dyn FnMut(&Tick)) {
         if self.session.must_query_run_state(&migration) {
             let state = self.source.query_run_state().await.ok();
-            let paused = state.map(|state| state == RunState::Stopped("paused".to_owned()));
             // Paused as a fence is not paused by another program.
             let by_landfall = self.actuator.obligations().guest_stopped;
-            self.session.on_run_state(paused.map(|paused| paused && !by_landfall));
+            let state = state.map(|state| state.guest_state());
+            self.session.on_run_state(state.filter(|it| !by_landfall || *it != GuestState::Paused));
         }
         let migration = self.session.interpret(migration);
         let changed = self.apply_pending_changes(migration.status).await;
