@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::report::{Outcome, Report};
 use landfall_core::requirements::{Aggression, Requirement, Requirements};
+use landfall_core::session::SWITCH_OVER_DEADLINE;
 use landfall_core::switch_over;
 use landfall_core::units::{ByteRate, Bytes, show_duration};
 use landfall_migration::policy_registry::{NamedPolicy, PolicyError, report_first_failure};
@@ -198,6 +199,7 @@ impl LabRun {
             aggression: self.aggression,
             policy: NamedPolicy::by_name(self.policy, Path::new(""))?,
             post_copy: false,
+            switch_over_deadline: SWITCH_OVER_DEADLINE,
         };
         let mut run = MigrationRun::new(config, &report_first_failure(self.guest));
         let (preflight, expected) = run.probe(PROBE_BUDGET).await?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use landfall_core::model::prior::Prior;
 use landfall_core::report::Report;
 use landfall_core::requirements::{Aggression, Requirements, Settings};
-use landfall_qemu::driver::{self, Interrupts, MigrationRequest, Tick};
+use landfall_qemu::driver::{self, Interrupts, MigrationRequest, SwitchOverGate, Tick};
 use landfall_qemu::qmp::{QmpAddress, QmpError};
 use landfall_script::Tell;
 use landfall_sim::Expected;
@@ -40,6 +40,8 @@ pub struct RunConfig {
     pub policy: NamedPolicy,
     /// Whether the guest may run at the destination before all its memory is there.
     pub post_copy: bool,
+    /// For how long QEMU may wait before the switch-over for another program.
+    pub switch_over_deadline: Duration,
 }
 
 /// A migration before its start.
@@ -74,9 +76,16 @@ impl MigrationRun {
             forecast: None,
             // The file that runs, also where an upgrade has replaced it since: the two processes have to
             // understand each other.
+            gate: None,
+            switch_over_deadline: config.switch_over_deadline,
             guardian: PathBuf::from("/proc/self/exe"),
         };
         MigrationRun { policy, request, recorder: None }
+    }
+
+    /// Has a program of the operator asked before the switch-over.
+    pub fn set_gate(&mut self, gate: Option<SwitchOverGate>) {
+        self.request.gate = gate;
     }
 
     /// Records the migration into a file, which is created at once.

@@ -123,6 +123,11 @@ impl MigrationParameters {
         self.set_parameter(known, "avail-switchover-bandwidth", bytes_per_second);
     }
 
+    /// Returns whether a capability is known and on.
+    pub fn has_capability(&self, name: &str) -> bool {
+        self.capabilities.get(name) == Some(&Value::Bool(true))
+    }
+
     /// Sets a capability, if QEMU knows it.
     pub fn set_capability(&mut self, known: &Self, name: &str, on: bool) {
         if known.capabilities.contains_key(name) {
@@ -259,6 +264,29 @@ impl QemuMonitor {
         let thread = |cpu: &Value| cpu["thread-id"].as_i64().and_then(|id| i32::try_from(id).ok());
         let threads: Option<Vec<i32>> = cpus.iter().map(thread).collect();
         threads.filter(|t| !t.is_empty()).ok_or_else(|| unexpected("a vCPU without a thread-id"))
+    }
+
+    /// Runs a query without arguments; `None` if this QEMU does not know it.
+    pub async fn query_if_known(&mut self, query: &str) -> Result<Option<Value>, QmpError> {
+        match self.qmp.execute(query, Value::Null).await {
+            Err(QmpError::Rejected { class, .. }) if class == "CommandNotFound" => Ok(None),
+            answer => answer.map(Some),
+        }
+    }
+
+    /// Returns the ids of the block jobs that exist (`query-block-jobs`).
+    pub async fn query_block_jobs(&mut self) -> Result<Vec<String>, QmpError> {
+        let answer = self.query_if_known("query-block-jobs").await?.unwrap_or_default();
+        let id = |job: &Value| job["device"].as_str().map(str::to_owned);
+        Ok(answer.as_array().into_iter().flatten().filter_map(id).collect())
+    }
+
+    /// Tells QEMU to go on from `pre-switchover` (`migrate-continue`), and does not wait for the answer.
+    ///
+    /// # Errors
+    /// [`QmpError::Closed`].
+    pub fn start_migrate_continue(&mut self) -> Result<PendingResponse, QmpError> {
+        self.qmp.send_command("migrate-continue", json!({ "state": "pre-switchover" }))
     }
 
     /// Returns the migration's state and counters (`query-migrate`).

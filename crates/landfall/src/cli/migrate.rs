@@ -1,8 +1,10 @@
 //! The options of `landfall migrate`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use landfall_core::units::parse_duration;
 use landfall_qemu::monitor;
 use landfall_qemu::qmp::QmpAddress;
 
@@ -42,9 +44,16 @@ pub struct MigrateArgs {
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 
-    /// Run a program at a point of the migration (before-start, before-switch-over, landed, failed),
-    /// with the facts as JSON on its standard input. May be given several times. A before-start
-    /// program that fails refuses the migration
+    /// Longest wait before the switch-over, with the guest stopped, for another program: for one that
+    /// completes a disk's mirror where pause-before-switchover is set, or a hold-switch-over hook. After
+    /// that the migration is cancelled
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
+    pub switch_over_deadline: Duration,
+
+    /// Run a program at a point of the migration (before-start, before-switch-over, hold-switch-over,
+    /// landed, failed), with the facts as JSON on its standard input. May be given several times. A
+    /// before-start program that fails refuses the migration. The guest stands still while a
+    /// hold-switch-over program runs; one that fails cancels the migration
     #[arg(long, value_name = "POINT=PROGRAM")]
     pub hook: Vec<Hook>,
 

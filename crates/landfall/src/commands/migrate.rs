@@ -55,10 +55,12 @@ pub async fn run(options: Box<MigrateArgs>) -> Result<u8, CommandError> {
     if let Err(reason) = leave {
         return Ok(finish(run.refuse(reason), hooks, options.json).await);
     }
+    let gate = hooks.gate();
     let mut on_tick = |tick: &Tick<'_>| {
         line.on_tick(tick);
         hooks.on_tick(tick);
     };
+    run.set_gate(gate);
     let finished = run.steer(&mut stops, &mut on_tick).await;
     line.clear();
     Ok(finish(finished, hooks, options.json).await)
@@ -77,6 +79,7 @@ fn prepare(
         aggression: settings.aggression,
         policy: options.asked.policy.clone(),
         post_copy: options.post_copy == PostCopyArg::Allow,
+        switch_over_deadline: options.switch_over_deadline,
     };
     let mut run = MigrationRun::new(config, &line.message_printer());
     if let Some(path) = &options.record {

@@ -1,9 +1,9 @@
 //! The operator's programs that run at set points of a migration, with the facts on their standard input.
 //! `docs/scripts.md` has the points and the facts.
 //!
-//! No hook can lengthen a downtime or keep a guest throttled: before the start nothing has been changed yet,
-//! before the switch-over landfall does not wait for them, and at the end the guest runs freely and the
-//! guardian has ended.
+//! No hook can keep a guest throttled, and only those that hold the switch-over lengthen a downtime, up to a
+//! deadline: before the start nothing has been changed yet, before the switch-over landfall does not wait
+//! for the others, and at the end the guest runs freely and the guardian has ended.
 
 mod facts;
 mod program;
@@ -15,8 +15,9 @@ use std::str::FromStr;
 use landfall_core::decision::Finish;
 use landfall_core::report::{Outcome, Report};
 use landfall_core::telemetry::view::{Phase, View};
-use landfall_qemu::driver::{Decided, Tick};
+use landfall_qemu::driver::{Decided, GateVerdict, SwitchOverGate, Tick};
 use landfall_qemu::stdio::eprint_line;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use program::{HookFailure, NotRunnable};
@@ -30,6 +31,9 @@ pub enum HookPoint {
     BeforeStart,
     /// The guest is about to stand still.
     BeforeSwitchOver,
+    /// It stands still, and its last state is sent only once the program has ended; one that fails cancels
+    /// the migration.
+    HoldSwitchOver,
     /// It runs at the destination.
     Landed,
     /// It did not land, or is not known to have.
@@ -37,9 +41,10 @@ pub enum HookPoint {
 }
 
 impl HookPoint {
-    const ALL: [(HookPoint, &str); 4] = [
+    const ALL: [(HookPoint, &str); 5] = [
         (HookPoint::BeforeStart, "before-start"),
         (HookPoint::BeforeSwitchOver, "before-switch-over"),
+        (HookPoint::HoldSwitchOver, "hold-switch-over"),
         (HookPoint::Landed, "landed"),
         (HookPoint::Failed, "failed"),
     ];
@@ -62,7 +67,7 @@ pub struct Hook {
 pub enum HookError {
     /// It does not begin with a point of the migration.
     #[error(
-        "no point {0:?}; write before-start=PROGRAM, before-switch-over=PROGRAM, landed=PROGRAM or failed=PROGRAM"
+        "no point {0:?}; write before-start=PROGRAM, before-switch-over=PROGRAM, hold-switch-over=PROGRAM, landed=PROGRAM or failed=PROGRAM"
     )]
     Point(String),
     /// There is no such program.
@@ -120,6 +125,32 @@ impl Hooks {
             run.map_err(|failure| FailedHook { point, program, failure })?;
         }
         Ok(())
+    }
+
+    /// Returns where the migration waits for those that hold the switch-over; `None` if there are none.
+    pub fn gate(&self) -> Option<SwitchOverGate> {
+        let point = HookPoint::HoldSwitchOver;
+        let programs = self.programs(point);
+        if programs.is_empty() {
+            return None;
+        }
+        let (reached, is_reached) = oneshot::channel();
+        let (answer, verdict) = oneshot::channel();
+        let facts = self.facts.to_json(point, None, None);
+        tokio::spawn(async move {
+            if is_reached.await.is_err() {
+                return;
+            }
+            for program in programs {
+                if let Err(failure) = program::run(&program, point, &facts).await {
+                    let failed = FailedHook { point, program, failure }.to_string();
+                    let _ = answer.send(GateVerdict::Refuse(failed));
+                    return;
+                }
+            }
+            let _ = answer.send(GateVerdict::GoOn);
+        });
+        Some(SwitchOverGate { reached, verdict })
     }
 
     /// Starts those before the switch-over as soon as it is near, without waiting for them.

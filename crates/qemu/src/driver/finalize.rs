@@ -141,7 +141,10 @@ impl Driver {
         };
         match found {
             EndState::RunsAtDestination | EndState::AtDestination => {
-                (Outcome::Landed, self.why_landed_nevertheless(end))
+                match self.unfinished_mirrors().await {
+                    Some(doubt) => (Outcome::Unknown, Some(format!("{how}. But {doubt}"))),
+                    None => (Outcome::Landed, self.why_landed_nevertheless(end)),
+                }
             }
             EndState::StandsAtDestination(GuestState::Paused)
                 if self.session.is_paused_by_other() =>
@@ -169,6 +172,28 @@ impl Driver {
             | EndState::MigratedByOther => {
                 (Outcome::Unknown, Some(format!("{how}. And {}", describe_end(found))))
             }
+        }
+    }
+
+    /// Says which mirrors of disks were there at the start and are still: whatever the guest wrote last may be
+    /// missing at the destination.
+    async fn unfinished_mirrors(&mut self) -> Option<String> {
+        if self.mirrors.is_empty() {
+            return None;
+        }
+        let doubt = |which: &str| {
+            format!(
+                "the disk mirror {which} was not completed before the switch-over, as far as is known: \
+                 the disk may differ at the destination. Compare it before the guest writes more \
+                 (QMP query-block-jobs at the source)"
+            )
+        };
+        match self.source.query_block_jobs().await {
+            Ok(jobs) => {
+                let left = self.mirrors.iter().find(|mirror| jobs.contains(mirror))?;
+                Some(doubt(left))
+            }
+            Err(_) => Some(doubt(&self.mirrors.join(", "))),
         }
     }
 

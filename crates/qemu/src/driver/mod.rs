@@ -7,6 +7,7 @@
 //! - [`preflight`] looks at everything before anything is changed, and refuses ([`refusal`]).
 //! - This file runs the migration: it waits for what comes next and gives it to the session.
 //! - [`actuator`] carries the session's actions out and knows how to undo each.
+//! - [`gate`] waits for the operator's program before the switch-over.
 //! - [`requests`] takes up what the operator changes on the way.
 //! - [`finalize`] finds out where the guest is, puts everything back and reports.
 //!
@@ -17,6 +18,7 @@
 
 mod actuator;
 mod finalize;
+mod gate;
 mod preflight;
 mod refusal;
 mod requests;
@@ -41,8 +43,11 @@ use crate::end_runner::{DestinationMonitor, EndProgress, EndRunner};
 use crate::monitor::{QemuMonitor, parse_query_migrate};
 use crate::qmp::{PendingResponse, QmpAddress, QmpError, QmpEvent, QmpEvents};
 use actuator::Actuator;
+use gate::Gate;
 use requests::{PendingChange, next_request};
 
+pub use gate::{GateVerdict, SwitchOverGate};
+pub use preflight::OtherWork;
 pub use refusal::Refusal;
 
 /// A migration to be steered.
@@ -63,6 +68,12 @@ pub struct MigrationRequest {
     pub prior: Prior,
     /// What is expected of it.
     pub forecast: Option<Forecast>,
+    /// Has QEMU wait before the switch-over until a program of the operator has done its part; `None` where
+    /// none is to be asked.
+    pub gate: Option<SwitchOverGate>,
+    /// For how long QEMU may wait before the switch-over, for whichever program. The guest stands still
+    /// meanwhile.
+    pub switch_over_deadline: Duration,
     /// The program that becomes the guardian when called with [`crate::guardian::SUBCOMMAND`].
     pub guardian: PathBuf,
 }
@@ -141,6 +152,9 @@ struct Driver {
     next_query: Instant,
     /// What ends the migration, once it is to be ended.
     ending: Option<EndRunner>,
+    gate: Gate,
+    /// Disk mirrors that other programs complete at the switch-over.
+    mirrors: Vec<String>,
 }
 
 impl Driver {
@@ -176,6 +190,10 @@ impl Driver {
                 progress = advance_end(
                     &mut self.ending, &mut self.source, &mut self.destination, &mut self.actuator
                 ) => self.on_end_progress(progress),
+                verdict = self.gate.verdict() => {
+                    self.on_verdict(verdict).await;
+                    Ok(())
+                }
                 request = next_request(&mut self.control) => {
                     self.on_request(request).await;
                     Ok(())
@@ -247,6 +265,7 @@ impl Driver {
             self.session.on_run_state(state.filter(|it| !by_landfall || *it != GuestState::Paused));
         }
         let migration = self.session.interpret(migration);
+        self.gate.on_status(migration.status);
         let changed = self.apply_pending_changes(migration.status).await;
         let vcpus = self.actuator.read_counters();
         let sample = Sample { at: self.now(), migration: Some(migration), vcpus };
@@ -266,7 +285,23 @@ impl Driver {
         self.carry_out_actions().await;
     }
 
+    /// QEMU waits before the switch-over, and the operator's program has answered.
+    async fn on_verdict(&mut self, verdict: GateVerdict) {
+        match verdict {
+            GateVerdict::Refuse(reason) => self.abort(Outcome::Cancelled, reason).await,
+            GateVerdict::GoOn if self.session.aborted().is_none() => {
+                // Where this fails QEMU goes on waiting, and the deadline ends that.
+                let _ = self.source.start_migrate_continue();
+            }
+            GateVerdict::GoOn => {}
+        }
+    }
+
     fn note_event(&mut self, event: &QmpEvent, at_destination: bool) {
+        if event.name == "STOP" && !at_destination && self.gate.is_ahead() {
+            // It stands still until the program is asked.
+            self.next_query = Instant::now();
+        }
         let at = Moment(event.received_at.saturating_duration_since(self.started));
         match (event.name.as_str(), at_destination) {
             ("STOP", false) => self.session.on_stop(at),

@@ -3,6 +3,7 @@
 use landfall_core::session::preflight::PolicyRefusal;
 use landfall_core::telemetry::sample::Status;
 
+use super::preflight::OtherWork;
 use crate::cgroup::CgroupError;
 use crate::guardian::GuardianError;
 use crate::lock::LockError;
@@ -70,6 +71,9 @@ pub enum Refusal {
         /// In QEMU's words.
         reasons: Vec<String>,
     },
+    /// Other programs are at work on the guest.
+    #[error("{0}")]
+    OtherWork(OtherWork),
     /// The threads that QEMU names are not those of a guest on this host.
     #[error(transparent)]
     Threads(#[from] VcpuThreadError),

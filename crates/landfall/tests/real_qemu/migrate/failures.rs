@@ -201,6 +201,8 @@ fn a_policy_that_panics_ends_the_migration_and_not_the_guest() {
         post_copy: false,
         prior: landfall_core::model::prior::Prior::default(),
         forecast: None,
+        gate: None,
+        switch_over_deadline: Duration::from_secs(30),
         guardian: PathBuf::from(env!("CARGO_BIN_EXE_landfall")),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -8,11 +8,13 @@
 //! hooks         programs at set points
 //! refusals      refused before anything is changed
 //! failures      failures during a migration
+//! disks         disks that move along, and hooks that hold the switch-over
 //! dangers       a guest that could run twice, stay paused or be the wrong one
 //! sudden_death  kill -9 of landfall
 //! ```
 
 mod dangers;
+mod disks;
 mod failures;
 mod forecasts;
 mod hooks;

@@ -1,5 +1,7 @@
 //! Before the start: looks at everything, changes nothing, and refuses with the reason and remedy.
 
+mod jobs;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -14,7 +16,10 @@ use landfall_core::telemetry::sample::Sample;
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::Moment;
 
+pub use jobs::OtherWork;
+
 use super::actuator::{ActionError, Actuator, LockedVcpus};
+use super::gate::Gate;
 use super::{Driver, MigrationRequest, Refusal, requests};
 use crate::cgroup;
 use crate::control::{self, GuestIdentity, SteeredMigration};
@@ -25,6 +30,7 @@ use crate::procfs::Process;
 use crate::qmp::{QmpAddress, QmpError, QmpEvents};
 use crate::rollback::Rollback;
 use crate::vcpus;
+use jobs::JobsError;
 
 /// How long the guest's demand for CPU is watched before the start.
 const DEMAND_WATCH: Duration = Duration::from_millis(100);
@@ -38,6 +44,8 @@ pub(super) struct CheckedRequest {
     vcpus: LockedVcpus,
     levers: Levers,
     found: MigrationParameters,
+    /// Disk mirrors that other programs complete at the switch-over.
+    mirrors: Vec<String>,
     losses: LossMeter,
     guest: GuestIdentity,
 }
@@ -76,6 +84,11 @@ pub(super) async fn check(mut request: MigrationRequest) -> Result<CheckedReques
     let MigrationRequest { policy, settings, prior, .. } = &mut request;
     preflight::look_ahead(&mut **policy, settings, levers, prior, tids.len())?;
     let found = source.query_migration_parameters().await?;
+    let mirrors =
+        jobs::check_other_work(&mut source, &found).await.map_err(|error| match error {
+            JobsError::Work(work) => Refusal::OtherWork(work),
+            JobsError::Monitor(error) => Refusal::Monitor(error),
+        })?;
     let vcpus = LockedVcpus { process, tids, lever, lock };
     let losses = watch_cpu_demand(&vcpus).await;
     let guest = GuestIdentity {
@@ -83,7 +96,18 @@ pub(super) async fn check(mut request: MigrationRequest) -> Result<CheckedReques
         name: source.query_guest_name().await?,
         source: control::absolute_address(&request.source),
     };
-    Ok(CheckedRequest { request, source, events, destination, vcpus, levers, found, losses, guest })
+    Ok(CheckedRequest {
+        request,
+        source,
+        events,
+        destination,
+        vcpus,
+        levers,
+        found,
+        mirrors,
+        losses,
+        guest,
+    })
 }
 
 /// Two QEMUs, one of which made the socket while the other has the threads that it names, are not
@@ -156,7 +180,10 @@ fn parameters_for(
     ours.set_capability(found, "auto-converge", needs.auto_converge);
     ours.set_capability(found, "dirty-limit", false);
     ours.set_capability(found, "postcopy-ram", needs.post_copy);
-    ours.set_capability(found, "pause-before-switchover", false);
+    // Otherwise as it was found: a program that moves the disks along may have set it.
+    if request.gate.is_some() {
+        ours.set_capability(found, "pause-before-switchover", true);
+    }
     // The source then reports success only once the destination has said that it has everything.
     ours.set_capability(found, "return-path", monitor::supports_return_path(&request.destination));
     ours.set_downtime_limit(found, switch_over::limit(requirements.max_stall, None));
@@ -181,7 +208,7 @@ impl CheckedRequest {
     /// Sets up and starts; what was set up is put back where the start is refused.
     pub(super) async fn start(self) -> Result<Driver, Refusal> {
         let CheckedRequest { request, mut source, events, mut destination, vcpus, .. } = self;
-        let CheckedRequest { levers, found, losses, guest, .. } = self;
+        let CheckedRequest { levers, found, mirrors, losses, guest, .. } = self;
         let needs = request.policy.needs();
         let ours = parameters_for(&request, needs, &found);
         let rollback = Rollback {
@@ -221,7 +248,9 @@ impl CheckedRequest {
             forecast: request.forecast,
             vcpus: actuator.vcpu_count(),
         };
-        let mut session = Session::new(config, request.policy).with_losses(losses);
+        let mut session = Session::new(config, request.policy)
+            .with_losses(losses)
+            .with_switch_over_deadline(request.switch_over_deadline);
         if let Some(unanswered) = started.unanswered {
             // QEMU may start it at any time from now on.
             session.abort(Outcome::Failed, unanswered.to_string(), Moment::START);
@@ -243,6 +272,8 @@ impl CheckedRequest {
             query: None,
             next_query: Instant::now(),
             ending: None,
+            gate: Gate::new(request.gate),
+            mirrors,
         })
     }
 }
