@@ -73,6 +73,11 @@ pub enum RecordingLine {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         aggression: Option<Aggression>,
     },
+    /// Lines are missing here: the disk did not take them in time.
+    Lost {
+        /// How many.
+        lines: u64,
+    },
     /// How it ended; the last line.
     Report {
         /// The report.
@@ -145,7 +150,9 @@ impl<'p> Replay<'p> {
                 self.0.accept(&SettingsProposal { before, after }, Moment::START);
                 None
             }
-            RecordingLine::Report { .. } | RecordingLine::Unknown => None,
+            RecordingLine::Lost { .. } | RecordingLine::Report { .. } | RecordingLine::Unknown => {
+                None
+            }
         }
     }
 }

@@ -16,14 +16,20 @@ mod web;
 
 use std::panic;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
+use landfall_qemu::stdio::flush_stderr;
 
 use command_error::CommandError;
+
+/// How long to wait at the end for a terminal that takes no more lines.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let status = run(cli.command).unwrap_or_else(|error| error.report());
+    flush_stderr(LAST_LINES);
     ExitCode::from(status)
 }
 

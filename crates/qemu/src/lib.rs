@@ -8,6 +8,7 @@
 //! tests and demonstrations are in `landfall-testguest`.
 
 pub mod cgroup;
+pub mod clean_text;
 pub mod control;
 pub mod driver;
 pub mod end_runner;

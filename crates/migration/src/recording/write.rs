@@ -4,6 +4,9 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use landfall_core::model::prior::Prior;
 use landfall_core::recording::{KIND, RecordedSample, RecordingHeader, RecordingLine, VERSION};
@@ -46,14 +49,22 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// A recording being written.
+/// Lines that wait for the disk.
+const QUEUE: usize = 512;
+
+/// How long to wait at the end for a disk that is behind.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// A recording being written: by a thread of its own, for a disk may hang while a guest is steered. Lines for
+/// which the queue has no room are left out, and a line says how many.
 pub struct Recorder {
     path: PathBuf,
-    file: File,
+    lines: SyncSender<Vec<u8>>,
+    /// Closed once the thread has ended.
+    written: Receiver<()>,
+    lost: u64,
     /// Still to be written, at the first look: only then it is known which levers there are.
     start: Option<RecordingStart>,
-    /// Writing has failed. That is reported once, and the migration goes on.
-    failed: bool,
 }
 
 impl Recorder {
@@ -64,7 +75,13 @@ impl Recorder {
     pub fn create(path: &Path, start: RecordingStart) -> Result<Recorder, CreateError> {
         let file = File::create_new(path)
             .map_err(|source| CreateError { path: path.to_owned(), source })?;
-        Ok(Recorder { path: path.to_owned(), file, start: Some(start), failed: false })
+        let (lines, to_write) = sync_channel(QUEUE);
+        let (ending, written) = sync_channel(0);
+        thread::spawn(move || {
+            write_lines(file, &to_write);
+            drop(ending);
+        });
+        Ok(Recorder { path: path.to_owned(), lines, written, lost: 0, start: Some(start) })
     }
 
     /// Sets what the probe found out before the start.
@@ -74,7 +91,7 @@ impl Recorder {
         }
     }
 
-    /// Writes a tick. An error, such as a full disk, does not stop the migration.
+    /// Writes a tick, without waiting for the disk.
     pub fn write_tick(&mut self, tick: &driver::Tick) {
         if let Some(start) = self.start.take() {
             self.write_line(&start.head(tick));
@@ -102,22 +119,57 @@ impl Recorder {
             let _ = fs::remove_file(&self.path);
             return;
         }
-        self.write_line(&RecordingLine::Report { report: Box::new(report.clone()) });
+        // The guest is looked after by now, so that there is time to wait.
+        let deadline = Instant::now() + LAST_LINES;
+        let report = RecordingLine::Report { report: Box::new(report.clone()) };
+        while !self.try_write_line(&report) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let Recorder { path, lines, written, .. } = self;
+        drop(lines);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if written.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+            let path = path.display();
+            eprint_line(&format!(
+                "landfall: the disk does not take the end of the recording {path}"
+            ));
+        }
     }
 
     fn write_line(&mut self, line: &impl Serialize) {
-        if self.failed {
-            return;
+        if !self.try_write_line(line) {
+            self.lost += 1;
         }
-        // Written at once and whole: what the kernel has survives the end of this process.
-        let text = serde_json::to_vec(line).map_err(io::Error::from);
-        let written = text.and_then(|mut text| {
-            text.push(b'\n');
-            self.file.write_all(&text)
-        });
-        if let Err(error) = written {
-            self.failed = true;
+    }
+
+    /// Hands a line over to the thread, after one for those that were lost before. Returns whether there
+    /// was room.
+    fn try_write_line(&mut self, line: &impl Serialize) -> bool {
+        if self.lost > 0 {
+            if !self.send(&RecordingLine::Lost { lines: self.lost }) {
+                return false;
+            }
+            self.lost = 0;
+        }
+        self.send(line)
+    }
+
+    fn send(&self, line: &impl Serialize) -> bool {
+        // Values of these types can always be written.
+        let Ok(mut text) = serde_json::to_vec(line) else { return true };
+        text.push(b'\n');
+        // A thread that has ended has said why.
+        !matches!(self.lines.try_send(text), Err(TrySendError::Full(_)))
+    }
+}
+
+/// Writes each line at once and whole: what the kernel has survives the end of this process. An error, such
+/// as a full disk, ends the recording and not the migration.
+fn write_lines(mut file: File, lines: &Receiver<Vec<u8>>) {
+    while let Ok(line) = lines.recv() {
+        if let Err(error) = file.write_all(&line) {
             eprint_line(&format!("landfall: the recording stops here: {error}"));
+            return;
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::clean_text::clean_text;
+
 /// One line from a monitor.
 #[derive(Debug, Clone)]
 pub enum QmpMessage {
@@ -57,6 +59,30 @@ pub struct ErrorResponse {
     pub class: String,
     /// Its description, for people.
     pub desc: String,
+}
+
+impl ErrorResponse {
+    fn cleaned(self) -> ErrorResponse {
+        let clean = |text: &str| clean_text(text).chars().take(MAX_ERROR_CHARACTERS).collect();
+        ErrorResponse { class: clean(&self.class), desc: clean(&self.desc) }
+    }
+}
+
+/// The longest text of an error that is passed on.
+const MAX_ERROR_CHARACTERS: usize = 1000;
+
+/// Returns a response whose texts a terminal can show.
+fn cleaned(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(clean_text(&text).into_owned()),
+        Value::Array(values) => values.into_iter().map(cleaned).collect(),
+        Value::Object(fields) => {
+            let clean =
+                |(name, value): (String, Value)| (clean_text(&name).into_owned(), cleaned(value));
+            fields.into_iter().map(clean).collect()
+        }
+        plain => plain,
+    }
 }
 
 /// A line that is not QMP: it is not JSON, or a known field has a wrong type.
@@ -119,8 +145,8 @@ impl QmpMessage {
             }));
         }
         let result = match (line.error, line.result) {
-            (Some(error), _) => Err(error),
-            (None, Some(value)) => Ok(value),
+            (Some(error), _) => Err(error.cleaned()),
+            (None, Some(value)) => Ok(cleaned(value)),
             (None, None) => return Ok(QmpMessage::Other),
         };
         Ok(match line.id.and_then(|id| id.as_u64()) {
@@ -150,6 +176,21 @@ mod tests {
         let Ok(QmpMessage::Event(event)) = QmpMessage::parse(line) else { panic!() };
         assert_eq!(event.name, "BRAND_NEW");
         assert!(matches!(QmpMessage::parse(b"{}"), Ok(QmpMessage::Other)));
+    }
+
+    #[test]
+    fn escape_sequences_of_a_hostile_guest_do_not_reach_a_terminal() {
+        let line = br#"{"id": 7, "return": {"name": "\u001b[2Jvm", "x": ["\u009b31m"]}}"#;
+        let Ok(QmpMessage::Response { result: Ok(value), .. }) = QmpMessage::parse(line) else {
+            panic!()
+        };
+        assert_eq!(value["name"], "\\u{1b}[2Jvm");
+        assert_eq!(value["x"][0], "\\u{9b}31m");
+        let line = br#"{"id": 7, "error": {"class": "G", "desc": "\u001b]0;root\u0007"}}"#;
+        let Ok(QmpMessage::Response { result: Err(error), .. }) = QmpMessage::parse(line) else {
+            panic!()
+        };
+        assert_eq!(error.desc, "\\u{1b}]0;root\\u{7}");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! Every wait has a limit. Unknown fields and events are accepted. One task reads the socket and
 //! stamps each event with the time of its arrival, so that a measurement does not depend on when the
 //! caller looks at the event.
+//!
+//! The peer may be hostile: lines and queues are limited, and text is made harmless for a terminal where
+//! it is read.
 
 mod address;
 mod error;
@@ -18,6 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::clean_text::clean_text;
 use crate::mutex::lock_unpoisoned;
 
 pub use address::{QmpAddress, QmpAddressError};
@@ -31,9 +35,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// that owns the big QEMU lock, can delay it for a second or two (`docs/measurements/`).
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest line that is read, in bytes. The longest response known, to `query-qmp-schema`, has a
-/// few hundred kB.
-const MAX_LINE_BYTES: u64 = 16 << 20;
+/// The longest line that is read, in bytes. Of the responses that landfall asks for the longest, to
+/// `query-cpus-fast` with a thousand vCPUs, has some 200 kB.
+const MAX_LINE_BYTES: u64 = 1 << 20;
+
+/// Events that wait to be taken up. More than a few at a time come from a peer that is not QEMU, and are
+/// dropped.
+const MAX_WAITING_EVENTS: usize = 64;
+
+/// The events that are passed on: when the guest stops, and runs again.
+const EVENTS: [&str; 2] = ["STOP", "RESUME"];
+
+/// After this many messages the reader lets other tasks run, however fast the peer sends.
+const MESSAGES_AT_A_TIME: usize = 32;
 
 /// What QEMU returned for a command, or its error.
 type CommandResult = Result<Value, ErrorResponse>;
@@ -54,9 +68,9 @@ pub struct QmpClient {
     tasks: [tokio::task::AbortHandle; 2],
 }
 
-/// The events of a connection in the order of their arrival. The channel is closed when the connection
-/// is.
-pub type QmpEvents = mpsc::UnboundedReceiver<QmpEvent>;
+/// The events `STOP` and `RESUME` of a connection in the order of their arrival. The channel is closed when
+/// the connection is.
+pub type QmpEvents = mpsc::Receiver<QmpEvent>;
 
 impl QmpClient {
     /// Connects to a monitor, reads its greeting and negotiates capabilities, with out-of-band commands
@@ -178,7 +192,7 @@ impl QmpClient {
         let not_qmp = |got: String| QmpError::NotQmp { address: address.clone(), got };
         let line = timeout(CONNECT_TIMEOUT, read_line(&mut read)).await.map_err(no_greeting)?;
         let line = line.map_err(|source| match source.kind() {
-            std::io::ErrorKind::InvalidData => not_qmp("a line of more than 16 MiB".to_owned()),
+            std::io::ErrorKind::InvalidData => not_qmp(TOO_LONG.to_owned()),
             _ => QmpError::Connect { address: address.clone(), source },
         })?;
         let line = line.ok_or_else(|| not_qmp("end of stream".to_owned()))?;
@@ -187,7 +201,7 @@ impl QmpClient {
             _ => return Err(not_qmp(excerpt(&line))),
         };
         let pending: PendingCommands = Arc::new(Mutex::new(Some(HashMap::new())));
-        let (event_sender, events) = mpsc::unbounded_channel();
+        let (event_sender, events) = mpsc::channel(MAX_WAITING_EVENTS);
         let (lines, to_write) = mpsc::unbounded_channel();
         let reader =
             tokio::spawn(read_messages(read, Arc::clone(&pending), event_sender)).abort_handle();
@@ -252,15 +266,21 @@ impl PendingResponse {
 async fn read_messages(
     mut read: BufReader<impl AsyncRead + Unpin>,
     pending: PendingCommands,
-    events: mpsc::UnboundedSender<QmpEvent>,
+    events: mpsc::Sender<QmpEvent>,
 ) {
+    let mut read_messages = 0usize;
     // After a line that is not QMP no later line can be trusted: the connection is over.
     while let Ok(Some(line)) = read_line(&mut read).await {
+        read_messages += 1;
+        if read_messages.is_multiple_of(MESSAGES_AT_A_TIME) {
+            tokio::task::yield_now().await;
+        }
         match QmpMessage::parse(&line) {
-            Ok(QmpMessage::Event(event)) => {
+            Ok(QmpMessage::Event(event)) if EVENTS.contains(&event.name.as_str()) => {
                 // The caller may have dropped the receiver: it need not read events.
-                let _ = events.send(event);
+                let _ = events.try_send(event);
             }
+            Ok(QmpMessage::Event(_)) => {}
             Ok(QmpMessage::Response { id, result }) => {
                 let caller =
                     lock_unpoisoned(&pending).as_mut().and_then(|pending| pending.remove(&id));
@@ -288,13 +308,16 @@ async fn write_lines(
     }
 }
 
+/// What is wrong with a line that is not read to its end.
+const TOO_LONG: &str = "a line of more than 1 MiB";
+
 async fn read_line(read: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     read.take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await?;
     match line.last() {
         Some(b'\n') => Ok(Some(line)),
         Some(_) if line.len() as u64 == MAX_LINE_BYTES => {
-            Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "a line of more than 16 MiB"))
+            Err(std::io::Error::new(std::io::ErrorKind::InvalidData, TOO_LONG))
         }
         _ => Ok(None),
     }
@@ -303,5 +326,6 @@ async fn read_line(read: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result
 /// Returns the beginning of a line, for a message.
 fn excerpt(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
-    text.trim_end().chars().take(80).collect()
+    let text: String = text.trim_end().chars().take(80).collect();
+    clean_text(&text).into_owned()
 }

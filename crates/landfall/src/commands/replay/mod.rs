@@ -60,7 +60,7 @@ pub async fn run(options: ReplayArgs) -> Result<u8, CommandError> {
     })?;
     let recording = Recording::read(&bytes).map_err(|error| about_file(&error))?;
     let steps = replay_steps(&recording);
-    let verdict = check::check(&recording.head, &steps);
+    let verdict = check::check(&recording, &steps);
     let simulated = match options.policy.is_empty() {
         true => Ok(Vec::new()),
         false => what_if::simulate(&recording, &steps, &options.policy),
@@ -81,7 +81,8 @@ pub async fn run(options: ReplayArgs) -> Result<u8, CommandError> {
         print_line(&verdict.to_text(&recording.head));
         show_simulated(&recording, simulated);
     }
-    Ok(if matches!(verdict, CheckResult::Same(_)) { 0 } else { DIFFERS })
+    let same = matches!(verdict, CheckResult::Same(_) | CheckResult::SameUntilGap { .. });
+    Ok(if same { 0 } else { DIFFERS })
 }
 
 /// Computes the views again, and lets the recorded policy decide again.

@@ -87,7 +87,20 @@ fn the_same_policy_decides_the_same() {
     let steps = replay_steps(&recording);
     let held = |step: &ReplayStep| step.recorded.as_ref().is_some_and(|it| !it.holds.is_empty());
     assert!(steps.iter().any(held), "there is something to compare");
-    assert_eq!(check(&recording.head, &steps), CheckResult::Same(120));
+    assert_eq!(check(&recording, &steps), CheckResult::Same(120));
+}
+
+#[test]
+fn decisions_after_missing_lines_are_not_compared() {
+    let mut recording = recording();
+    for (_, line) in &mut recording.lines[70..] {
+        let RecordingLine::Look(look) = line else { unreachable!() };
+        look.decision.as_mut().unwrap().reason = "on what is missing here".into();
+    }
+    recording.lines.insert(70, (72, RecordingLine::Lost { lines: 3 }));
+    let verdict = check(&recording, &replay_steps(&recording));
+    assert_eq!(verdict, CheckResult::SameUntilGap { decisions: 70, line: 72, lost: 3 });
+    assert!(verdict.to_text(&recording.head).contains("3 lines are missing"));
 }
 
 #[test]
@@ -97,7 +110,7 @@ fn the_first_decision_that_is_another_is_shown_with_both_texts() {
         let RecordingLine::Look(look) = line else { unreachable!() };
         look.decision.as_mut().unwrap().reason = "a whim".into();
     }
-    let verdict = check(&recording.head, &replay_steps(&recording));
+    let verdict = check(&recording, &replay_steps(&recording));
     let CheckResult::Differs(difference) = &verdict else { panic!("{verdict:?}") };
     assert_eq!((difference.line, difference.at), (72, Moment::ms(7000)));
     let words = verdict.to_text(&recording.head);
@@ -110,7 +123,7 @@ fn a_policy_that_is_not_there_leaves_the_rest_to_be_shown() {
     let mut recording = recording();
     recording.head.policy = "wishful".to_owned();
     let steps = replay_steps(&recording);
-    let verdict = check(&recording.head, &steps);
+    let verdict = check(&recording, &steps);
     assert_eq!(verdict, CheckResult::NoPolicy);
     assert!(verdict.to_text(&recording.head).contains("wishful"));
     assert!(!changes::changes(&steps).is_empty());
@@ -177,7 +190,7 @@ fn recordings_of_the_form_before_are_decided_the_same() {
         (include_bytes!("recordings/form-2-script.jsonl"), 21),
     ] {
         let recording = Recording::read(bytes).unwrap();
-        let result = check(&recording.head, &replay_steps(&recording));
+        let result = check(&recording, &replay_steps(&recording));
         assert_eq!(result, CheckResult::Same(decisions));
         let text = result.to_text(&recording.head);
         assert!(text.contains("reasons are not compared"), "{text}");
@@ -217,7 +230,7 @@ proptest! {
         line.replace_range(begin..end, &value);
         if let Ok(recording) = Recording::read((lines.join("\n") + "\n").as_bytes()) {
             let steps = replay_steps(&recording);
-            check(&recording.head, &steps);
+            check(&recording, &steps);
             changes::table(&changes::changes(&steps));
             let _ = what_if::simulate(&recording, &steps, &laws(&["plain"]));
             let directory = tempfile::tempdir().unwrap();

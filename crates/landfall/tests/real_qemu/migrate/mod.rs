@@ -10,6 +10,7 @@
 //! failures      failures during a migration
 //! disks         disks that move along, and hooks that hold the switch-over
 //! dangers       a guest that could run twice, stay paused or be the wrong one
+//! stuck_output  a terminal that takes nothing
 //! sudden_death  kill -9 of landfall
 //! ```
 
@@ -22,4 +23,5 @@ mod landings;
 mod policies;
 mod refusals;
 mod scripts;
+mod stuck_output;
 mod sudden_death;
