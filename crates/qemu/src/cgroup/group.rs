@@ -7,6 +7,7 @@ use std::time::Duration;
 use landfall_core::quota::Quota;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::error::CgroupError;
 use super::hierarchy::CgroupVersion;
@@ -58,7 +59,7 @@ const MAX_PERIOD: Duration = Duration::from_secs(1);
 const MAX_QUOTA: Duration = Duration::from_secs(1000);
 
 /// The bandwidth limit of a group as its files state it. Times are in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BandwidthLimit {
     /// `None`: not limited.
     pub(super) quota: Option<u64>,

@@ -4,6 +4,8 @@
 //! where the *controller* is: a line that names `cpu` belongs to the v1 hierarchy that has it; without
 //! such a line the unified hierarchy has it, if any does.
 
+use serde::{Deserialize, Serialize};
+
 use super::error::CgroupError;
 use super::group::CgroupDir;
 use super::parse;
@@ -11,7 +13,8 @@ use crate::procfs::parse::{CgroupMount, TaskStat};
 use crate::procfs::{self, ProcError};
 
 /// The two interfaces of the cpu controller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CgroupVersion {
     /// `cpu.cfs_quota_us` and `cpu.cfs_period_us`; any thread may be in any group.
     V1,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use landfall_core::quota::Quota;
@@ -10,6 +11,7 @@ use super::cached_file::CachedFile;
 use super::error::CgroupError;
 use super::group::{BandwidthLimit, CgroupDir, check_quota, is_at_most, write_file};
 use super::hierarchy::{CgroupVersion, thread_error, thread_stat};
+use super::journal::{JournalPlace, LimitEntry, LimitJournal};
 use super::parse::{CpuStat, cpu_stat};
 use super::placement::{Origin, VcpuThread};
 use super::undo_step::{UndoStep, unlimit};
@@ -25,6 +27,8 @@ pub struct CpuLever {
     hold_states: Vec<HoldState>,
     /// One for each of `threads`.
     counter_files: Vec<CounterFiles>,
+    /// What was set in groups that are used in place, for other processes.
+    journal: Option<LimitJournal>,
 }
 
 /// The files in which the kernel counts for one thread.
@@ -51,6 +55,8 @@ impl CounterFiles {
 struct HoldState {
     /// Something may have been changed, so that there is something to undo.
     changed: bool,
+    /// Of a group that is used in place: its limit, and what was set there.
+    entry: Option<LimitEntry>,
     /// What groups that are removed by now had counted.
     earlier_groups: CpuStat,
 }
@@ -108,7 +114,21 @@ impl CpuLever {
             cpu_stat: CachedFile::new(thread.group.file("cpu.stat")),
         };
         let counter_files = threads.iter().map(counter_files).collect();
-        Self { pid, threads, hold_states, counter_files }
+        Self { pid, threads, hold_states, counter_files, journal: None }
+    }
+
+    /// Keeps a file of what is set in groups that are used in place, so that another process can tell
+    /// landfall's values from those of other programs. To be called before
+    /// [`CpuLever::undo_steps`]; does nothing where no group is used in place.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn keep_journal(&mut self, path: &Path) -> io::Result<()> {
+        let in_place = |thread: &VcpuThread| matches!(thread.origin, Origin::OwnLimit(_));
+        if self.threads.iter().any(in_place) {
+            self.journal = Some(LimitJournal::create(path, self.threads.len())?);
+        }
+        Ok(())
     }
 
     /// Returns the process that the threads belong to.
@@ -134,7 +154,17 @@ impl CpuLever {
     /// Returns everything that a release does, whether or not it is needed yet, for another process to
     /// apply if landfall cannot.
     pub fn undo_steps(&self) -> Vec<UndoStep> {
-        undo_steps_for(&self.threads.iter().collect::<Vec<_>>())
+        let place = |index| {
+            let path = self.journal.as_ref()?.path.clone();
+            Some(JournalPlace { path, index })
+        };
+        let threads: Vec<_> = self
+            .threads
+            .iter()
+            .enumerate()
+            .map(|(index, thread)| (thread, None, place(index)))
+            .collect();
+        undo_steps_for(&threads)
     }
 
     /// Holds the thread of one vCPU to a quota, or with `None` to the limit that was found. The first hold of
@@ -161,9 +191,16 @@ impl CpuLever {
         let group = &thread.group;
         match &thread.origin {
             Origin::OwnLimit(found) => {
-                let (limit, found_is_tighter) = tighter_limit(*found, quota);
+                let entry = state.entry.get_or_insert(LimitEntry::new(*found));
+                entry.adopt(group.read_limit()?, group.version);
+                let (limit, found_is_tighter) = tighter_limit(entry.found, quota);
                 state.changed |= quota.is_some();
                 if state.changed {
+                    entry.note_set(limit);
+                    if let Some(journal) = &self.journal {
+                        let failed = |error| CgroupError::system("write", &journal.path, error);
+                        journal.write(index, entry).map_err(failed)?;
+                    }
                     group.set_limit(limit)?;
                 }
                 Ok(EffectiveLimit { quota: limit.to_quota(), found_is_tighter })
@@ -228,8 +265,10 @@ impl CpuLever {
         let counted: Vec<CpuStat> =
             (0..self.hold_states.len()).map(|index| self.total_cpu_stat(index)).collect();
         let pairs = self.threads.iter().zip(&self.hold_states);
-        let changed: Vec<&VcpuThread> =
-            pairs.filter(|(_, state)| state.changed).map(|(thread, _)| thread).collect();
+        let changed: Vec<_> = pairs
+            .filter(|(_, state)| state.changed)
+            .map(|(thread, state)| (thread, state.entry, None))
+            .collect();
         let failures: Vec<ReleaseFailure> = undo_steps_for(&changed)
             .into_iter()
             .filter_map(|step| {
@@ -246,7 +285,13 @@ impl CpuLever {
             }
         }
         if failures.is_empty() {
-            self.hold_states.iter_mut().for_each(|state| state.changed = false);
+            for state in &mut self.hold_states {
+                state.changed = false;
+                // What is in force now is found anew at the next hold.
+                if let Some(entry) = &mut state.entry {
+                    entry.set = [None; 2];
+                }
+            }
         }
         failures
     }
@@ -338,11 +383,18 @@ fn move_thread(pid: i32, thread: &VcpuThread) -> Result<(), CgroupError> {
 }
 
 /// Returns the undo steps for some threads: first all may run, then groups are removed.
-fn undo_steps_for(threads: &[&VcpuThread]) -> Vec<UndoStep> {
+fn undo_steps_for(
+    threads: &[(&VcpuThread, Option<LimitEntry>, Option<JournalPlace>)],
+) -> Vec<UndoStep> {
     let (mut unlimit_all, mut remove, mut controllers) = (Vec::new(), Vec::new(), Vec::new());
-    for thread in threads {
+    for (thread, entry, journal) in threads {
         match &thread.origin {
-            Origin::OwnLimit(found) => unlimit_all.extend(restore_limit(&thread.group, *found)),
+            Origin::OwnLimit(found) => unlimit_all.push(UndoStep::RestoreLimit {
+                group: thread.group.path.clone(),
+                version: thread.group.version,
+                entry: entry.unwrap_or(LimitEntry::new(*found)),
+                journal: journal.clone(),
+            }),
             Origin::ParentGroup { parent, enable_cpu, stale } => {
                 for group in [Some(&thread.group), stale.as_ref()].into_iter().flatten() {
                     unlimit_all.push(unlimit(group));
@@ -358,27 +410,4 @@ fn undo_steps_for(threads: &[&VcpuThread]) -> Vec<UndoStep> {
         }
     }
     [unlimit_all, remove, controllers].concat()
-}
-
-/// Returns the steps that give a group the limit it was found with, whatever its limit is now. In v1 the quota
-/// is removed first, or the kernel could reject the period; for a fraction of a millisecond the group is not
-/// limited.
-fn restore_limit(group: &CgroupDir, found: BandwidthLimit) -> Vec<UndoStep> {
-    let step = |file: &str, value: String| UndoStep::WriteFile { path: group.file(file), value };
-    let (mut steps, burst) = match group.version {
-        CgroupVersion::V1 => {
-            let mut steps =
-                vec![unlimit(group), step("cpu.cfs_period_us", found.period.to_string())];
-            steps.extend(found.quota.map(|quota| step("cpu.cfs_quota_us", quota.to_string())));
-            (steps, "cpu.cfs_burst_us")
-        }
-        CgroupVersion::V2 => {
-            let quota = found.quota.map_or("max".to_owned(), |quota| quota.to_string());
-            (vec![step("cpu.max", format!("{quota} {}", found.period))], "cpu.max.burst")
-        }
-    };
-    if found.burst != 0 {
-        steps.push(step(burst, found.burst.to_string()));
-    }
-    steps
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::error::CgroupError;
 use super::group::{CgroupDir, GROUP_PREFIX, read_file, write_file};
 use super::hierarchy::CgroupVersion;
+use super::journal::{JournalAnswer, JournalPlace, LimitEntry};
 use super::parse;
 
 /// One step of a rollback. In the order in which [`CpuLever::undo_steps`](super::CpuLever::undo_steps)
@@ -28,6 +29,17 @@ pub enum UndoStep {
         path: PathBuf,
         /// The value.
         value: String,
+    },
+    /// Gives a group that was used in place its limit back. What another program has set stays.
+    RestoreLimit {
+        /// The group.
+        group: PathBuf,
+        /// The interface of its hierarchy.
+        version: CgroupVersion,
+        /// What is known of its limit.
+        entry: LimitEntry,
+        /// Where what is known later is to be read.
+        journal: Option<JournalPlace>,
     },
     /// Moves every thread of one of landfall's groups back to the group it came from.
     ///
@@ -61,6 +73,15 @@ impl UndoStep {
     pub fn apply(&self) -> Result<(), CgroupError> {
         match self {
             Self::WriteFile { path, value } => ignore_gone(write_file(path, value)),
+            Self::RestoreLimit { group, version, entry, journal } => {
+                let group =
+                    CgroupDir { path: group.clone(), version: *version, top: group.clone() };
+                match journal.as_ref().map(JournalPlace::read) {
+                    Some(JournalAnswer::Untouched) => Ok(()),
+                    Some(JournalAnswer::Entry(later)) => restore_limit(&group, &later),
+                    Some(JournalAnswer::Unreadable) | None => restore_limit(&group, entry),
+                }
+            }
             Self::EmptyGroup { from, to } => empty_group(from, to),
             Self::RemoveGroup { path } => remove_group(path),
             Self::DisableCpu { group } => disable_cpu(group),
@@ -75,6 +96,27 @@ pub(super) fn unlimit(group: &CgroupDir) -> UndoStep {
         CgroupVersion::V2 => ("cpu.max", "max"),
     };
     UndoStep::WriteFile { path: group.file(file), value: value.to_owned() }
+}
+
+/// Gives a group the limit back that it had. Where nothing is known of what was set, all of the limit
+/// counts as landfall's.
+fn restore_limit(group: &CgroupDir, entry: &LimitEntry) -> Result<(), CgroupError> {
+    let now = match group.read_limit() {
+        Ok(now) => now,
+        Err(error) => return ignore_gone(Err(error)),
+    };
+    let target = match entry.set {
+        [None, None] => entry.found,
+        _ => entry.target(now, group.version),
+    };
+    match group.set_limit(target) {
+        Ok(()) => Ok(()),
+        // The kernel may reject what lies between the two; from no limit it rejects nothing of that.
+        Err(_) => {
+            unlimit(group).apply()?;
+            ignore_gone(group.set_limit(target))
+        }
+    }
 }
 
 /// Moves all threads of a group. Repeated until the group is empty, because its threads may be starting

@@ -152,11 +152,12 @@ impl RollbackRecord {
         parse_record(&text).map(Some).map_err(unreadable)
     }
 
-    /// Removes the file: nothing has to be undone any more.
+    /// Removes the file, and that of the limits: nothing has to be undone any more.
     ///
     /// # Errors
     /// [`RecordError::File`]; a file that is not there is no error.
     pub fn remove(&self) -> Result<(), RecordError> {
+        let _ = fs::remove_file(limits_file(self.process));
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(RecordError::File { path: self.path.clone(), source: error })
@@ -164,6 +165,11 @@ impl RollbackRecord {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns the file of what was set in groups that are used in place.
+pub fn limits_file(process: Process) -> PathBuf {
+    runtime_dir::guest_file(process, "limits")
 }
 
 /// Reads the text of a record.

@@ -146,6 +146,37 @@ fn a_group_used_in_place_is_never_loosened_and_gets_its_limit_back() {
 }
 
 #[test]
+fn a_limit_that_another_program_sets_meanwhile_stays() {
+    let Some(_turn) = turn() else { return };
+    let group = TestGroup::new();
+    let victim = Victim::start(1, &group);
+    let vcpu = group.threads_child("vcpu0");
+    put(&group.threads_file(&vcpu), &victim.tids[0].to_string());
+    group.limit(&vcpu, 30_000, 60_000);
+    let folder = tempfile::tempdir().unwrap();
+
+    // By this process: what was set meanwhile is the limit to go back to.
+    let mut lever = find_cpu_lever(victim.pid, &victim.tids).unwrap();
+    lever.keep_journal(&folder.path().join("limits")).unwrap();
+    let steps = lever.undo_steps();
+    lever.hold_vcpu(0, Some(ms(10, 100))).unwrap();
+    group.limit(&vcpu, 25_000, 50_000);
+    lever.hold_vcpu(0, Some(ms(5, 100))).unwrap();
+    assert_eq!(group.limit_of(&vcpu), (5_000, 100_000));
+    assert!(lever.release_all().is_empty());
+    assert_eq!(group.limit_of(&vcpu), (25_000, 50_000));
+
+    // By another process, from the steps and the file alone.
+    lever.hold_vcpu(0, Some(ms(10, 100))).unwrap();
+    lever.hold_vcpu(0, Some(ms(5, 20))).unwrap();
+    steps.iter().for_each(|step| step.apply().unwrap());
+    assert_eq!(group.limit_of(&vcpu), (25_000, 50_000));
+    group.limit(&vcpu, 40_000, 80_000);
+    steps.iter().for_each(|step| step.apply().unwrap());
+    assert_eq!(group.limit_of(&vcpu), (40_000, 80_000), "set by another program since");
+}
+
+#[test]
 fn a_refused_limit_is_reported_and_the_old_one_stays() {
     let Some(_turn) = turn() else { return };
     let group = TestGroup::new();

@@ -29,6 +29,7 @@ use crate::monitor::{self, MigrationParameters, QemuMonitor, RunState};
 use crate::procfs::Process;
 use crate::qmp::{QmpAddress, QmpError, QmpEvents};
 use crate::rollback::Rollback;
+use crate::rollback::record::{RecordError, limits_file};
 use crate::vcpus;
 use jobs::JobsError;
 
@@ -207,10 +208,16 @@ async fn watch_cpu_demand(vcpus: &LockedVcpus) -> LossMeter {
 impl CheckedRequest {
     /// Sets up and starts; what was set up is put back where the start is refused.
     pub(super) async fn start(self) -> Result<Driver, Refusal> {
-        let CheckedRequest { request, mut source, events, mut destination, vcpus, .. } = self;
+        let CheckedRequest { request, mut source, events, mut destination, mut vcpus, .. } = self;
         let CheckedRequest { levers, found, mirrors, losses, guest, .. } = self;
         let needs = request.policy.needs();
         let ours = parameters_for(&request, needs, &found);
+        if let Some(lever) = &mut vcpus.lever {
+            let path = limits_file(vcpus.process);
+            let failed =
+                |source| Refusal::NoRecord(RecordError::File { path: path.clone(), source });
+            lever.keep_journal(&path).map_err(failed)?;
+        }
         let rollback = Rollback {
             cgroup_steps: vcpus.lever.as_ref().map(|lever| lever.undo_steps()).unwrap_or_default(),
             process: vcpus.process,
