@@ -25,6 +25,7 @@
 
 mod child;
 mod cpu_isolation;
+mod endpoint;
 mod heartbeats;
 mod image;
 mod link;
@@ -37,12 +38,13 @@ mod turn;
 mod vm;
 
 pub use cpu_isolation::IsolatedCpus;
+pub use endpoint::Endpoint;
 pub use heartbeats::{
     CalibratedPhase, GuestError, GuestHeader, GuestLine, Heartbeats, MemoryCheck, QemuIndex,
     WorkUnits,
 };
 pub use image::IMAGE;
-pub use link::{Endpoint, LinkRelay};
+pub use link::LinkRelay;
 pub use pair::MigrationPair;
 pub use raw_qmp::{QmpAnswer, RawEvent, RawQmp, RawQmpError, SentCommand};
 pub use retry::{agrees_once_in_three, claim};

@@ -12,69 +12,28 @@
 
 use landfall_core::units::{ByteRate, Bytes};
 use rustix::net::{Shutdown, shutdown, sockopt};
-use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Small, so that little is under way that a real link would not hold either. (The kernel doubles
-/// it for its own needs.)
-const SOCKET_BUFFER: usize = 256 * 1024;
+use crate::endpoint::{Endpoint, EndpointListener, EndpointStream, SOCKET_BUFFER};
+
 const BUFFER: usize = 256 * 1024;
 /// What may pass at once after a silence, as time at the full rate; also the length of a turn.
 const BURST: Duration = Duration::from_millis(4);
 const LEAST_TURN: usize = 4 * 1024;
-
-/// An end of a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// An address and port.
-    Tcp(SocketAddr),
-    /// A unix socket.
-    Unix(PathBuf),
-}
-
-/// As QEMU writes it in a migration URI.
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Endpoint::Tcp(address) => write!(f, "tcp:{address}"),
-            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl FromStr for Endpoint {
-    type Err = io::Error;
-    /// Reads `tcp:127.0.0.1:4444` and `unix:/run/in.sock`. Names are not looked up.
-    fn from_str(text: &str) -> io::Result<Self> {
-        let tcp = |address: &str| address.parse().map(Endpoint::Tcp).ok();
-        let unix = |path| Some(Endpoint::Unix(PathBuf::from(path)));
-        let found = match text.split_once(':') {
-            Some(("tcp", address)) => tcp(address),
-            Some(("unix", path)) => unix(path),
-            _ => None,
-        };
-        found.ok_or_else(|| {
-            let why = format!("{text:?} is no end of a link; write tcp:ADDRESS:PORT or unix:PATH");
-            io::Error::new(io::ErrorKind::InvalidInput, why)
-        })
-    }
-}
+/// After a connection that could not be taken.
+const ACCEPT_RETRY: Duration = Duration::from_millis(10);
 
 /// A relay in a thread of its own. Ends, with all its connections, when it is dropped.
 #[derive(Debug)]
 pub struct LinkRelay {
     at: Endpoint,
     shared: Arc<Shared>,
-    listener: Arc<Listener>,
+    listener: Arc<EndpointListener>,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -92,7 +51,7 @@ impl LinkRelay {
     /// # Errors
     /// If the given end cannot be listened on.
     pub fn from(from: Endpoint, to: Endpoint, rate: Option<ByteRate>) -> io::Result<Self> {
-        let listener = Arc::new(Listener::bind(&from)?);
+        let listener = Arc::new(EndpointListener::bind(&from)?);
         let at = listener.at(from)?;
         let shared = Arc::new(Shared::new(rate));
         let work = {
@@ -124,7 +83,10 @@ impl LinkRelay {
 
     /// Breaks every connection and refuses new ones.
     pub fn sever(&self) {
-        self.shared.change(|state| state.severed = true);
+        self.shared.change(|state| {
+            state.severed = true;
+            state.breaks += 1;
+        });
         self.shared.break_all();
     }
 
@@ -146,6 +108,7 @@ impl LinkRelay {
 
 impl Drop for LinkRelay {
     fn drop(&mut self) {
+        self.shared.lock().ended = true;
         self.sever();
         // Wakes the acceptor, which then finds its listener shut.
         let _ = shutdown(self.listener.as_fd(), Shutdown::Both);
@@ -174,7 +137,13 @@ struct State {
     refilled: Instant,
     stalled: bool,
     severed: bool,
-    open: Vec<Weak<Stream>>,
+    /// How often the link was severed. A connection made before the last time is broken for good: a pump
+    /// that looked at `severed` alone would miss a link that was severed and mended while it slept, and
+    /// keep a shut socket open with its peer blocked in a write.
+    breaks: u64,
+    /// The relay is being dropped.
+    ended: bool,
+    open: Vec<Weak<EndpointStream>>,
 }
 
 impl Shared {
@@ -185,6 +154,8 @@ impl Shared {
             refilled: Instant::now(),
             stalled: false,
             severed: false,
+            breaks: 0,
+            ended: false,
             open: Vec::new(),
         };
         Self {
@@ -220,15 +191,16 @@ impl Shared {
         rate.map_or(BUFFER, |rate| (rate.over(BURST).0 as usize).clamp(LEAST_TURN, BUFFER))
     }
 
-    /// Waits until so many bytes may pass; `None` once the link is severed.
-    fn admit(&self, bytes: usize, direction: Direction) -> Option<()> {
+    /// Waits until so many bytes may pass; `None` once the connection is broken, be the link mended
+    /// since or not.
+    fn admit(&self, bytes: usize, pump: Pump) -> Option<()> {
         let mut state = self.lock();
         loop {
             state.refill();
-            if state.severed {
+            if state.breaks != pump.breaks {
                 return None;
             }
-            let wait = match (state.stalled, direction, state.rate) {
+            let wait = match (state.stalled, pump.direction, state.rate) {
                 (true, ..) => None,
                 (false, Direction::Back, _) | (false, _, None) => return Some(()),
                 (false, Direction::Forth, Some(_)) if state.tokens > 0.0 => {
@@ -266,26 +238,51 @@ enum Direction {
     Back,
 }
 
-fn accept_all(listener: &Listener, to: &Endpoint, shared: &Arc<Shared>) {
-    while let Ok(source) = listener.accept() {
-        // A connection that cannot be carried through is closed, as by a host that is not there.
-        let _ = carry(source, to, shared);
+/// One direction of one connection.
+#[derive(Debug, Clone, Copy)]
+struct Pump {
+    direction: Direction,
+    /// [`State::breaks`] when it was connected.
+    breaks: u64,
+}
+
+fn accept_all(listener: &EndpointListener, to: &Endpoint, shared: &Arc<Shared>) {
+    while !shared.lock().ended {
+        let Ok(source) = listener.accept() else {
+            // Of one connection, or for want of descriptors: neither ends the link.
+            thread::sleep(ACCEPT_RETRY);
+            continue;
+        };
+        let (to, shared) = (to.clone(), Arc::clone(shared));
+        // A destination that does not take connections holds up this one alone: neither the next nor the
+        // end of the link waits for it. A connection that cannot be carried through is closed, as by a
+        // host that is not there; so it is where no thread can be had.
+        let work = move || drop(carry(source, &to, &shared));
+        let _ = thread::Builder::new().name("link-connect".to_owned()).spawn(work);
     }
 }
 
 /// Connects a source through, with a thread for each direction.
-fn carry(source: Stream, to: &Endpoint, shared: &Arc<Shared>) -> io::Result<()> {
+fn carry(source: EndpointStream, to: &Endpoint, shared: &Arc<Shared>) -> io::Result<()> {
+    let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
     // Before the destination hears of it: a QEMU that waits for a migration takes one connection.
-    if shared.lock().severed {
-        return Err(io::ErrorKind::ConnectionRefused.into());
+    let breaks = {
+        let state = shared.lock();
+        if state.severed {
+            return Err(refused());
+        }
+        state.breaks
+    };
+    let destination = Arc::new(EndpointStream::connect(to)?);
+    if destination.is_connected_to_itself() {
+        return Err(refused());
     }
-    let destination = Arc::new(Stream::connect(to)?);
     let source = Arc::new(source);
     sockopt::set_socket_send_buffer_size(destination.as_fd(), SOCKET_BUFFER)?;
     {
         let mut state = shared.lock();
-        if state.severed {
-            return Err(io::ErrorKind::ConnectionRefused.into());
+        if state.breaks != breaks {
+            return Err(refused());
         }
         state.open.retain(|stream| stream.strong_count() > 0);
         state.open.extend([Arc::downgrade(&source), Arc::downgrade(&destination)]);
@@ -297,7 +294,7 @@ fn carry(source: Stream, to: &Endpoint, shared: &Arc<Shared>) -> io::Result<()> 
         };
         let shared = shared.clone();
         let work = move || {
-            let end = match pump(&from, &to, direction, &shared) {
+            let end = match pump(&from, &to, Pump { direction, breaks }, &shared) {
                 // One end has said all; the other direction may go on.
                 Ok(()) => Shutdown::Write,
                 Err(_) => Shutdown::Both,
@@ -307,14 +304,21 @@ fn carry(source: Stream, to: &Endpoint, shared: &Arc<Shared>) -> io::Result<()> 
                 let _ = shutdown(from.as_fd(), end);
             }
         };
-        thread::Builder::new().name(format!("link-{direction:?}").to_lowercase()).spawn(work)?;
+        let spawned =
+            thread::Builder::new().name(format!("link-{direction:?}").to_lowercase()).spawn(work);
+        if let Err(error) = spawned {
+            // Half a connection would hang.
+            let _ = shutdown(source.as_fd(), Shutdown::Both);
+            let _ = shutdown(destination.as_fd(), Shutdown::Both);
+            return Err(error);
+        }
     }
     Ok(())
 }
 
 /// Moves bytes until their source ends (`Ok`) or anything fails.
-fn pump(from: &Stream, to: &Stream, direction: Direction, shared: &Shared) -> io::Result<()> {
-    let counter = match direction {
+fn pump(from: &EndpointStream, to: &EndpointStream, pump: Pump, shared: &Shared) -> io::Result<()> {
+    let counter = match pump.direction {
         Direction::Forth => &shared.passed,
         Direction::Back => &shared.returned,
     };
@@ -327,92 +331,9 @@ fn pump(from: &Stream, to: &Stream, direction: Direction, shared: &Shared) -> io
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        shared.admit(got, direction).ok_or(io::ErrorKind::ConnectionAborted)?;
+        shared.admit(got, pump).ok_or(io::ErrorKind::ConnectionAborted)?;
         to.write_all(&buffer[..got])?;
         counter.fetch_add(got as u64, Ordering::Relaxed);
-    }
-}
-
-#[derive(Debug)]
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listener {
-    fn bind(at: &Endpoint) -> io::Result<Self> {
-        let listener = match at {
-            Endpoint::Tcp(address) => Listener::Tcp(TcpListener::bind(address)?),
-            Endpoint::Unix(path) => Listener::Unix(UnixListener::bind(path)?),
-        };
-        // What is accepted inherits it, and only so does it bound the window from the start.
-        sockopt::set_socket_recv_buffer_size(listener.as_fd(), SOCKET_BUFFER)?;
-        Ok(listener)
-    }
-
-    fn at(&self, asked: Endpoint) -> io::Result<Endpoint> {
-        Ok(match self {
-            Listener::Tcp(listener) => Endpoint::Tcp(listener.local_addr()?),
-            Listener::Unix(_) => asked,
-        })
-    }
-
-    fn accept(&self) -> io::Result<Stream> {
-        Ok(match self {
-            Listener::Tcp(listener) => Stream::Tcp(listener.accept()?.0).without_delay(),
-            Listener::Unix(listener) => Stream::Unix(listener.accept()?.0),
-        })
-    }
-
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Unix(listener) => listener.as_fd(),
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    fn connect(to: &Endpoint) -> io::Result<Self> {
-        Ok(match to {
-            Endpoint::Tcp(address) => Stream::Tcp(TcpStream::connect(address)?).without_delay(),
-            Endpoint::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
-        })
-    }
-
-    /// Small messages (the return path's) are not held back. Failing that they are late, not lost.
-    fn without_delay(self) -> Self {
-        if let Stream::Tcp(stream) = &self {
-            let _ = stream.set_nodelay(true);
-        }
-        self
-    }
-
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => (&*stream).read(buffer),
-            Stream::Unix(stream) => (&*stream).read(buffer),
-        }
-    }
-
-    fn write_all(&self, buffer: &[u8]) -> io::Result<()> {
-        match self {
-            Stream::Tcp(stream) => (&*stream).write_all(buffer),
-            Stream::Unix(stream) => (&*stream).write_all(buffer),
-        }
-    }
-
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Stream::Tcp(stream) => stream.as_fd(),
-            Stream::Unix(stream) => stream.as_fd(),
-        }
     }
 }
 
@@ -420,6 +341,10 @@ impl Stream {
 mod tests {
     use super::*;
     use crate::retry::{agrees_once_in_three, claim};
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::mpsc::channel;
 
     /// A link to `listener`, and both ends of one connection through it.
     fn through(
@@ -533,13 +458,47 @@ mod tests {
         wait_until(|| link.passed() == Bytes(1));
     }
 
+    /// Runs work that must not hang, in a thread of its own.
+    fn ends(what: &str, work: impl FnOnce() + Send + 'static) {
+        let (done, is_done) = channel();
+        thread::spawn(move || {
+            work();
+            let _ = done.send(());
+        });
+        assert!(is_done.recv_timeout(Duration::from_secs(10)).is_ok(), "{what} hangs");
+    }
+
     #[test]
-    fn an_end_is_read_as_it_is_written_and_nothing_else_is() {
-        for text in ["tcp:127.0.0.1:4444", "unix:/run/x.sock", "tcp:[::1]:1"] {
-            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+    fn a_link_severed_and_mended_at_once_while_stalled_still_breaks_its_connections() {
+        for _ in 0..20 {
+            let (link, source, destination) = through(&listener(), None);
+            let flooding = flood(source);
+            wait_until(|| link.passed() > Bytes(0));
+            link.set_stalled(true);
+            thread::sleep(Duration::from_millis(5));
+            link.sever();
+            link.mend();
+            ends("a write into a broken link", move || flooding.join().unwrap());
+            drop(destination);
         }
-        for text in ["", "tcp:host:1", "tcp:127.0.0.1", "rdma:1", "exec:cat"] {
-            assert!(text.parse::<Endpoint>().unwrap_err().to_string().contains("write tcp:"));
-        }
+    }
+
+    #[test]
+    fn a_destination_that_takes_no_connections_holds_up_neither_the_next_nor_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("full.sock");
+        let full = UnixListener::bind(&path).unwrap();
+        // A backlog of none takes one connection; what connects after that waits.
+        rustix::net::listen(&full, 0).unwrap();
+        let _first = UnixStream::connect(&path).unwrap();
+        let link = LinkRelay::new(Endpoint::Unix(path), None).unwrap();
+        let Endpoint::Tcp(address) = link.endpoint() else { unreachable!() };
+        let _waits = TcpStream::connect(address).unwrap();
+        thread::sleep(Duration::from_millis(50));
+        link.sever();
+        let mut refused = TcpStream::connect(address).unwrap();
+        refused.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert!(matches!(refused.read(&mut [0; 1]), Ok(0)), "the next connection is not served");
+        ends("the end of a link", move || drop(link));
     }
 }
