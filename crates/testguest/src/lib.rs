@@ -4,7 +4,8 @@
 //! **What belongs here:** a bare-metal guest that dirties memory as it is told and reports its own progress
 //! ([`GuestSpec`], [`Heartbeats`], [`Timeline`]), the real QEMU that runs it ([`Vm`]), a relay in place of a
 //! network link of a set rate ([`LinkRelay`]), a source and a destination joined by it ([`MigrationPair`]),
-//! and the QMP client of tests ([`RawQmp`]).
+//! the QMP client of tests ([`RawQmp`]), and a relay that makes a monitor slow, silent or lying
+//! ([`QmpRelay`]).
 //!
 //! **What does not belong here:** whatever steers a migration. This crate knows no policies, and it measures
 //! from inside the guest, on the wire and over a QMP socket of its own, independently of the program under
@@ -30,6 +31,7 @@ mod heartbeats;
 mod image;
 mod link;
 mod pair;
+mod qmp_relay;
 mod raw_qmp;
 mod retry;
 mod spec;
@@ -46,6 +48,7 @@ pub use heartbeats::{
 pub use image::IMAGE;
 pub use link::LinkRelay;
 pub use pair::MigrationPair;
+pub use qmp_relay::{HeldBack, HoldRule, QmpRelay, RelayStep, RelayedCommand};
 pub use raw_qmp::{QmpAnswer, RawEvent, RawQmp, RawQmpError, SentCommand};
 pub use retry::{agrees_once_in_three, claim};
 pub use spec::{GuestSpec, GuestSpecError, PageContent, PagesPerSecond, WorkPhase, Workload};
