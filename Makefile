@@ -5,7 +5,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help setup demo host check test format lint deny fuzz-check quick-tests docs real-tests bench fuzz
+.PHONY: help setup demo host check test format lint deny fuzz-check quick-tests docs real-tests chaos bench fuzz
 
 TARGET = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
@@ -13,7 +13,7 @@ OLD_QEMU = $(CURDIR)/target/tools/qemu-7.2
 KERNEL = crates/testguest/kernel/main.rs
 
 # A test binary not named here runs in `make check`: it must need neither QEMU nor root.
-REAL_TESTS = real_qemu cgroup cgroup_v2_guest probe
+REAL_TESTS = real_qemu chaos cgroup cgroup_v2_guest probe
 TESTS = $(sort $(basename $(notdir $(wildcard crates/*/tests/*.rs))) \
 	$(notdir $(patsubst %/main.rs,%,$(wildcard crates/*/tests/*/main.rs))))
 QUICK_TESTS = $(filter-out $(REAL_TESTS),$(TESTS))
@@ -93,6 +93,18 @@ real-tests: ## the tests on real QEMU and on the real kernel's control groups
 		export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(AS_ROOT)"; \
 	fi; \
 	set -x; cargo test --workspace $(REAL_TESTS:%=--test %)
+
+# Make passes what is given on its command line, so SECONDS of the shell is not meant.
+SECONDS = 600
+SEED =
+
+chaos: ## faults at random moments of real migrations for SECONDS (600), from SEED on if it is given
+	@scripts/setup.sh demo
+	@if [ -n "$(AS_ROOT)" ]; then \
+		export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(AS_ROOT)"; \
+	fi; \
+	LANDFALL_CHAOS_SECONDS="$(SECONDS)" LANDFALL_CHAOS_SEED="$(SEED)" \
+		cargo test --package landfall --test chaos -- random_faults --nocapture
 
 bench: ## the policies against each other on real guests, medians of paired runs (15 minutes)
 	@scripts/setup.sh demo

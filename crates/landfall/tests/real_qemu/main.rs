@@ -9,6 +9,7 @@ mod landfall_process;
 mod migrate;
 mod plan;
 mod replay;
+#[path = "../shared/scene.rs"]
 mod scene;
 mod serve;
 mod set;

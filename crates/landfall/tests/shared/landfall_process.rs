@@ -57,6 +57,16 @@ impl Run {
     }
 }
 
+impl Drop for Run {
+    fn drop(&mut self) {
+        // A test that has failed leaves no landfall behind, least of all one that it has stopped.
+        if std::thread::panicking() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
 impl Ended {
     pub fn code(&self) -> Option<i32> {
         self.status.code()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -57,15 +58,31 @@ impl Scene {
 
     /// `landfall migrate` of this guest, with the destination's monitor, as JSON.
     pub fn landfall(&self, options: &[&str]) -> Run {
-        let (qmp, uri) = (self.pair.source.qmp_socket(), self.pair.uri());
+        let [source, destination] = [&self.pair.source, &self.pair.destination];
+        let to_destination = destination.qmp_socket().display().to_string();
+        let source = source.qmp_socket().display().to_string();
+        Run::start(self.migrate_command(&source, Some(&to_destination), options))
+    }
+
+    /// `landfall migrate` of this guest, its monitors reached by these addresses, as JSON.
+    pub fn migrate_command(
+        &self,
+        source: &str,
+        destination: Option<&str>,
+        options: &[&str],
+    ) -> Command {
         let mut command = landfall();
-        command.arg("migrate").arg(qmp).arg(uri).arg("--json");
-        command.arg("--destination-qmp").arg(self.pair.destination.qmp_socket()).args(options);
+        command.args(["migrate", source, &self.pair.uri(), "--json"]);
+        // A relay in front of the source's monitor is vouched for here, and nowhere else.
+        if let Some(destination) = destination {
+            command.args(["--destination-qmp", destination]);
+        }
+        command.args(options);
         if !options.contains(&"--probe") {
             // What is to be known of the guest before costs seconds each time.
             command.args(["--probe", "0s"]);
         }
-        Run::start(command)
+        command
     }
 
     /// Runs `landfall migrate` to its end.
@@ -98,6 +115,42 @@ impl Scene {
     pub fn is_held(&self) -> bool {
         let now = limits(self.pid());
         now != self.before.limits_as_they_were(&now)
+    }
+
+    /// Returns where the guest runs, by the word of both QEMUs; a QEMU that does not answer is not there.
+    pub fn runs_at(&self) -> Vec<&'static str> {
+        let places = [("source", &self.pair.source), ("destination", &self.pair.destination)];
+        let runs = |vm: &Vm| {
+            let status = vm.raw_qmp().ok().and_then(|mut probe| probe.run("query-status").ok());
+            status.is_some_and(|status| status["status"] == "running")
+        };
+        places.into_iter().filter(|(_, vm)| runs(vm)).map(|(place, _)| place).collect()
+    }
+
+    /// Asserts that the guest comes to run in one place within a limit, is never seen in two, and that its
+    /// memory is right; returns the place.
+    #[track_caller]
+    pub fn assert_runs_once(&self, within: Duration) -> &'static str {
+        let until = Instant::now() + within;
+        let place = loop {
+            let places = self.runs_at();
+            assert!(places.len() < 2, "the guest runs twice");
+            if let Some(place) = places.first() {
+                break *place;
+            }
+            assert!(Instant::now() < until, "the guest runs nowhere for {within:?}");
+            sleep(Duration::from_millis(50));
+        };
+        let settled = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < settled {
+            assert_eq!(self.runs_at(), [place]);
+            sleep(Duration::from_millis(50));
+        }
+        let vm = if place == "source" { &self.pair.source } else { &self.pair.destination };
+        let beats = vm.heartbeats();
+        beats.beat_from(vm.qemu_index(), Some(Instant::now()), PATIENCE).expect("the guest beats");
+        self.assert_memory_right();
+        place
     }
 
     /// Asserts that the guest runs at the source at full speed with its old limits, its memory is right,
@@ -141,9 +194,14 @@ impl Scene {
         assert_eq!(beats.corruptions(), []);
     }
 
+    /// Returns landfall's control groups for the guest.
+    pub fn groups_left(&self) -> Vec<PathBuf> {
+        groups_left(self.pid())
+    }
+
     #[track_caller]
     pub fn assert_nothing_left(&self) {
-        let left = groups_left(self.pid());
+        let left = self.groups_left();
         assert_eq!(left, Vec::<PathBuf>::new(), "control groups were left behind");
     }
 }
