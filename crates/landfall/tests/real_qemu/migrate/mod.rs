@@ -9,17 +9,21 @@
 //! refusals      refused before anything is changed
 //! failures      failures during a migration
 //! disks         disks that move along, and hooks that hold the switch-over
+//! monitors      monitors that hold back, fall silent or close at the worst moment
+//! both_killed   kill -9 of landfall and its guardian together
 //! dangers       a guest that could run twice, stay paused or be the wrong one
 //! stuck_output  a terminal that takes nothing
 //! sudden_death  kill -9 of landfall
 //! ```
 
+mod both_killed;
 mod dangers;
 mod disks;
 mod failures;
 mod forecasts;
 mod hooks;
 mod landings;
+mod monitors;
 mod policies;
 mod refusals;
 mod scripts;
