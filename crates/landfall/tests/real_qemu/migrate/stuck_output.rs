@@ -5,7 +5,7 @@ use std::process::Stdio;
 use landfall_core::units::ByteRate;
 use serde_json::Value;
 
-use crate::scene::{Run, Scene, landfall, random};
+use crate::scene::{Scene, landfall, random};
 
 #[test]
 fn a_migration_is_steered_while_standard_error_takes_no_more() {
@@ -29,9 +29,9 @@ fn a_migration_is_steered_while_standard_error_takes_no_more() {
     command.arg(scene.pair.source.qmp_socket()).arg(scene.pair.uri());
     command.args(["--give-way", "max-stall"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(writer);
-    let run = Run { child: command.spawn().unwrap() };
+    let landfall = command.spawn().unwrap();
     drop(command);
-    let output = run.child.wait_with_output().unwrap();
+    let output = landfall.wait_with_output().unwrap();
     drop(reader);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["outcome"], "landed", "{report:#}");
