@@ -334,6 +334,12 @@ pub fn describe_end(end: EndState) -> &'static str {
              a stopped copy of it waits at the destination. End the destination's QEMU, and never \
              continue it"
         }
+        EndState::RunsAtSourceAfterTwice => {
+            "THE GUEST RAN TWICE for a moment, at the source and at the destination, because the migration \
+             was ended by another program, or by a fault, when all of it had been sent. It was stopped \
+             at the destination and runs at the source: end the destination's QEMU, never continue it, \
+             and look after the guest's disks"
+        }
         EndState::StandsAtSource(_) => {
             "the migration is over, and the guest stands still at the source; landfall did not stop it \
              (QMP query-status says why)"

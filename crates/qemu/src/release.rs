@@ -100,6 +100,17 @@ pub fn release_groups() -> Vec<ReleasedGuest> {
     found
 }
 
+/// Takes a lock. One whose holder is just dying is waited for.
+async fn acquire_lock(process: Process) -> Result<GuestLock, LockError> {
+    for _ in 0..5 {
+        match GuestLock::acquire(process) {
+            Err(LockError::AlreadySteered { .. }) => tokio::time::sleep(RETRY_PAUSE).await,
+            lock => return lock,
+        }
+    }
+    GuestLock::acquire(process)
+}
+
 /// `None` where the record is gone by the time its lock is held: another process has just undone it.
 async fn release_record(record: &RollbackRecord) -> Option<ReleasedGuest> {
     let process = record.process();
@@ -109,7 +120,7 @@ async fn release_record(record: &RollbackRecord) -> Option<ReleasedGuest> {
         done: Vec::new(),
         left: Vec::new(),
     };
-    let _lock = match GuestLock::acquire(process) {
+    let _lock = match acquire_lock(process).await {
         Ok(lock) => lock,
         Err(error) => {
             guest.outcome = match error {

@@ -111,6 +111,9 @@ pub enum EndState {
     /// It runs at the source; a copy that arrived paused waits at the destination, whose monitor is not
     /// known. It must not be continued there.
     RunsAtSourceCopyPaused,
+    /// It runs at the source. It had started at the destination as well, by no doing of landfall's, and was
+    /// stopped there.
+    RunsAtSourceAfterTwice,
     /// It is at the source, and stands still because of something that landfall did not do.
     StandsAtSource(GuestState),
     /// The migration has completed after the guest was told to stop, and it cannot be known whether it
@@ -128,6 +131,11 @@ pub enum EndState {
 pub struct EndProtocol {
     obligations: Obligations,
     destination_known: bool,
+    /// The destination was seen to be fenced by this process. That it was written down before says less:
+    /// the one that wrote it may have died before it did it.
+    destination_is_fenced: bool,
+    /// The guest was seen to run at the destination although the migration had not completed.
+    ran_twice: bool,
     state: State,
 }
 
@@ -150,6 +158,12 @@ enum State {
     PersistSourceFence,
     /// Behind a fence: end it.
     EndBy(Ended),
+    /// It did not complete, and was not ended behind a fence: may the guest start at the destination
+    /// nevertheless? Another program that cancels too late brings that about, and a return path that
+    /// breaks.
+    AskDestinationAfter,
+    PersistLateFence,
+    StopLateGuest,
     /// It did not complete: the guest belongs to the source.
     AskSource,
     AwaitSource,
@@ -176,7 +190,13 @@ enum Ended {
 impl EndProtocol {
     /// Starts with what earlier processes have left to be done.
     pub fn new(obligations: Obligations, destination_known: bool) -> EndProtocol {
-        EndProtocol { obligations, destination_known, state: State::AskMigration }
+        EndProtocol {
+            obligations,
+            destination_known,
+            destination_is_fenced: false,
+            ran_twice: false,
+            state: State::AskMigration,
+        }
     }
 
     /// What is left to be done.
@@ -191,11 +211,12 @@ impl EndProtocol {
             State::AwaitMigration | State::AwaitSource | State::AwaitDestination => EndStep::Wait,
             State::AskDestinationBefore(_)
             | State::ConfirmDestinationFence(_)
+            | State::AskDestinationAfter
             | State::AskDestination => EndStep::QueryDestination,
-            State::PersistDestinationFence(_) => {
+            State::PersistDestinationFence(_) | State::PersistLateFence => {
                 EndStep::Persist(self.obligations.with_destination_fence())
             }
-            State::FenceDestination(_) => EndStep::StopDestination,
+            State::FenceDestination(_) | State::StopLateGuest => EndStep::StopDestination,
             State::AskSourceBefore
             | State::ConfirmSourceFence
             | State::AskSource
@@ -239,7 +260,10 @@ impl EndProtocol {
             },
             // The guest may have started between the question and the stop.
             State::ConfirmDestinationFence(how) => match answer {
-                EndAnswer::Guest(GuestState::Incoming) => State::EndBy(how),
+                EndAnswer::Guest(GuestState::Incoming) => {
+                    self.destination_is_fenced = true;
+                    State::EndBy(how)
+                }
                 EndAnswer::Guest(_) => State::AwaitMigration,
                 _ => State::without_destination(how),
             },
@@ -260,6 +284,18 @@ impl EndProtocol {
                 State::EndBy(Ended::ByCancel)
             }
             State::EndBy(_) => State::AwaitMigration,
+            State::AskDestinationAfter => match answer {
+                EndAnswer::Guest(state @ (GuestState::Incoming | GuestState::Running)) => {
+                    self.ran_twice = state == GuestState::Running;
+                    State::PersistLateFence
+                }
+                _ => State::AskSource,
+            },
+            State::PersistLateFence => {
+                self.obligations = self.obligations.with_destination_fence();
+                State::StopLateGuest
+            }
+            State::StopLateGuest => State::AskSource,
             State::AskSource => self.at_source(answer),
             State::AwaitSource | State::ContinueSource => State::AskSource,
             State::AskDestination => self.at_destination(answer),
@@ -310,9 +346,19 @@ impl EndProtocol {
             Status::PreSwitchOver | Status::Cancelling | Status::Unknown => State::AwaitMigration,
             Status::Completed if self.destination_known => State::AskDestination,
             Status::Completed => self.arrived_unseen(),
+            Status::Cancelled | Status::Failed if self.may_arrive_late() => {
+                State::AskDestinationAfter
+            }
             Status::None | Status::Cancelled | Status::Failed => State::AskSource,
             Status::PostCopy | Status::PostCopyPaused => State::Ended(EndState::InPostCopy),
         }
+    }
+
+    /// Returns whether a guest that the source has back may start at the destination as well.
+    fn may_arrive_late(&self) -> bool {
+        let Obligations { migration_started, source_fenced, .. } = self.obligations;
+        let is_fenced = source_fenced || self.destination_is_fenced;
+        self.destination_known && migration_started && !is_fenced
     }
 
     /// Returns whether the migration is landfall's to end.
@@ -340,6 +386,9 @@ impl EndProtocol {
 
     fn at_source(&self, answer: EndAnswer) -> State {
         match answer {
+            EndAnswer::Guest(GuestState::Running) if self.ran_twice => {
+                State::Settle(EndState::RunsAtSourceAfterTwice)
+            }
             EndAnswer::Guest(GuestState::Running) => State::Settle(EndState::RunsAtSource),
             EndAnswer::Guest(GuestState::Paused) if self.obligations.guest_stopped => {
                 State::ContinueSource

@@ -45,7 +45,11 @@ fn check<P: Protocol>(model: EndingModel<P>) -> Vec<(&'static str, String)> {
 
 fn assert_no_violation(destination_known: bool) {
     let model = |post_copy| EndingModel::<EndProtocol>::new(destination_known, post_copy);
-    for model in [model(false), model(true), model(false).pausing()] {
+    let mut models = vec![model(false), model(true), model(false).pausing()];
+    if destination_known {
+        models.push(model(false).cancelled_by_other());
+    }
+    for model in models {
         let violations = check(model);
         for (name, steps) in &violations {
             println!("NOT: {name}\n  {steps}");

@@ -22,6 +22,7 @@ pub struct EndingModel<P> {
     destination_known: bool,
     post_copy_allowed: bool,
     pauses: bool,
+    other_may_cancel: bool,
     protocol: PhantomData<P>,
 }
 
@@ -58,12 +59,23 @@ pub enum Event {
 
 impl<P: Protocol> EndingModel<P> {
     pub fn new(destination_known: bool, post_copy_allowed: bool) -> Self {
-        EndingModel { destination_known, post_copy_allowed, pauses: false, protocol: PhantomData }
+        EndingModel {
+            destination_known,
+            post_copy_allowed,
+            pauses: false,
+            other_may_cancel: false,
+            protocol: PhantomData,
+        }
     }
 
     /// The same, where QEMU waits before the switch-over until landfall tells it to go on.
     pub fn pausing(self) -> Self {
         EndingModel { pauses: true, ..self }
+    }
+
+    /// The same, where another program cancels the migration at the worst moment.
+    pub fn cancelled_by_other(self) -> Self {
+        EndingModel { other_may_cancel: true, ..self }
     }
 }
 
@@ -72,7 +84,10 @@ impl<P: Protocol> Model for EndingModel<P> {
     type Action = Event;
 
     fn init_states(&self) -> Vec<World<P>> {
-        vec![World::new(self.destination_known, self.pauses)]
+        let world = World::new(self.destination_known, self.pauses);
+        // A second running guest is ended only where the destination answers.
+        let silences_left = if self.other_may_cancel { 0 } else { world.silences_left };
+        vec![World { other_may_cancel: self.other_may_cancel, silences_left, ..world }]
     }
 
     fn actions(&self, world: &World<P>, events: &mut Vec<Event>) {
@@ -199,7 +214,9 @@ impl<P: Protocol> Model for EndingModel<P> {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::<Self>::always(NOT_TWICE, |_, world| {
-                !(world.runs_at_source() && world.runs_at_destination())
+                // That another program makes it run twice cannot be helped, only ended.
+                world.other_has_cancelled
+                    || !(world.runs_at_source() && world.runs_at_destination())
             }),
             Property::<Self>::always(RUNS_IN_THE_END, |model, world| {
                 !model.is_quiet(world)
@@ -214,9 +231,11 @@ impl<P: Protocol> Model for EndingModel<P> {
                     || world.runs_at_source()
             }),
             Property::<Self>::always(REPORT_IS_TRUE, |_, world| match world.actor.doing {
-                Doing::Ended(EndState::RunsAtSource | EndState::RunsAtSourceCopyPaused) => {
-                    world.runs_at_source()
-                }
+                Doing::Ended(
+                    EndState::RunsAtSource
+                    | EndState::RunsAtSourceCopyPaused
+                    | EndState::RunsAtSourceAfterTwice,
+                ) => world.runs_at_source(),
                 Doing::Ended(EndState::RunsAtDestination) => {
                     world.runs_at_destination() || world.died_with_guest
                 }
@@ -229,7 +248,7 @@ impl<P: Protocol> Model for EndingModel<P> {
 impl<P: Protocol> EndingModel<P> {
     /// Returns whether nothing more happens by itself: no process has anything left to do.
     pub fn is_quiet(&self, world: &World<P>) -> bool {
-        world.advances().iter().all(|advance| *advance == Advance::DestinationDies)
+        world.advances().iter().all(Advance::is_fault)
             && world.source_monitor.waiting.is_empty()
             && world.destination_monitor.waiting.is_empty()
             && world.actor.is_gone()
@@ -398,7 +417,7 @@ pub fn states_without_an_end<P: Protocol>(model: &EndingModel<P>) -> (usize, Vec
             let is_fault = matches!(
                 event,
                 Event::Crash
-                    | Event::Advance(Advance::DestinationDies)
+                    | Event::Advance(Advance::DestinationDies | Advance::OtherCancels)
                     | Event::SeeHang
                     | Event::GiveUpWaiting
                     | Event::LoseDestination

@@ -163,6 +163,9 @@ pub struct World<P> {
     pub crashes_left: u8,
     pub silences_left: u8,
     pub destination_may_die: bool,
+    /// Another program may cancel the migration at any moment, and has done so.
+    pub other_may_cancel: bool,
+    pub other_has_cancelled: bool,
 }
 
 impl<P: Protocol> World<P> {
@@ -187,6 +190,8 @@ impl<P: Protocol> World<P> {
             crashes_left: 3,
             silences_left: 2,
             destination_may_die: true,
+            other_may_cancel: false,
+            other_has_cancelled: false,
         }
     }
 
@@ -356,6 +361,13 @@ impl<P: Protocol> World<P> {
             }
             _ => {}
         }
+        let cancellable = matches!(
+            self.migration,
+            Migration::Active | Migration::FinalCopy { .. } | Migration::Delivered { .. }
+        );
+        if self.other_may_cancel && cancellable {
+            found.push(Advance::OtherCancels);
+        }
         if self.destination_may_die && self.migration != Migration::PostCopy {
             found.push(Advance::DestinationDies);
         }
@@ -405,6 +417,11 @@ impl<P: Protocol> World<P> {
                 }
                 self.migration = Migration::Cancelled;
             }
+            (Advance::OtherCancels, _) => {
+                self.other_may_cancel = false;
+                self.other_has_cancelled = true;
+                self.execute_at_source(Command::Cancel);
+            }
             (Advance::DestinationDies, _) => {
                 self.destination_may_die = false;
                 let has_guest =
@@ -440,4 +457,12 @@ pub enum Advance {
     Fail,
     FinishCancel,
     DestinationDies,
+    OtherCancels,
+}
+
+impl Advance {
+    /// Returns whether it need not happen.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Advance::DestinationDies | Advance::OtherCancels)
+    }
 }

@@ -162,7 +162,7 @@ impl Driver {
             EndState::RunsAtSource => {
                 (stayed, Some(format!("{how}. The guest runs at the source at full speed")))
             }
-            EndState::RunsAtSourceCopyPaused => {
+            EndState::RunsAtSourceCopyPaused | EndState::RunsAtSourceAfterTwice => {
                 (stayed, Some(format!("{how}. {}", describe_end(found))))
             }
             EndState::StandsAtSource(_)
