@@ -75,7 +75,7 @@ const ACTS: &[(&[&str], &[&str])] = &[
     // Control groups: the lever, the reader of its counters, and the rollback. Every hold passes
     // through the hands, which give the guardian the rollback first.
     (&["CpuLever"], &["qemu/src/driver/actuator.rs", "qemu/src/vcpus.rs", "qemu/src/cgroup/"]),
-    (&["find_cpu_lever("], &["qemu/src/driver/preflight.rs", "qemu/src/cgroup/"]),
+    (&["find_cpu_lever("], &["qemu/src/driver/preflight/", "qemu/src/cgroup/"]),
     (&["lever.release_all("], &["qemu/src/driver/actuator.rs"]),
     (&["step.apply("], &["qemu/src/rollback/", "qemu/src/release.rs", "qemu/src/cgroup/"]),
     // Files: groups and limits in one place, the lock and the socket in another, the recording in a

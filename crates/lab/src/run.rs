@@ -195,6 +195,7 @@ impl LabRun {
             source: QmpAddress::Unix(pair.source.qmp_socket()),
             destination: pair.uri(),
             destination_qmp: Some(QmpAddress::Unix(pair.destination.qmp_socket())),
+            qemu_pid: None,
             requirements: self.asked.clone(),
             aggression: self.aggression,
             policy: NamedPolicy::by_name(self.policy, Path::new(""))?,

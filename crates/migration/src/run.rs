@@ -32,6 +32,8 @@ pub struct RunConfig {
     pub destination: String,
     /// QMP monitor of the destination, if it can be reached.
     pub destination_qmp: Option<QmpAddress>,
+    /// The process that the operator says the source's QEMU is.
+    pub qemu_pid: Option<i32>,
     /// The requirements.
     pub requirements: Requirements,
     /// How fast against how gentle.
@@ -69,6 +71,7 @@ impl MigrationRun {
             source: config.source,
             destination: config.destination,
             destination_qmp: config.destination_qmp,
+            qemu_pid: config.qemu_pid,
             settings: Settings { requirements: config.requirements, aggression: config.aggression },
             policy: policy.create(tell),
             post_copy: config.post_copy,

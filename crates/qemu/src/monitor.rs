@@ -10,6 +10,7 @@ use landfall_core::units::{ByteRate, Bytes, Share};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::procfs::sockets::LocalSocket;
 use crate::qmp::{PendingResponse, QmpAddress, QmpClient, QmpError, QmpEvents};
 
 /// A connection to the monitor of a QEMU, at either end of a migration.
@@ -221,6 +222,11 @@ impl QemuMonitor {
     /// it. `None` for a TCP connection.
     pub fn peer_pid(&self) -> Option<i32> {
         self.qmp.peer_pid()
+    }
+
+    /// Returns landfall's end of the connection; `None` where the kernel did not say what it is.
+    pub fn local_socket(&self) -> Option<LocalSocket> {
+        self.qmp.local_socket()
     }
 
     /// Returns what the guest does (`query-status`).

@@ -35,23 +35,23 @@ pub enum VcpuThreadError {
     #[error(
         "QEMU says that its vCPUs are threads {tids:?}, but on this host process {pid} is \
          {program:?}, not a QEMU: QEMU runs on another host or in another PID namespace; run \
-         landfall where QEMU runs"
+         landfall where QEMU runs, or, if that is this guest's QEMU, add --qemu-pid {pid}"
     )]
     NotQemu {
         /// The threads.
         tids: Vec<i32>,
         /// The process they belong to.
         pid: i32,
-        /// The first word of its command line.
+        /// The file of its program.
         program: String,
     },
 }
 
-/// Returns the one QEMU process on this host that all these threads belong to.
+/// Returns the one process on this host that all these threads belong to.
 ///
 /// # Errors
-/// [`VcpuThreadError`].
-pub fn find_qemu_process(tids: &[i32]) -> Result<Process, VcpuThreadError> {
+/// [`VcpuThreadError`], all but [`VcpuThreadError::NotQemu`].
+pub fn find_process(tids: &[i32]) -> Result<Process, VcpuThreadError> {
     let mut pids = Vec::new();
     for &tid in tids {
         let pid = procfs::thread_group(tid);
@@ -61,17 +61,25 @@ pub fn find_qemu_process(tids: &[i32]) -> Result<Process, VcpuThreadError> {
     let [pid] = pids[..] else {
         return Err(VcpuThreadError::SeveralProcesses { tids: tids.to_vec(), pids });
     };
-    let command_line = procfs::read_command_line(pid).unwrap_or_default();
-    if !procfs::is_qemu(&command_line) {
-        let program = command_line.into_iter().next().unwrap_or_default();
-        return Err(VcpuThreadError::NotQemu { tids: tids.to_vec(), pid, program });
-    }
     Process::from_pid(pid).ok_or(VcpuThreadError::NoSuchThread { tid: pid })
 }
 
-/// Returns whether all these threads belong to this QEMU process.
+/// Returns the one QEMU process on this host that all these threads belong to.
+///
+/// # Errors
+/// [`VcpuThreadError`].
+pub fn find_qemu_process(tids: &[i32]) -> Result<Process, VcpuThreadError> {
+    let process = find_process(tids)?;
+    let program = procfs::read_program(process.pid).unwrap_or_default();
+    match procfs::is_qemu(&program) {
+        true => Ok(process),
+        false => Err(VcpuThreadError::NotQemu { tids: tids.to_vec(), pid: process.pid, program }),
+    }
+}
+
+/// Returns whether all these threads belong to this process.
 pub fn are_threads_of(process: Process, tids: &[i32]) -> bool {
-    find_qemu_process(tids) == Ok(process)
+    find_process(tids) == Ok(process)
 }
 
 /// Returns the kernel's counters of every vCPU, in the order of `tids`: from the lever where there is

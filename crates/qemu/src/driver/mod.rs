@@ -47,7 +47,7 @@ use gate::Gate;
 use requests::{PendingChange, next_request};
 
 pub use gate::{GateVerdict, SwitchOverGate};
-pub use preflight::OtherWork;
+pub use preflight::{IdentityError, OtherWork};
 pub use refusal::Refusal;
 
 /// A migration to be steered.
@@ -58,6 +58,9 @@ pub struct MigrationRequest {
     pub destination: String,
     /// The monitor of that QEMU.
     pub destination_qmp: Option<QmpAddress>,
+    /// The process that the operator says the source's QEMU is. Where it is `None`, the process that serves
+    /// the monitor must be the one whose threads it names.
+    pub qemu_pid: Option<i32>,
     /// What the operator asks for.
     pub settings: Settings,
     /// The policy that steers.

@@ -3,14 +3,13 @@
 use landfall_core::session::preflight::PolicyRefusal;
 use landfall_core::telemetry::sample::Status;
 
-use super::preflight::OtherWork;
+use super::preflight::{IdentityError, OtherWork};
 use crate::cgroup::CgroupError;
 use crate::guardian::GuardianError;
 use crate::lock::LockError;
 use crate::monitor::RunState;
 use crate::qmp::{QmpAddress, QmpError};
 use crate::rollback::record::RecordError;
-use crate::vcpus::VcpuThreadError;
 
 /// Why a migration was not started. The guest is as it was, unless the text says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +23,6 @@ pub enum Refusal {
     /// A monitor cannot be reached, or does not answer as one.
     #[error(transparent)]
     Monitor(#[from] QmpError),
-    /// The monitor is on another host, so the thread ids that it names are those of other threads.
-    #[error(
-        "the monitor tcp:{0} is on another host: landfall holds the guest's threads, so it has to run \
-         where QEMU runs"
-    )]
-    MonitorElsewhere(String),
     /// SOURCE is a QEMU that waits for a guest.
     #[error(
         "the QEMU at {source_address} waits for an incoming migration, so it has no guest to give: are \
@@ -74,22 +67,9 @@ pub enum Refusal {
     /// Other programs are at work on the guest.
     #[error("{0}")]
     OtherWork(OtherWork),
-    /// The threads that QEMU names are not those of a guest on this host.
+    /// It is not certain which process the guest is.
     #[error(transparent)]
-    Threads(#[from] VcpuThreadError),
-    /// Two QEMUs, one of which made the socket while the other has the threads that it names.
-    #[error(
-        "the monitor {monitor} belongs to QEMU process {peer}, but the thread ids it gives are those of \
-         QEMU process {named}: QEMU runs in another PID namespace; run landfall in that one"
-    )]
-    OtherPidNamespace {
-        /// The source's monitor.
-        monitor: QmpAddress,
-        /// The process that made the socket.
-        peer: i32,
-        /// The process whose threads are named.
-        named: i32,
-    },
+    Identity(#[from] IdentityError),
     /// Another landfall has the guest.
     #[error(transparent)]
     Locked(#[from] LockError),

@@ -1,13 +1,15 @@
 //! What the kernel says about processes and threads under `/proc`: the only reader of it here.
 //!
-//! [`parse`] reads the text of each file, [`smaps`] that of a memory map; both are pure. This module
-//! opens the files, and answers which process is a QEMU ([`Process::is_qemu`], [`is_qemu`]).
+//! [`parse`] reads the text of each file, [`smaps`] that of a memory map; both are pure. [`sockets`] says who
+//! serves a connection. This module opens the files, and answers which process is a QEMU
+//! ([`Process::is_qemu`], [`is_qemu`]).
 //!
 //! A process or thread can end between any two reads, so every function reports that as
 //! [`ProcError::Ended`], not as an input/output error.
 
 pub mod parse;
 pub mod smaps;
+pub mod sockets;
 
 use std::fs;
 use std::io;
@@ -73,19 +75,19 @@ impl Process {
     /// Returns whether this process is a QEMU that runs a guest: see [`is_qemu`]. `false` if it has
     /// ended.
     pub fn is_qemu(self) -> bool {
-        self.is_alive() && read_command_line(self.pid).is_ok_and(|words| is_qemu(&words))
+        self.is_alive() && read_program(self.pid).is_ok_and(|program| is_qemu(&program))
     }
 }
 
-/// Returns whether a command line is that of a QEMU which runs a guest, by the file name of its first
-/// word: `qemu-system-*`, `qemu-kvm` (Red Hat), `kvm` (Debian, Proxmox VE) or `qemu`.
+/// Returns whether a program is a QEMU which runs a guest, by its file name: `qemu-system-*`, `qemu-kvm`
+/// (Red Hat), `kvm` (Debian, Proxmox VE) or `qemu`; also `.qemu-system-*-wrapped` (NixOS).
 ///
 /// QEMU's tools (`qemu-img`, `qemu-nbd`, `qemu-ga`, `qemu-storage-daemon`, ...) and its user-mode
 /// emulators (`qemu-aarch64`, ...) do not count: they have no vCPUs to hold. The kernel's own name for
 /// a process (`comm`) is not used, because `-name process=` changes it.
-pub fn is_qemu(command_line: &[String]) -> bool {
-    let program = command_line.first().map_or("", String::as_str);
+pub fn is_qemu(program: &str) -> bool {
     let name = program.rsplit('/').next().unwrap_or_default();
+    let name = name.strip_prefix('.').unwrap_or(name);
     name.starts_with("qemu-system-") || matches!(name, "qemu" | "qemu-kvm" | "kvm")
 }
 
@@ -96,6 +98,22 @@ pub fn list_pids() -> Vec<i32> {
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     pids
+}
+
+/// Returns the file of the program that a process runs (`/proc/PID/exe`), also where that has been replaced
+/// since. A user who may not see it gets the first word of the command line, which the process may have
+/// chosen; but such a user cannot hold its threads either.
+///
+/// # Errors
+/// [`ProcError::Ended`], [`ProcError::Read`].
+pub fn read_program(pid: i32) -> Result<String, ProcError> {
+    match fs::read_link(process_file(pid, "exe")) {
+        Ok(path) => {
+            let path = path.to_string_lossy().into_owned();
+            Ok(path.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(path))
+        }
+        Err(_) => Ok(read_command_line(pid)?.into_iter().next().unwrap_or_default()),
+    }
 }
 
 /// Returns the words of a process's command line, the program's name first. Bytes that are not UTF-8
@@ -252,19 +270,19 @@ mod tests {
 
     #[test]
     fn qemus_of_all_distributions_count_and_their_tools_do_not() {
-        let counts = |program: &str| is_qemu(&[program.to_owned()]);
+        let counts = is_qemu;
         for program in [
             "/usr/bin/qemu-system-x86_64",
             "qemu-system-aarch64",
             "/usr/libexec/qemu-kvm",
             "/usr/bin/kvm",
             "qemu",
+            "/nix/store/x/bin/.qemu-system-x86_64-wrapped",
         ] {
             assert!(counts(program), "{program}");
         }
         for program in ["qemu-img", "qemu-storage-daemon", "qemu-aarch64", "bash", "/kvm/", ""] {
             assert!(!counts(program), "{program}");
         }
-        assert!(!is_qemu(&[]));
     }
 }

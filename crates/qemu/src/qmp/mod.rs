@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use crate::clean_text::clean_text;
 use crate::mutex::lock_unpoisoned;
+use crate::procfs::sockets::LocalSocket;
 
 pub use address::{QmpAddress, QmpAddressError};
 pub use error::QmpError;
@@ -61,6 +62,7 @@ type PendingCommands = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<CommandResu
 pub struct QmpClient {
     address: QmpAddress,
     peer_pid: Option<i32>,
+    local_socket: Option<LocalSocket>,
     out_of_band: bool,
     lines: mpsc::UnboundedSender<Vec<u8>>,
     pending: PendingCommands,
@@ -88,15 +90,23 @@ impl QmpClient {
                     timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await.map_err(late)?;
                 let stream = stream.map_err(failed)?;
                 let peer_pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+                let local_socket = LocalSocket::unix(&stream).ok();
                 let (read, write) = stream.into_split();
                 let (mut qmp, events) = Self::negotiate(address, read, write).await?;
                 qmp.peer_pid = peer_pid;
+                qmp.local_socket = local_socket;
                 Ok((qmp, events))
             }
             QmpAddress::Tcp(host_port) => {
                 let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(host_port.as_str()));
-                let (read, write) = stream.await.map_err(late)?.map_err(failed)?.into_split();
-                Self::negotiate(address, read, write).await
+                let stream = stream.await.map_err(late)?.map_err(failed)?;
+                let addresses = stream.local_addr().and_then(|own| Ok((own, stream.peer_addr()?)));
+                let (own, peer) = addresses.map_err(failed)?;
+                let local_socket = LocalSocket::tcp(&stream, own, peer).ok();
+                let (read, write) = stream.into_split();
+                let (mut qmp, events) = Self::negotiate(address, read, write).await?;
+                qmp.local_socket = local_socket;
+                Ok((qmp, events))
             }
         }
     }
@@ -115,6 +125,11 @@ impl QmpClient {
     /// it. `None` for a TCP connection.
     pub fn peer_pid(&self) -> Option<i32> {
         self.peer_pid
+    }
+
+    /// Returns landfall's end of the connection; `None` where the kernel did not say what it is.
+    pub fn local_socket(&self) -> Option<LocalSocket> {
+        self.local_socket
     }
 
     /// Runs a command and returns QEMU's result. Waits for it for at most [`RESPONSE_TIMEOUT`].
@@ -210,6 +225,7 @@ impl QmpClient {
         let mut qmp = QmpClient {
             address: address.clone(),
             peer_pid: None,
+            local_socket: None,
             out_of_band,
             lines,
             pending,

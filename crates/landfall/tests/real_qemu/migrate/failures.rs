@@ -196,6 +196,7 @@ fn a_policy_that_panics_ends_the_migration_and_not_the_guest() {
         source: QmpAddress::Unix(scene.pair.source.qmp_socket()),
         destination: scene.pair.uri(),
         destination_qmp: None,
+        qemu_pid: None,
         settings: Settings::default(),
         policy: Box::new(BreaksDown(0)),
         post_copy: false,

@@ -6,6 +6,7 @@
 //! policies      the policies measured against each other
 //! scripts       a script steers, or fails
 //! hooks         programs at set points
+//! identity      whose threads are held
 //! refusals      refused before anything is changed
 //! failures      failures during a migration
 //! disks         disks that move along, and hooks that hold the switch-over
@@ -22,6 +23,7 @@ mod disks;
 mod failures;
 mod forecasts;
 mod hooks;
+mod identity;
 mod landings;
 mod monitors;
 mod policies;

@@ -1,5 +1,6 @@
 //! Before the start: looks at everything, changes nothing, and refuses with the reason and remedy.
 
+mod identity;
 mod jobs;
 
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ use landfall_core::telemetry::sample::Sample;
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::Moment;
 
+pub use identity::IdentityError;
 pub use jobs::OtherWork;
 
 use super::actuator::{ActionError, Actuator, LockedVcpus};
@@ -26,11 +28,9 @@ use crate::control::{self, GuestIdentity, SteeredMigration};
 use crate::end_runner::DestinationMonitor;
 use crate::lock::GuestLock;
 use crate::monitor::{self, MigrationParameters, QemuMonitor, RunState};
-use crate::procfs::Process;
-use crate::qmp::{QmpAddress, QmpError, QmpEvents};
+use crate::qmp::{QmpError, QmpEvents};
 use crate::rollback::Rollback;
 use crate::rollback::record::{RecordError, limits_file};
-use crate::vcpus;
 use jobs::JobsError;
 
 /// How long the guest's demand for CPU is watched before the start.
@@ -64,9 +64,7 @@ pub(super) async fn check(mut request: MigrationRequest) -> Result<CheckedReques
     // Several vCPUs on one thread (single-threaded TCG) are held, and counted, as one.
     let mut seen = BTreeSet::new();
     tids.retain(|tid| seen.insert(*tid));
-    check_host(&request.source)?;
-    let process = vcpus::find_qemu_process(&tids)?;
-    check_peer(&source, process)?;
+    let process = identity::find_guest_process(&source, &tids, request.qemu_pid)?;
     let lock = GuestLock::acquire(process)?;
     let (lever, quota) = match cgroup::find_cpu_lever(process.pid, &tids) {
         Ok(lever) => (Some(lever), true),
@@ -109,31 +107,6 @@ pub(super) async fn check(mut request: MigrationRequest) -> Result<CheckedReques
         losses,
         guest,
     })
-}
-
-/// Two QEMUs, one of which made the socket while the other has the threads that it names, are not
-/// one: the ids come from another PID namespace and name the wrong guest's threads.
-fn check_peer(source: &QemuMonitor, process: Process) -> Result<(), Refusal> {
-    match source.peer_pid().map(|pid| vcpus::find_qemu_process(&[pid])) {
-        Some(Ok(peer)) if peer != process => Err(Refusal::OtherPidNamespace {
-            monitor: source.address().clone(),
-            peer: peer.pid,
-            named: process.pid,
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Thread ids that a monitor on another host names are those of other threads here.
-fn check_host(source: &QmpAddress) -> Result<(), Refusal> {
-    match source {
-        QmpAddress::Unix(_) => Ok(()),
-        QmpAddress::Tcp(host_port) => {
-            let host = host_port.rsplit_once(':').map_or("", |(host, _)| host);
-            let here = host == "localhost" || host.starts_with("127.") || host == "[::1]";
-            here.then_some(()).ok_or_else(|| Refusal::MonitorElsewhere(host_port.clone()))
-        }
-    }
 }
 
 async fn check_source(source: &mut QemuMonitor) -> Result<(), Refusal> {
