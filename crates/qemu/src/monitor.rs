@@ -280,6 +280,18 @@ impl QemuMonitor {
         }
     }
 
+    /// Runs a query; `None` if this QEMU rejects it for whatever reason.
+    pub async fn query_if_accepted(
+        &mut self,
+        query: &str,
+        arguments: Value,
+    ) -> Result<Option<Value>, QmpError> {
+        match self.qmp.execute(query, arguments).await {
+            Err(QmpError::Rejected { .. }) => Ok(None),
+            answer => answer.map(Some),
+        }
+    }
+
     /// Returns the ids of the block jobs that exist (`query-block-jobs`).
     pub async fn query_block_jobs(&mut self) -> Result<Vec<String>, QmpError> {
         let answer = self.query_if_known("query-block-jobs").await?.unwrap_or_default();
@@ -370,22 +382,32 @@ impl QemuMonitor {
         })
     }
 
-    /// Sets migration parameters and capabilities. QEMU rejects capabilities while a migration runs.
+    /// Sets migration parameters and capabilities, each also where QEMU refuses the other: it rejects
+    /// capabilities while a migration runs.
+    ///
+    /// # Errors
+    /// The first error.
     pub async fn set_migration_parameters(
         &mut self,
         settings: &MigrationParameters,
     ) -> Result<(), QmpError> {
+        let mut capabilities_set = Ok(());
         if !settings.capabilities.is_empty() {
             let entry = |(name, on): (&String, &Value)| json!({ "capability": name, "state": on });
             let list: Vec<Value> = settings.capabilities.iter().map(entry).collect();
             let arguments = json!({ "capabilities": list });
-            self.qmp.execute("migrate-set-capabilities", arguments).await?;
+            capabilities_set = match self.qmp.execute("migrate-set-capabilities", arguments).await {
+                Err(refused @ QmpError::Rejected { .. }) => Err(refused),
+                // A monitor that is silent is not waited for twice.
+                set => set.map(|_| Ok(()))?,
+            };
         }
         if !settings.parameters.is_empty() {
             let arguments = Value::Object(settings.parameters.clone());
-            self.qmp.execute("migrate-set-parameters", arguments).await?;
+            let set = self.qmp.execute("migrate-set-parameters", arguments).await;
+            return capabilities_set.and(set.map(drop));
         }
-        Ok(())
+        capabilities_set
     }
 
     /// Starts a migration to a URI (`migrate`).

@@ -3,7 +3,7 @@
 use landfall_core::session::preflight::PolicyRefusal;
 use landfall_core::telemetry::sample::Status;
 
-use super::preflight::{IdentityError, OtherWork};
+use super::preflight::{EndsDiffer, IdentityError, OtherWork};
 use crate::cgroup::CgroupError;
 use crate::guardian::GuardianError;
 use crate::lock::LockError;
@@ -94,6 +94,9 @@ pub enum Refusal {
         /// The migration URI.
         uri: String,
     },
+    /// The destination's QEMU is not like the source's.
+    #[error(transparent)]
+    Ends(EndsDiffer),
     /// No guardian can be had, and nothing is changed without one.
     #[error("{0}; nothing was changed")]
     NoGuardian(GuardianError),

@@ -6,6 +6,7 @@
 //! policies      the policies measured against each other
 //! scripts       a script steers, or fails
 //! hooks         programs at set points
+//! ends          a destination that could not take the guest
 //! identity      whose threads are held
 //! refusals      refused before anything is changed
 //! failures      failures during a migration
@@ -20,6 +21,7 @@
 mod both_killed;
 mod dangers;
 mod disks;
+mod ends;
 mod failures;
 mod forecasts;
 mod hooks;

@@ -1,5 +1,6 @@
 //! Before the start: looks at everything, changes nothing, and refuses with the reason and remedy.
 
+mod ends;
 mod identity;
 mod jobs;
 
@@ -17,6 +18,7 @@ use landfall_core::telemetry::sample::Sample;
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::Moment;
 
+pub use ends::{EndsDiffer, EndsDifference};
 pub use identity::IdentityError;
 pub use jobs::OtherWork;
 
@@ -31,6 +33,7 @@ use crate::monitor::{self, MigrationParameters, QemuMonitor, RunState};
 use crate::qmp::{QmpError, QmpEvents};
 use crate::rollback::Rollback;
 use crate::rollback::record::{RecordError, limits_file};
+use ends::EndsError;
 use jobs::JobsError;
 
 /// How long the guest's demand for CPU is watched before the start.
@@ -73,7 +76,7 @@ pub(super) async fn check(mut request: MigrationRequest) -> Result<CheckedReques
         }
         Err(_) => (None, false),
     };
-    let destination = connect_destination(&request).await?;
+    let mut destination = connect_destination(&request).await?;
     let levers = Levers {
         quota,
         stop: destination.is_some(),
@@ -83,6 +86,13 @@ pub(super) async fn check(mut request: MigrationRequest) -> Result<CheckedReques
     let MigrationRequest { policy, settings, prior, .. } = &mut request;
     preflight::look_ahead(&mut **policy, settings, levers, prior, tids.len())?;
     let found = source.query_migration_parameters().await?;
+    if let Some((destination, _)) = &mut destination {
+        let ends = ends::check_ends(&mut source, &found, destination, needs.post_copy);
+        ends.await.map_err(|error| match error {
+            EndsError::Differ(differ) => Refusal::Ends(differ),
+            EndsError::Monitor(error) => Refusal::Monitor(error),
+        })?;
+    }
     let mirrors =
         jobs::check_other_work(&mut source, &found).await.map_err(|error| match error {
             JobsError::Work(work) => Refusal::OtherWork(work),
@@ -201,18 +211,29 @@ impl CheckedRequest {
             obligations: Obligations::default(),
         };
         let mut actuator = Actuator::new(vcpus, found, rollback, &request.guardian)?;
+        let mut destination_original = MigrationParameters::default();
         if needs.post_copy
             && let Some((destination, _)) = &mut destination
         {
             let known = destination.query_migration_parameters().await?;
             let mut theirs = MigrationParameters::default();
             theirs.set_capability(&known, "postcopy-ram", true);
+            let was_on = known.has_capability("postcopy-ram");
+            destination_original.set_capability(&known, "postcopy-ram", was_on);
             destination.set_migration_parameters(&theirs).await?;
         }
         let uri = &request.destination;
         let started = match start_migration(&mut source, &mut actuator, &ours, uri).await {
             Ok(started) => started,
-            Err(refusal) => return Err(undo_start(&mut source, &mut actuator, refusal).await),
+            Err(refusal) => {
+                let refusal = match &mut destination {
+                    Some((monitor, _)) => {
+                        restore_destination(monitor, &destination_original, refusal).await
+                    }
+                    None => refusal,
+                };
+                return Err(undo_start(&mut source, &mut actuator, refusal).await);
+            }
         };
         let steered = SteeredMigration {
             guest,
@@ -288,6 +309,21 @@ async fn start_migration(
         Ok(()) => Ok(StartedMigration { at, unanswered: None }),
         Err(refused @ QmpError::Rejected { .. }) => Err(refused.into()),
         Err(unanswered) => Ok(StartedMigration { at, unanswered: Some(unanswered) }),
+    }
+}
+
+/// Puts back what was set at the destination when the start was refused.
+async fn restore_destination(
+    destination: &mut QemuMonitor,
+    original: &MigrationParameters,
+    refusal: Refusal,
+) -> Refusal {
+    match destination.set_migration_parameters(original).await {
+        Ok(()) => refusal,
+        Err(error) => Refusal::NotPutBack {
+            refusal: Box::new(refusal),
+            problem: format!("The destination's capability postcopy-ram is left on: {error}"),
+        },
     }
 }
 
