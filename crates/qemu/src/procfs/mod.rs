@@ -269,6 +269,26 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_calls_itself_qemu_is_not_one() {
+        use std::os::unix::process::CommandExt;
+        let mut command = std::process::Command::new("sleep");
+        let mut child = command.arg0("qemu-system-x86_64").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        // The kernel sets the command line a moment after it has closed what `spawn` waits for.
+        let named = loop {
+            match read_command_line(pid).unwrap().into_iter().next() {
+                Some(named) => break named,
+                None => std::thread::yield_now(),
+            }
+        };
+        let is_qemu = Process::from_pid(pid).unwrap().is_qemu();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(named, "qemu-system-x86_64");
+        assert!(!is_qemu);
+    }
+
+    #[test]
     fn qemus_of_all_distributions_count_and_their_tools_do_not() {
         let counts = is_qemu;
         for program in [
