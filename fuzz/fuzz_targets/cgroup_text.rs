@@ -3,7 +3,7 @@
 #![no_main]
 
 use landfall_qemu::cgroup::parse as cgroup;
-use landfall_qemu::procfs::{parse, smaps};
+use landfall_qemu::procfs::parse;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|file: &[u8]| {
@@ -23,5 +23,4 @@ fuzz_target!(|file: &[u8]| {
     }
     let _ = (cgroup::cpu_stat(&file), cgroup::cpu_max(&file), cgroup::thread_ids(&file));
     let _ = (parse::schedstat(&file), parse::task_stat(&file), parse::task_status(&file));
-    let _ = smaps::writable_mappings(&file);
 });

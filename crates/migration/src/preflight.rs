@@ -30,12 +30,13 @@ pub struct Preflight {
 
 impl Preflight {
     /// Probes the guest for about `budget`; with a budget of zero QEMU is not asked anything. What cannot
-    /// be found out is missing.
+    /// be found out is missing. `qemu_pid` is the process that the operator vouches for, if any.
     ///
     /// # Errors
     /// [`QmpError`]: the monitor cannot be reached.
     pub async fn probe(
         source: &QmpAddress,
+        qemu_pid: Option<i32>,
         asked: &Requirements,
         budget: Duration,
     ) -> Result<Preflight, QmpError> {
@@ -54,7 +55,8 @@ impl Preflight {
         };
         let threads = machine.query_vcpu_threads().await.unwrap_or_default();
         let threads: BTreeSet<i32> = threads.into_iter().collect();
-        let ProbeResult { prior, notes, .. } = probe::probe_guest(&mut machine, budget).await;
+        let ProbeResult { prior, notes, .. } =
+            probe::probe_guest(&mut machine, qemu_pid, budget).await;
         Ok(Preflight {
             prior: Prior { link, ..prior },
             vcpus: threads.len() as u32,

@@ -116,7 +116,8 @@ impl MigrationRun {
         budget: Duration,
     ) -> Result<(Preflight, Option<Expected>), QmpError> {
         let asked = &self.request.settings.requirements;
-        let preflight = Preflight::probe(&self.request.source, asked, budget).await?;
+        let preflight =
+            Preflight::probe(&self.request.source, self.request.qemu_pid, asked, budget).await?;
         let expected = preflight.forecast(&self.policy, asked, self.request.settings.aggression);
         self.request.forecast = expected.as_ref().and_then(|expected| expected.forecast);
         self.request.prior = preflight.prior.clone();

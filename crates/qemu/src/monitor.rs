@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::procfs::sockets::LocalSocket;
 use crate::qmp::{PendingResponse, QmpAddress, QmpClient, QmpError, QmpEvents};
+use crate::ram_blocks::{RamBlock, ram_blocks};
 
 /// A connection to the monitor of a QEMU, at either end of a migration.
 #[derive(Debug)]
@@ -335,38 +336,14 @@ impl QemuMonitor {
         Ok(answer.as_array().into_iter().flatten().filter_map(size).collect())
     }
 
-    /// Starts a measurement of the dirty rate by page sampling (`calc-dirty-rate`): QEMU compares
-    /// `pages_per_gib` pages of each GiB of memory with themselves `calc_time` later. Returns at once;
-    /// [`QemuMonitor::query_dirty_rate`] has the result later.
-    pub async fn calc_dirty_rate(
-        &mut self,
-        calc_time: Duration,
-        unit: CalcTimeUnit,
-        pages_per_gib: u64,
-    ) -> Result<(), QmpError> {
-        let mut arguments = json!({ "mode": "page-sampling", "sample-pages": pages_per_gib });
-        match unit {
-            CalcTimeUnit::Millisecond => {
-                let ms = u64::try_from(calc_time.as_millis()).unwrap_or(u64::MAX);
-                arguments["calc-time"] = ms.into();
-                arguments["calc-time-unit"] = "millisecond".into();
-            }
-            CalcTimeUnit::Second => arguments["calc-time"] = calc_time.as_secs().into(),
+    /// Returns the blocks of memory that QEMU migrates (`x-query-ramblock`), the guest's among them; `None`
+    /// from a QEMU that does not offer the command.
+    pub async fn query_ram_blocks(&mut self) -> Result<Option<Vec<RamBlock>>, QmpError> {
+        match self.qmp.execute("x-query-ramblock", Value::Null).await {
+            Ok(answer) => Ok(answer["human-readable-text"].as_str().map(ram_blocks)),
+            Err(QmpError::Rejected { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
-        self.qmp.execute("calc-dirty-rate", arguments).await.map(drop)
-    }
-
-    /// Returns the latest measurement of the dirty rate, whichever client started it
-    /// (`query-dirty-rate`). QEMU before 8.2 rejects [`CalcTimeUnit::Millisecond`].
-    pub async fn query_dirty_rate(
-        &mut self,
-        unit: CalcTimeUnit,
-    ) -> Result<DirtyRateMeasurement, QmpError> {
-        let arguments = match unit {
-            CalcTimeUnit::Millisecond => json!({ "calc-time-unit": "millisecond" }),
-            CalcTimeUnit::Second => Value::Null,
-        };
-        Ok(parse_query_dirty_rate(&self.qmp.execute("query-dirty-rate", arguments).await?, unit))
     }
 
     /// Returns all migration parameters and capabilities as they are.
@@ -438,54 +415,6 @@ impl QemuMonitor {
     /// Continues the guest after a stop (`cont`).
     pub async fn cont(&mut self) -> Result<(), QmpError> {
         self.qmp.execute("cont", Value::Null).await.map(drop)
-    }
-}
-
-/// The unit in which QEMU takes and reports the length of a dirty rate measurement
-/// (`calc-time-unit`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CalcTimeUnit {
-    /// Since QEMU 8.2.
-    Millisecond,
-    /// The only unit of older versions.
-    Second,
-}
-
-/// The response to `query-dirty-rate`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DirtyRateMeasurement {
-    /// A measurement is going on.
-    Measuring,
-    /// The latest measurement has ended.
-    Measured {
-        /// MiB per second, rounded down by QEMU; `None` if it had no memory to sample.
-        mib_per_second: Option<u64>,
-        /// How long it took, in whole units of [`CalcTimeUnit`].
-        calc_time: Duration,
-        /// Sampled pages of each GiB.
-        pages_per_gib: u64,
-    },
-    /// There was no measurement yet, or the latest one did not sample pages.
-    NotSampled,
-}
-
-/// Reads the response to `query-dirty-rate`.
-pub fn parse_query_dirty_rate(answer: &Value, unit: CalcTimeUnit) -> DirtyRateMeasurement {
-    let time = answer["calc-time"].as_u64().map(|time| match unit {
-        CalcTimeUnit::Millisecond => Duration::from_millis(time),
-        CalcTimeUnit::Second => Duration::from_secs(time),
-    });
-    match (answer["status"].as_str(), answer["mode"].as_str(), time) {
-        (Some("measuring"), _, _) => DirtyRateMeasurement::Measuring,
-        (Some("measured"), Some("page-sampling"), Some(calc_time)) => {
-            DirtyRateMeasurement::Measured {
-                // -1 if no block was large enough.
-                mib_per_second: answer["dirty-rate"].as_u64(),
-                calc_time,
-                pages_per_gib: answer["sample-pages"].as_u64().unwrap_or_default(),
-            }
-        }
-        _ => DirtyRateMeasurement::NotSampled,
     }
 }
 
@@ -617,7 +546,6 @@ mod tests {
         fn no_answer_makes_it_panic(text in "[\\[\\]{}:,\"a-z0-9-]{0,60}") {
             if let Ok(value) = serde_json::from_str::<Value>(&text) {
                 parse_query_migrate(&value);
-                parse_query_dirty_rate(&value, CalcTimeUnit::Millisecond);
             }
         }
     }

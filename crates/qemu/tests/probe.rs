@@ -29,7 +29,7 @@ struct Probed {
 async fn probed(builder: VmBuilder, budget: Duration) -> Option<Probed> {
     let (vm, turn) = boot(builder)?;
     let begin = Instant::now();
-    let found = probe_guest(&mut connect(&vm).await, budget).await;
+    let found = probe_guest(&mut connect(&vm).await, None, budget).await;
     let end = Instant::now();
     let header = vm.heartbeats().header().unwrap().unwrap();
     let beats = vm.heartbeats().timeline().rate(0, begin, end);
@@ -111,34 +111,33 @@ async fn an_idle_guest_is_near_zero() {
 }
 
 #[tokio::test]
-async fn a_measurement_by_another_client_is_left_alone() {
+async fn a_measurement_by_another_client_goes_on_and_delays_nothing() {
     let Some((vm, _turn)) = boot(guest(Workload::Sweep)) else { return };
     let mut other = vm.raw_qmp().unwrap();
     other.run_with("calc-dirty-rate", json!({ "calc-time": 30 })).unwrap();
-    let begin = Instant::now();
-    let found = probe_guest(&mut connect(&vm).await, Duration::from_millis(500)).await;
-    assert!(begin.elapsed() < PATIENCE / 2, "the probe waited for the other to end");
-    assert_eq!(found.prior.points, []);
-    assert!(found.notes[0].to_string().contains("another QMP client"), "{found:?}");
-    assert!(found.prior.cpu_demand.is_some() && found.prior.contents.is_some(), "{found:?}");
+    let found = probe_guest(&mut connect(&vm).await, None, Duration::from_millis(500)).await;
+    assert!(!found.prior.points.is_empty(), "{found:?}");
     assert_eq!(other.run("query-dirty-rate").unwrap()["status"], "measuring");
 }
 
 #[tokio::test]
-async fn a_guest_too_small_to_be_sampled_has_no_points_and_a_word_why() {
+async fn a_small_guest_is_probed_as_well() {
     let spec = GuestSpec {
         memory: Bytes::mib(64),
         working_set: Bytes::mib(16),
         ..GuestSpec::new(Workload::Sweep)
     };
-    let Some(Probed { found, .. }) = probed(Vm::builder(&spec), PROBE_BUDGET).await else { return };
-    assert_eq!((found.prior.points.len(), found.covered), (0, Some(Share::NONE)));
-    assert!(found.notes[0].to_string().contains("128 MiB"), "{found:?}");
-    assert!(found.prior.cpu_demand.is_some() && found.prior.contents.is_some(), "{found:?}");
+    let Some(Probed { vm, found, .. }) = probed(Vm::builder(&spec), PROBE_BUDGET).await else {
+        return;
+    };
+    let point = found.prior.points.first().unwrap();
+    let off = point.dirtied.as_f64() / vm.spec().working_set.as_f64() - 1.0;
+    assert!(off.abs() < 3.0 * point.error + 0.02, "{point:?}");
+    assert_eq!(found.covered, Some(Share::FULL));
 }
 
 #[tokio::test]
-async fn the_oldest_supported_qemu_is_probed_in_whole_seconds() {
+async fn the_oldest_supported_qemu_is_probed_too() {
     let Ok(qemu) = env::var("LANDFALL_QEMU_72") else {
         eprintln!("skipped: LANDFALL_QEMU_72 names no QEMU 7.2");
         return;

@@ -104,6 +104,7 @@ pub struct VmBuilder {
     paused: bool,
     run_directory: Option<PathBuf>,
     memory_file: Option<PathBuf>,
+    memory_backend: String,
     arguments: Vec<String>,
     heartbeats: Heartbeats,
     isolated_cpus: Option<IsolatedCpus>,
@@ -151,6 +152,13 @@ impl VmBuilder {
     /// in the file is a guest-physical address.
     pub fn memory_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.memory_file = Some(path.into());
+        self
+    }
+
+    /// QEMU's object for the guest's memory, with its options but `id` and `size`. Default:
+    /// `memory-backend-ram`.
+    pub fn memory_backend(mut self, object: impl Into<String>) -> Self {
+        self.memory_backend = object.into();
         self
     }
 
@@ -246,7 +254,7 @@ impl VmBuilder {
         let role = if self.incoming.is_some() { "destination" } else { "source" };
         // The same name on both sides, whatever the kind: QEMU matches memory by it.
         let backend = match &self.memory_file {
-            None => format!("memory-backend-ram,id=ram,size={mebibytes}M"),
+            None => format!("{},id=ram,size={mebibytes}M", self.memory_backend),
             Some(path) => format!(
                 "memory-backend-file,id=ram,size={mebibytes}M,share=on,mem-path={}",
                 escape(path)
@@ -311,6 +319,7 @@ impl Vm {
             paused: false,
             run_directory: None,
             memory_file: None,
+            memory_backend: "memory-backend-ram".to_owned(),
             arguments: Vec::new(),
             heartbeats: Heartbeats::new(),
             isolated_cpus: None,

@@ -12,6 +12,9 @@ pub enum TheoryError {
     /// QEMU does not do as it is asked.
     #[error(transparent)]
     Qmp(#[from] landfall_qemu::qmp::QmpError),
+    /// QEMU does not do as the harness asks it.
+    #[error(transparent)]
+    RawQmp(#[from] landfall_testguest::RawQmpError),
     /// The guest cannot be held.
     #[error(transparent)]
     Cgroup(#[from] landfall_qemu::cgroup::CgroupError),

@@ -84,19 +84,19 @@ pub async fn all() -> Result<Vec<Landing>, TheoryError> {
 
 async fn one(spec: GuestSpec, link: ByteRate, limit: f64) -> Result<Landing, TheoryError> {
     let mut stage = TheoryStage::boot(&spec, link).await?;
-    let known = stage.machine.query_migration_parameters().await?;
+    let known = stage.machine().await?.query_migration_parameters().await?;
     let mut settings = MigrationParameters::default();
     settings.set_max_bandwidth(&known, ByteRate(link.0 * limit).per_second());
     settings.set_downtime_limit(&known, DOWNTIME);
-    stage.machine.set_migration_parameters(&settings).await?;
+    stage.machine().await?.set_migration_parameters(&settings).await?;
     let uri = stage.pair.uri();
     let begun = Instant::now();
-    stage.machine.migrate(&uri).await?;
+    stage.machine().await?.migrate(&uri).await?;
 
     let (mut set_up, mut first): (Option<Instant>, Option<(Instant, Ram)>) = (None, None);
     let mut last_active: Option<Ram> = None;
     let ended = loop {
-        let migration = stage.machine.query_migrate().await?;
+        let migration = stage.machine().await?.query_migrate().await?;
         let now = Instant::now();
         if migration.status.is_over() {
             break migration;

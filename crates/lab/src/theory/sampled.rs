@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use landfall_core::units::Bytes;
-use landfall_qemu::monitor::{CalcTimeUnit, DirtyRateMeasurement};
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::error::TheoryError;
@@ -64,18 +64,26 @@ async fn one(
     hold: ThrottleSetting,
     span: Duration,
 ) -> Result<StageObservation, TheoryError> {
-    stage.machine.calc_dirty_rate(span, CalcTimeUnit::Millisecond, PAGES_PER_GIB).await?;
+    // landfall itself measures in another way, so the experiment asks by the harness's monitor.
+    let mut monitor = stage.raw_machine()?;
+    let ms = span.as_millis() as u64;
+    let arguments = json!({
+        "mode": "page-sampling", "sample-pages": PAGES_PER_GIB,
+        "calc-time": ms, "calc-time-unit": "millisecond",
+    });
+    monitor.run_with("calc-dirty-rate", arguments)?;
     let begun = Instant::now();
     sleep(span).await;
-    let (rate, took) = loop {
-        match stage.machine.query_dirty_rate(CalcTimeUnit::Millisecond).await? {
-            DirtyRateMeasurement::Measuring => sleep(Duration::from_millis(2)).await,
-            DirtyRateMeasurement::Measured {
-                mib_per_second: Some(rate), calc_time: span, ..
-            } => break (rate, span),
-            _ => return Err(TheoryError::NotSampled),
+    let unit = json!({ "calc-time-unit": "millisecond" });
+    let answer = loop {
+        let answer = monitor.run_with("query-dirty-rate", unit.clone())?;
+        if answer["status"] != "measuring" {
+            break answer;
         }
+        sleep(Duration::from_millis(2)).await;
     };
+    let rate = answer["dirty-rate"].as_u64().ok_or(TheoryError::NotSampled)?;
+    let took = Duration::from_millis(answer["calc-time"].as_u64().ok_or(TheoryError::NotSampled)?);
     // QEMU looks at all samples, waits for the rest of the span and looks at them again, each a span
     // after its first look. The middle one stands for all.
     let looking = begun.elapsed().saturating_sub(took);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use landfall_core::units::{ByteRate, Bytes, CpuTime};
 use landfall_qemu::monitor::QemuMonitor;
 use landfall_qemu::qmp::QmpAddress;
-use landfall_testguest::{GuestSpec, MigrationPair};
+use landfall_testguest::{GuestSpec, MigrationPair, RawQmp};
 use serde::Serialize;
 use tokio::time::sleep;
 
@@ -16,6 +16,9 @@ use super::trace::CpuTrace;
 /// How long the guest is watched undisturbed, for what it does in a second of its CPU time.
 const UNDISTURBED: Duration = Duration::from_millis(1500);
 
+/// For an answer of QEMU.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The trace is behind by a reading.
 const TRACE_BEHIND: Duration = Duration::from_millis(8);
 
@@ -23,8 +26,8 @@ const TRACE_BEHIND: Duration = Duration::from_millis(8);
 pub struct TheoryStage {
     /// It, its destination and the link.
     pub pair: MigrationPair,
-    /// Its monitor.
-    pub machine: QemuMonitor,
+    /// landfall's client on its monitor, which takes one client at a time.
+    machine: Option<QemuMonitor>,
     /// The levers on it.
     pub throttler: Throttler,
     trace: CpuTrace,
@@ -74,7 +77,7 @@ impl TheoryStage {
         let trace = CpuTrace::start(tids)?;
         let mut stage = TheoryStage {
             pair,
-            machine,
+            machine: Some(machine),
             throttler,
             trace,
             beats_per_cpu: f64::NAN,
@@ -89,6 +92,21 @@ impl TheoryStage {
         stage.beats_per_cpu = stage.beats(from, to) / cpu.0;
         stage.pace = cpu.0 / (to - from).as_secs_f64();
         Ok(stage)
+    }
+
+    /// Its monitor, by landfall's client.
+    pub async fn machine(&mut self) -> Result<&mut QemuMonitor, TheoryError> {
+        let machine = match self.machine.take() {
+            Some(machine) => machine,
+            None => QemuMonitor::connect(&QmpAddress::Unix(self.pair.source.qmp_socket())).await?.0,
+        };
+        Ok(self.machine.insert(machine))
+    }
+
+    /// Its monitor, by the harness's client, for what landfall's does not ask.
+    pub fn raw_machine(&mut self) -> Result<RawQmp, TheoryError> {
+        self.machine = None;
+        Ok(RawQmp::connect(&self.pair.source.qmp_socket(), PATIENCE)?)
     }
 
     /// CPU time of its vCPUs between two moments.

@@ -51,7 +51,7 @@ pub struct CpuShares {
 pub async fn all(
     stage: &mut TheoryStage,
 ) -> Result<(Vec<StageObservation>, CpuShares), TheoryError> {
-    let known = stage.machine.query_migration_parameters().await?;
+    let known = stage.machine().await?.query_migration_parameters().await?;
     let limit = |rate: ByteRate| {
         let mut settings = MigrationParameters::default();
         settings.set_max_bandwidth(&known, rate.per_second());
@@ -59,10 +59,10 @@ pub async fn all(
     };
     let mut settings = limit(ByteRate::mb(1000));
     settings.set_downtime_limit(&known, Duration::from_millis(1));
-    stage.machine.set_migration_parameters(&settings).await?;
+    stage.machine().await?.set_migration_parameters(&settings).await?;
     let uri = stage.pair.uri();
     let begun = Instant::now();
-    stage.machine.migrate(&uri).await?;
+    stage.machine().await?.migrate(&uri).await?;
 
     let mut sync = next_sync(stage, None).await?.ok_or(TheoryError::Landed)?;
     let mut seen = Vec::new();
@@ -79,7 +79,7 @@ pub async fn all(
         stage.throttler.set(hold).await?;
         let length = Duration::from_millis(ms).as_secs_f64();
         let rate = ByteRate((sync.ram.remaining.as_f64() / length).max(1e5));
-        stage.machine.set_migration_parameters(&limit(rate)).await?;
+        stage.machine().await?.set_migration_parameters(&limit(rate)).await?;
         let Some(next) = next_sync(stage, Some(sync)).await? else { break };
         let span = (sync.at, next.at);
         // The moments of the looks are known to half a question's turn.
@@ -97,7 +97,9 @@ pub async fn all(
     }
     pace.later = free.1 / free.0.as_secs_f64();
     stage.throttler.set(ThrottleSetting::FREE).await?;
-    stage.machine.start_command("migrate_cancel")?.wait(RESPONSE_TIMEOUT).await?;
+    let cancel =
+        stage.machine().await?.start_command("migrate_cancel")?.wait(RESPONSE_TIMEOUT).await;
+    cancel?;
     Ok((seen, pace))
 }
 
@@ -121,7 +123,7 @@ async fn next_sync(
     let mut last: Option<(Instant, Ram)> = after.map(|sync| (sync.at, sync.ram));
     loop {
         let asked = Instant::now();
-        let migration = stage.machine.query_migrate().await?;
+        let migration = stage.machine().await?.query_migrate().await?;
         let at = asked + asked.elapsed() / 2;
         if migration.status.is_over() || begun.elapsed() > PATIENCE {
             return Ok(None);

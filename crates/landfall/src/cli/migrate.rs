@@ -32,12 +32,6 @@ pub struct MigrateArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub destination_qmp: Option<QmpAddress>,
 
-    /// Process id of the QEMU that the guest is to leave. Needed only where another program serves its
-    /// monitor (a relay), or landfall may not see who does; all vCPUs that the monitor names must be threads
-    /// of this process
-    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
-    pub qemu_pid: Option<i32>,
-
     #[command(flatten)]
     pub asked: RequirementArgs,
 

@@ -25,6 +25,12 @@ pub struct RequirementArgs {
     #[arg(long, value_name = "FILE")]
     pub requirements: Option<PathBuf>,
 
+    /// Process id of the QEMU that the guest is to leave. Needed only where another program serves its
+    /// monitor (a relay), or landfall may not see who does; all vCPUs that the monitor names must be threads
+    /// of this process
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub qemu_pid: Option<i32>,
+
     /// What to do about a guest that dirties its memory faster than the link carries it
     #[arg(long, value_name = "NAME", default_value = policy::DEFAULT,
           value_parser = PolicyParser { simulated: false })]

@@ -75,7 +75,7 @@ fn prepare(
         source: options.source.clone(),
         destination: options.destination.clone(),
         destination_qmp: options.destination_qmp.clone(),
-        qemu_pid: options.qemu_pid,
+        qemu_pid: options.asked.qemu_pid,
         requirements: settings.requirements.clone(),
         aggression: settings.aggression,
         policy: options.asked.policy.clone(),

@@ -156,7 +156,7 @@ impl GuestList {
             state.is_probing = true;
         }
         let running = RunningProbe { guests: self, id: &guest.id };
-        let found = Preflight::probe(&guest.monitor, &Requirements::default(), budget).await;
+        let found = Preflight::probe(&guest.monitor, None, &Requirements::default(), budget).await;
         let mut probes = lock_unpoisoned(&running.guests.probes);
         let state = probes.entry(guest.id.clone()).or_default();
         match found {

@@ -74,6 +74,9 @@ impl Scene {
         let mut command = landfall();
         command.args(["migrate", source, &self.pair.uri(), "--json"]);
         // A relay in front of the source's monitor is vouched for here, and nowhere else.
+        if !source.ends_with(&self.pair.source.qmp_socket().display().to_string()) {
+            command.args(["--qemu-pid", &self.pid().to_string()]);
+        }
         if let Some(destination) = destination {
             command.args(["--destination-qmp", destination]);
         }

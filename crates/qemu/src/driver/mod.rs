@@ -47,7 +47,7 @@ use gate::Gate;
 use requests::{PendingChange, next_request};
 
 pub use gate::{GateVerdict, SwitchOverGate};
-pub use preflight::{EndsDiffer, EndsDifference, IdentityError, OtherWork};
+pub use preflight::{EndsDiffer, EndsDifference, OtherWork};
 pub use refusal::Refusal;
 
 /// A migration to be steered.

@@ -3,9 +3,10 @@
 use landfall_core::session::preflight::PolicyRefusal;
 use landfall_core::telemetry::sample::Status;
 
-use super::preflight::{EndsDiffer, IdentityError, OtherWork};
+use super::preflight::{EndsDiffer, OtherWork};
 use crate::cgroup::CgroupError;
 use crate::guardian::GuardianError;
+use crate::identity::IdentityError;
 use crate::lock::LockError;
 use crate::monitor::RunState;
 use crate::qmp::{QmpAddress, QmpError};

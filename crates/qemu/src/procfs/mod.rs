@@ -1,18 +1,19 @@
 //! What the kernel says about processes and threads under `/proc`: the only reader of it here.
 //!
-//! [`parse`] reads the text of each file, [`smaps`] that of a memory map; both are pure. [`sockets`] says who
+//! [`parse`] reads the text of each file and is pure; [`maps`] is about the memory map, [`sockets`] about who
 //! serves a connection. This module opens the files, and answers which process is a QEMU
 //! ([`Process::is_qemu`], [`is_qemu`]).
 //!
 //! A process or thread can end between any two reads, so every function reports that as
 //! [`ProcError::Ended`], not as an input/output error.
 
+pub mod maps;
 pub mod parse;
-pub mod smaps;
 pub mod sockets;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -154,6 +155,38 @@ pub fn thread_schedstat(tid: i32) -> Result<SchedStat, ProcError> {
     parse::schedstat(&text).ok_or_else(|| unreadable(&path, &text))
 }
 
+/// The scheduler's times of a thread, to be read often: the file stays open.
+#[derive(Debug)]
+pub struct SchedStatFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl SchedStatFile {
+    /// Opens the file of a thread.
+    ///
+    /// # Errors
+    /// [`ProcError::Ended`], [`ProcError::Read`].
+    pub fn open(tid: i32) -> Result<SchedStatFile, ProcError> {
+        let path = process_file(tid, "schedstat");
+        let file = File::open(&path).map_err(|source| read_error(&path, source))?;
+        Ok(SchedStatFile { file, path })
+    }
+
+    /// Returns what [`thread_schedstat`] does, in a quarter of the time.
+    ///
+    /// # Errors
+    /// [`ProcError`].
+    pub fn read(&self) -> Result<SchedStat, ProcError> {
+        // Three numbers of at most 20 digits.
+        let mut text = [0; 80];
+        let read = self.file.read_at(&mut text, 0);
+        let length = read.map_err(|source| read_error(&self.path, source))?;
+        let text = String::from_utf8_lossy(&text[..length]);
+        parse::schedstat(&text).ok_or_else(|| unreadable(&self.path, &text))
+    }
+}
+
 /// Returns what `stat` says about a running thread.
 ///
 /// # Errors
@@ -258,6 +291,16 @@ mod tests {
         assert!(matches!(thread_stat(own_pid(), i32::MAX), Err(ProcError::Ended { .. })));
         let user = rustix::process::getuid().as_raw();
         assert_eq!(thread_status(own_pid(), tid).unwrap().real_uid, user);
+    }
+
+    #[test]
+    fn an_open_file_tells_the_times_of_now() {
+        let tid = rustix::thread::gettid().as_raw_nonzero().get();
+        let file = SchedStatFile::open(tid).unwrap();
+        let before = file.read().unwrap();
+        while file.read().unwrap().cpu_time == before.cpu_time {}
+        assert!(thread_schedstat(tid).unwrap().cpu_time > before.cpu_time);
+        assert!(matches!(SchedStatFile::open(i32::MAX), Err(ProcError::Ended { .. })));
     }
 
     #[test]

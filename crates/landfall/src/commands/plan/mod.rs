@@ -29,7 +29,12 @@ pub async fn run(options: PlanArgs) -> Result<(), CommandError> {
     let preflight = tokio::select! {
         biased;
         Some(reason) = stops.recv() => return Err(CommandError::failed(reason)),
-        found = Preflight::probe(&options.source, &settings.requirements, options.asked.probe) => {
+        found = Preflight::probe(
+            &options.source,
+            options.asked.qemu_pid,
+            &settings.requirements,
+            options.asked.probe,
+        ) => {
             found.map_err(CommandError::failed)?
         }
     };

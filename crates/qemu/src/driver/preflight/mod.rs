@@ -1,7 +1,6 @@
 //! Before the start: looks at everything, changes nothing, and refuses with the reason and remedy.
 
 mod ends;
-mod identity;
 mod jobs;
 
 use std::collections::BTreeSet;
@@ -19,7 +18,6 @@ use landfall_core::telemetry::view::Levers;
 use landfall_core::units::Moment;
 
 pub use ends::{EndsDiffer, EndsDifference};
-pub use identity::IdentityError;
 pub use jobs::OtherWork;
 
 use super::actuator::{ActionError, Actuator, LockedVcpus};
@@ -28,6 +26,7 @@ use super::{Driver, MigrationRequest, Refusal, requests};
 use crate::cgroup;
 use crate::control::{self, GuestIdentity, SteeredMigration};
 use crate::end_runner::DestinationMonitor;
+use crate::identity::find_guest_process;
 use crate::lock::GuestLock;
 use crate::monitor::{self, MigrationParameters, QemuMonitor, RunState};
 use crate::qmp::{QmpError, QmpEvents};
@@ -67,7 +66,7 @@ pub(super) async fn check(mut request: MigrationRequest) -> Result<CheckedReques
     // Several vCPUs on one thread (single-threaded TCG) are held, and counted, as one.
     let mut seen = BTreeSet::new();
     tids.retain(|tid| seen.insert(*tid));
-    let process = identity::find_guest_process(&source, &tids, request.qemu_pid)?;
+    let process = find_guest_process(&source, &tids, request.qemu_pid)?;
     let lock = GuestLock::acquire(process)?;
     let (lever, quota) = match cgroup::find_cpu_lever(process.pid, &tids) {
         Ok(lever) => (Some(lever), true),

@@ -75,7 +75,7 @@ pub enum IdentityError {
 ///
 /// # Errors
 /// [`IdentityError`].
-pub(super) fn find_guest_process(
+pub(crate) fn find_guest_process(
     source: &QemuMonitor,
     tids: &[i32],
     vouched: Option<i32>,

@@ -1,0 +1,183 @@
+//! A look takes nothing from the host and populates nothing, whatever the guest's memory is made of.
+//!
+//! The witness is the kernel: what it counts for the QEMU process, and the pool of huge pages.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use landfall_core::units::Bytes;
+use landfall_qemu::monitor::QemuMonitor;
+use landfall_qemu::probe::probe_guest;
+use landfall_qemu::qmp::QmpAddress;
+use landfall_testguest::{GuestSpec, PagesPerSecond, Vm, VmBuilder, VmError, Workload, take_turn};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// QEMU's own memory, which it takes and gives back while it answers.
+const NOISE_KIB: u64 = 4096;
+
+/// What a process has of each kind of memory, and the pool of huge pages, in KiB.
+fn memory_in_use(pid: u32) -> BTreeMap<String, u64> {
+    let read = |path: &str, keys: &[&str]| -> Vec<(String, u64)> {
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        lines
+            .filter(|(key, _)| keys.contains(key))
+            .map(|(key, value)| {
+                let number = value.split_whitespace().next().unwrap().parse().unwrap();
+                (key.to_owned(), number)
+            })
+            .collect()
+    };
+    let keys = ["RssAnon", "RssFile", "RssShmem", "VmSwap", "HugetlbPages"];
+    let of_process = read(&format!("/proc/{pid}/status"), &keys);
+    let pool = read("/proc/meminfo", &["HugePages_Free", "HugePages_Rsvd"]);
+    of_process.into_iter().chain(pool).collect()
+}
+
+fn spec(mib: u64) -> GuestSpec {
+    GuestSpec {
+        memory: Bytes::mib(mib),
+        working_set: Bytes::mib(32),
+        ..GuestSpec::new(Workload::Random { rate: PagesPerSecond(5000) })
+    }
+}
+
+fn boot(builder: VmBuilder) -> Option<Vm> {
+    match builder.start() {
+        Ok(vm) => {
+            vm.heartbeats().ready(PATIENCE).unwrap();
+            Some(vm)
+        }
+        Err(error @ VmError::NoQemu { .. }) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Looks at a guest, and asserts that nothing has been populated by that.
+async fn assert_harmless(vm: &Vm, kind: &str) {
+    let address = QmpAddress::Unix(vm.qmp_socket());
+    let (mut monitor, _events) = QemuMonitor::connect(&address).await.unwrap();
+    let before = memory_in_use(vm.pid());
+    let found = probe_guest(&mut monitor, None, Duration::from_millis(1500)).await;
+    let after = memory_in_use(vm.pid());
+    println!("{kind}\n  before {before:?}\n  after  {after:?}\n  notes {:?}", found.notes);
+    assert!(!found.prior.points.is_empty() && found.prior.contents.is_some(), "{found:?}");
+    for (key, now) in &after {
+        let was = before[key];
+        let noise = if key == "RssAnon" || key == "RssFile" { NOISE_KIB } else { 0 };
+        assert!(now.abs_diff(was) <= noise, "{kind}: {key} was {was}, is {now}");
+    }
+    let mut witness = vm.raw_qmp().unwrap();
+    assert_eq!(witness.run("query-status").unwrap()["status"], "running");
+}
+
+#[tokio::test]
+async fn a_look_populates_nothing_of_anonymous_shared_and_file_memory() {
+    let _turn = take_turn().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("memory");
+    for backend in [
+        "memory-backend-ram".to_owned(),
+        "memory-backend-ram,share=on".to_owned(),
+        "memory-backend-memfd,share=on".to_owned(),
+        format!("memory-backend-file,share=on,mem-path={}", file.display()),
+        format!("memory-backend-file,share=off,mem-path={}", file.display()),
+    ] {
+        let Some(vm) = boot(Vm::builder(&spec(512)).memory_backend(&backend)) else { return };
+        assert_harmless(&vm, &backend).await;
+    }
+}
+
+#[tokio::test]
+async fn a_look_populates_nothing_of_memory_that_is_not_plugged() {
+    let _turn = take_turn().unwrap();
+    for (kind, backend) in [
+        ("virtio-mem on memfd", "memory-backend-memfd,share=on,reserve=off"),
+        ("virtio-mem on anonymous memory", "memory-backend-ram,reserve=off"),
+    ] {
+        let object = format!("{backend},id=vmem0,size=1G");
+        let vm = Vm::builder(&spec(256)).arguments([
+            "-m",
+            "256M,maxmem=4G",
+            "-object",
+            &object,
+            "-device",
+            "virtio-mem-pci,memdev=vmem0,requested-size=0",
+        ]);
+        let Some(vm) = boot(vm) else { return };
+        assert_harmless(&vm, kind).await;
+    }
+}
+
+#[tokio::test]
+async fn memory_that_was_given_back_stays_given_back() {
+    // What a balloon does: holes are punched into the guest's memory.
+    let _turn = take_turn().unwrap();
+    let backend = "memory-backend-memfd,share=on";
+    let Some(vm) = boot(Vm::builder(&spec(512)).memory_backend(backend)) else { return };
+    let maps = fs::read_to_string(format!("/proc/{}/maps", vm.pid())).unwrap();
+    let range = maps.lines().find(|line| line.contains("memfd:")).unwrap();
+    let range = range.split_whitespace().next().unwrap();
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/{}/map_files/{range}", vm.pid()))
+        .unwrap();
+    let hole = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    // Far above what the guest works on.
+    rustix::fs::fallocate(&file, hole, 300 << 20, 200 << 20).unwrap();
+    assert_harmless(&vm, "ballooned").await;
+}
+
+#[tokio::test]
+async fn a_look_takes_no_huge_page() {
+    let _turn = take_turn().unwrap();
+    let Some(pool) = HugePages::reserve(300) else { return };
+    for backend in [
+        "memory-backend-memfd,hugetlb=on,hugetlbsize=2M,share=on,prealloc=off,reserve=off",
+        "memory-backend-memfd,hugetlb=on,hugetlbsize=2M,share=off,prealloc=off,reserve=off",
+    ] {
+        // 2 GiB of memory on 600 MB of huge pages: one too many, and QEMU is killed.
+        let Some(vm) = boot(Vm::builder(&spec(2048)).memory_backend(backend)) else { return };
+        assert_harmless(&vm, backend).await;
+    }
+    drop(pool);
+}
+
+/// Huge pages that are there for a test, and given back.
+struct HugePages {
+    before: String,
+}
+
+impl HugePages {
+    fn file() -> PathBuf {
+        PathBuf::from("/proc/sys/vm/nr_hugepages")
+    }
+
+    fn reserve(pages: u64) -> Option<HugePages> {
+        let before = fs::read_to_string(HugePages::file()).ok()?;
+        if fs::write(HugePages::file(), pages.to_string()).is_err() {
+            eprintln!("skipped: huge pages cannot be reserved here");
+            return None;
+        }
+        let pool = HugePages { before };
+        let got: u64 = fs::read_to_string(HugePages::file()).ok()?.trim().parse().ok()?;
+        if got < pages {
+            eprintln!("skipped: {got} huge pages instead of {pages}");
+            return None;
+        }
+        Some(pool)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = fs::write(HugePages::file(), self.before.trim());
+    }
+}
