@@ -3,6 +3,7 @@
 #[cfg(feature = "lab")]
 mod command_line;
 mod errors;
+mod specification;
 
 use std::fs;
 use std::path::{Path, PathBuf};
