@@ -455,6 +455,10 @@ async fn settle_without_source(rollback: &Rollback) -> Attempt {
             say(&ended);
             Attempt::Over { keep_record: false }
         }
+        ArrivedGuest::NothingThere => {
+            say(&format!("{ended}, and nothing listens at the destination's monitor any more"));
+            Attempt::Over { keep_record: false }
+        }
         ArrivedGuest::NotSeen => {
             say(&format!("{ended}; the guest was not seen to run at the destination"));
             Attempt::Over { keep_record: true }

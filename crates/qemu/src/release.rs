@@ -199,6 +199,10 @@ impl ReleasedGuest {
         match rollback.settle_without_source().await {
             ArrivedGuest::Runs => self.done.push("the guest runs at the destination".to_owned()),
             ArrivedGuest::NotOwed => {}
+            ArrivedGuest::NothingThere => {
+                let gone = "nothing listens at the destination's monitor any more";
+                self.done.push(gone.to_owned());
+            }
             ArrivedGuest::NotSeen => {
                 self.outcome = ReleaseOutcome::Unknown;
                 let address = rollback.destination.as_ref().map(ToString::to_string);

@@ -1,5 +1,6 @@
 //! Undoes a rollback: frees the vCPUs, ends the migration, puts the settings back.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use landfall_core::ending::{EndState, GuestState, Obligations};
@@ -131,8 +132,12 @@ impl Rollback {
         if !(guest_stopped || destination_fenced) {
             return ArrivedGuest::NotOwed;
         }
-        let Ok((mut destination, _)) = QemuMonitor::connect(address).await else {
-            return ArrivedGuest::NotSeen;
+        let mut destination = match QemuMonitor::connect(address).await {
+            Ok((destination, _)) => destination,
+            Err(QmpError::Connect { source, .. }) if is_nothing_there(source.kind()) => {
+                return ArrivedGuest::NothingThere;
+            }
+            Err(_) => return ArrivedGuest::NotSeen,
         };
         let state = |state: Result<RunState, QmpError>| state.map(|state| state.guest_state());
         if state(destination.query_run_state().await).is_ok_and(|it| it == GuestState::Paused) {
@@ -146,6 +151,11 @@ impl Rollback {
     }
 }
 
+/// Returns whether an error of connecting means that nothing listens there.
+fn is_nothing_there(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
 /// What became of a guest whose source has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArrivedGuest {
@@ -153,6 +163,8 @@ pub enum ArrivedGuest {
     Runs,
     /// It was not seen to run there.
     NotSeen,
+    /// Nothing listens at the destination's monitor any more, so that there is nothing left to undo.
+    NothingThere,
     /// landfall has neither stopped nor fenced it, or knows no destination's monitor.
     NotOwed,
 }
