@@ -1,14 +1,17 @@
 //! What the kernel says about processes and threads under `/proc`: the only reader of it here.
 //!
-//! [`parse`] reads the text of each file and is pure; [`maps`] is about the memory map, [`sockets`] about who
-//! serves a connection. This module opens the files, and answers which process is a QEMU
+//! [`parse`] reads the text of each file, [`qemu_options`] the command line of a QEMU; both are pure. [`maps`] is
+//! about the memory map, [`sockets`] about who serves a connection, [`executable`] about the program of a
+//! process. This module opens the files, and answers which process is a QEMU
 //! ([`Process::is_qemu`], [`is_qemu`]).
 //!
 //! A process or thread can end between any two reads, so every function reports that as
 //! [`ProcError::Ended`], not as an input/output error.
 
+pub mod executable;
 pub mod maps;
 pub mod parse;
+pub mod qemu_options;
 pub mod sockets;
 
 use std::fs::{self, File};
