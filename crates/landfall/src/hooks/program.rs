@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{sleep, timeout};
@@ -63,6 +63,20 @@ pub enum NotRunnable {
     /// No user may execute it.
     #[error("it is not executable; chmod +x it")]
     NotExecutable,
+    /// Another user could have root run what that user likes.
+    #[error(
+        "root would run it, and other users may write {}, of user {owner_uid} with mode {mode:03o}; chown it \
+         to root and chmod go-w it",
+        path.display()
+    )]
+    WritableByOthers {
+        /// The file, or a directory above it.
+        path: PathBuf,
+        /// The user it belongs to.
+        owner_uid: u32,
+        /// Its permissions.
+        mode: u32,
+    },
 }
 
 /// Checks that a file can be run, as far as can be seen without running it.
@@ -74,8 +88,29 @@ pub fn check(program: &Path) -> Result<(), NotRunnable> {
     if !found.is_file() {
         return Err(NotRunnable::NotAFile);
     }
-    let executable = found.permissions().mode() & 0o111 != 0;
-    executable.then_some(()).ok_or(NotRunnable::NotExecutable)
+    if found.permissions().mode() & 0o111 == 0 {
+        return Err(NotRunnable::NotExecutable);
+    }
+    if geteuid().is_root() { check_writers(program) } else { Ok(()) }
+}
+
+/// Checks that only root can change a file, or put another one in its place: the file and the directories
+/// above it belong to root, and are not writable by others. A directory may be if it is sticky, as `/tmp`
+/// is, since there each user can replace files of their own only.
+fn check_writers(program: &Path) -> Result<(), NotRunnable> {
+    let real = fs::canonicalize(program)?;
+    // A symbolic link can be put elsewhere by those who may write where it is.
+    let beside = program.parent().into_iter().flat_map(Path::ancestors);
+    for path in real.ancestors().chain(beside) {
+        let found = fs::metadata(path)?;
+        let (owner_uid, mode) = (found.uid(), found.mode() & 0o7777);
+        let sticky = found.is_dir() && mode & 0o1000 != 0;
+        if owner_uid != 0 || (mode & 0o022 != 0 && !sticky) {
+            let path = path.to_owned();
+            return Err(NotRunnable::WritableByOthers { path, owner_uid, mode });
+        }
+    }
+    Ok(())
 }
 
 /// Runs a program to its end, or to the end of its time.
@@ -165,5 +200,44 @@ impl Drop for Group {
             // An error means that it has just ended.
             let _ = kill_process_group(group, Signal::KILL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_other_users_may_change_is_not_run_by_root() {
+        if !geteuid().is_root() {
+            eprintln!("skipped: takes root");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("hooks");
+        let program = directory.join("hook");
+        fs::create_dir(&directory).unwrap();
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        let set = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
+        for (of_directory, of_program, runs) in [
+            (0o755, 0o755, true),
+            (0o1777, 0o755, true),
+            (0o777, 0o755, false),
+            (0o775, 0o755, false),
+            (0o755, 0o757, false),
+            (0o755, 0o775, false),
+        ] {
+            set(&directory, of_directory).unwrap();
+            set(&program, of_program).unwrap();
+            let checked = check(&program);
+            assert_eq!(checked.is_ok(), runs, "{of_directory:o} {of_program:o}");
+            if let Err(error) = checked {
+                assert!(error.to_string().contains("chmod go-w"), "{error}");
+            }
+        }
+        set(&directory, 0o755).unwrap();
+        set(&program, 0o755).unwrap();
+        std::os::unix::fs::chown(&program, Some(1), None).unwrap();
+        assert!(matches!(check(&program), Err(NotRunnable::WritableByOthers { owner_uid: 1, .. })));
     }
 }

@@ -83,15 +83,34 @@ pub struct MigrationFolder {
     program: PathBuf,
 }
 
-/// The folder of recordings cannot be created.
+/// Why a folder of recordings cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "--recordings {}: cannot create the folder: {source}; name a folder that exists or can be created",
-    folder.display()
-)]
-pub struct OpenFolderError {
-    folder: PathBuf,
-    source: io::Error,
+pub enum OpenFolderError {
+    /// It cannot be created or looked at.
+    #[error(
+        "--recordings {}: cannot create the folder: {source}; name a folder that exists or can be created",
+        folder.display()
+    )]
+    Create {
+        /// The folder.
+        folder: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Other users can put files in it, which operators would take for the page's own.
+    #[error(
+        "--recordings {}: the folder belongs to user {owner_uid} and has mode {mode:03o}, so that other users \
+         may write in it; make it your own and chmod go-w it, or name another folder",
+        folder.display()
+    )]
+    Foreign {
+        /// The folder.
+        folder: PathBuf,
+        /// The user it belongs to.
+        owner_uid: u32,
+        /// Its permissions.
+        mode: u32,
+    },
 }
 
 /// Where a migration goes to.
@@ -181,14 +200,22 @@ pub enum StartError {
 }
 
 impl MigrationFolder {
-    /// Opens a folder. Creates it, for its owner alone, if it is missing.
+    /// Opens a folder that only the page's own user or root can write in. Creates it, for its owner alone,
+    /// if it is missing.
     ///
     /// # Errors
     /// [`OpenFolderError`].
     pub fn open(folder: &Path, program: PathBuf) -> Result<MigrationFolder, OpenFolderError> {
-        use std::os::unix::fs::DirBuilderExt;
+        use std::os::unix::fs::{DirBuilderExt, MetadataExt};
         let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        created.map_err(|source| OpenFolderError { folder: folder.to_owned(), source })?;
+        let failed = |source| OpenFolderError::Create { folder: folder.to_owned(), source };
+        created.map_err(failed)?;
+        let found = fs::metadata(folder).map_err(failed)?;
+        let (owner_uid, mode) = (found.uid(), found.mode() & 0o7777);
+        let ours = owner_uid == 0 || owner_uid == rustix::process::geteuid().as_raw();
+        if !ours || mode & 0o022 != 0 {
+            return Err(OpenFolderError::Foreign { folder: folder.to_owned(), owner_uid, mode });
+        }
         Ok(MigrationFolder { folder: folder.to_owned(), program })
     }
 
@@ -254,8 +281,8 @@ impl MigrationFolder {
         command.args(["migrate", source, &destination.uri]).args(&options);
         command.arg("--record").arg(&file).args(["--json", "--own-session"]);
         command.stdin(Stdio::null());
-        command.stdout(fs::File::create(report_path(&file)).map_err(not_written)?);
-        command.stderr(fs::File::create(log_path(&file)).map_err(not_written)?);
+        command.stdout(fs::File::create_new(report_path(&file)).map_err(not_written)?);
+        command.stderr(fs::File::create_new(log_path(&file)).map_err(not_written)?);
         let mut child = command.spawn().map_err(not_run)?;
         let process = child.id().and_then(|pid| Process::from_pid(i32::try_from(pid).ok()?));
         // Collects the exit status; otherwise the process stays in the table as a zombie.
@@ -397,6 +424,21 @@ mod tests {
         fs::write(folder.path().join("x-1.jsonl"), "").unwrap();
         assert_eq!(migrations.get("x-1").unwrap().title(), "x-1");
         assert_eq!(migrations.list().len(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_other_users_can_write_in_is_refused_with_the_remedy() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let set_mode = |mode| fs::set_permissions(folder.path(), PermissionsExt::from_mode(mode));
+        for mode in [0o777, 0o1777, 0o775] {
+            set_mode(mode).unwrap();
+            let error = MigrationFolder::open(folder.path(), "/bin/true".into()).unwrap_err();
+            assert!(matches!(error, OpenFolderError::Foreign { .. }), "{mode:o}: {error}");
+            assert!(error.to_string().contains("chmod go-w"), "{error}");
+        }
+        set_mode(0o755).unwrap();
+        assert!(MigrationFolder::open(folder.path(), "/bin/true".into()).is_ok());
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! The secret that operators log in with.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use subtle::ConstantTimeEq;
 
 /// The shortest token that a file may hold, in letters and digits.
 const MIN_TOKEN_LENGTH: usize = 32;
+
+/// No token file is longer; `/dev/zero` would be read without end.
+const MAX_FILE_BYTES: u64 = 4096;
 
 /// A token: 256 random bits from the kernel, as 64 hexadecimal digits; or what a token file holds.
 #[derive(Clone)]
@@ -41,6 +44,21 @@ pub enum TokenError {
         /// Why not.
         source: io::Error,
     },
+    /// The file is open to other users.
+    #[error(
+        "--token-file {}: it belongs to user {owner_uid} and has mode {mode:03o}, so that other users may \
+         know or choose the token; make it your own and chmod 600 it, or remove it, and landfall serve \
+         creates a new one",
+        path.display()
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// The user it belongs to.
+        owner_uid: u32,
+        /// Its permissions.
+        mode: u32,
+    },
     /// The file is missing and cannot be created.
     #[error(
         "--token-file {}: cannot create it: {source}; name a file in a directory that can be written",
@@ -70,8 +88,8 @@ impl LoginToken {
     /// # Errors
     /// [`TokenError`].
     pub fn read_or_create(path: &Path) -> Result<LoginToken, TokenError> {
-        match fs::read_to_string(path) {
-            Ok(text) => {
+        match read_private(path)? {
+            Some(text) => {
                 let text = text.trim();
                 let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric());
                 match plain && text.len() >= MIN_TOKEN_LENGTH {
@@ -79,7 +97,7 @@ impl LoginToken {
                     false => Err(TokenError::Malformed { path: path.to_owned() }),
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            None => {
                 let token = LoginToken::generate()?;
                 let created =
                     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -88,7 +106,6 @@ impl LoginToken {
                     .map_err(|source| TokenError::Create { path: path.to_owned(), source })?;
                 Ok(token)
             }
-            Err(source) => Err(TokenError::Read { path: path.to_owned(), source }),
         }
     }
 
@@ -101,6 +118,24 @@ impl LoginToken {
     pub fn matches(&self, text: &str) -> bool {
         self.0.as_bytes().ct_eq(text.as_bytes()).into()
     }
+}
+
+/// Reads a file that only landfall's user or root can read or write; `None` if there is no such file.
+fn read_private(path: &Path) -> Result<Option<String>, TokenError> {
+    let failed = |source| TokenError::Read { path: path.to_owned(), source };
+    let file = match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    let found = file.metadata().map_err(failed)?;
+    let (owner_uid, mode) = (found.uid(), found.mode() & 0o777);
+    let ours = owner_uid == 0 || owner_uid == rustix::process::geteuid().as_raw();
+    if !ours || mode & 0o077 != 0 {
+        return Err(TokenError::Exposed { path: path.to_owned(), owner_uid, mode });
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
+    Ok(Some(text))
 }
 
 #[cfg(test)]
@@ -126,11 +161,32 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
+    fn set_mode(file: &Path, mode: u32) {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_token_file_that_other_users_can_read_or_write_is_refused_with_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        LoginToken::read_or_create(&file).unwrap();
+        for mode in [0o644, 0o640, 0o602, 0o620] {
+            set_mode(&file, mode);
+            let error = LoginToken::read_or_create(&file).err().unwrap();
+            assert!(matches!(error, TokenError::Exposed { .. }), "{mode:o}: {error}");
+            assert!(error.to_string().contains("chmod 600"), "{error}");
+        }
+        set_mode(&file, 0o600);
+        assert!(LoginToken::read_or_create(&file).is_ok());
+    }
+
     #[test]
     fn a_file_that_holds_no_token_is_refused_with_the_remedy() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         fs::write(&file, "short\n").unwrap();
+        set_mode(&file, 0o600);
         let error = LoginToken::read_or_create(&file).err().unwrap();
         assert!(matches!(error, TokenError::Malformed { .. }));
         assert!(error.to_string().contains("remove it"), "{error}");
