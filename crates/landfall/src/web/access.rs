@@ -5,7 +5,7 @@
 //! | Route | Right | Without the token | What it does |
 //! |---|---|---|---|
 //! | `GET /login` | open | yes | shows the login |
-//! | `POST /login` | open | yes | checks the token and sets the cookie |
+//! | `POST /login` | open | yes | checks the token, opens a session and sets the cookie |
 //! | `GET /style.css`, `/page.js`, `/icon.svg` | open | yes | style sheet, script, icon |
 //! | `GET /` | read | with `--public-read` | lists guests |
 //! | `GET /guests/{id}` | read | with `--public-read` | shows a guest, its settings and what they imply |
@@ -18,12 +18,12 @@
 //! | `POST /guests/{id}/start` | change | no | starts a migration |
 //! | `POST /migrations/{name}/set` | change | no | changes the settings of a migration |
 //! | `POST /migrations/{name}/cancel` | change | no | cancels a migration |
-//! | `POST /logout` | change | no | removes the cookie |
+//! | `POST /logout` | change | no | ends the session and removes the cookie |
 //! | anything else with `GET` or `HEAD` | read | with `--public-read` | "no such page" |
 //! | anything else with another method | change | no | "no such page" |
 //!
-//! A browser shows the token as a cookie, which it gets from the login. Any other client sends
-//! `Authorization: Bearer TOKEN` with each request.
+//! A browser gets a session for the token at the login and shows that as a cookie; below, to show the
+//! token means either. Any other client sends `Authorization: Bearer TOKEN` with each request.
 //!
 //! Before the right is looked at, every request, open routes included, has to pass two checks:
 //!
@@ -33,6 +33,7 @@
 //!    one of these pages, as the browser says by `Origin` or `Sec-Fetch-Site`, or bear the token.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -44,7 +45,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 
 use super::listen::is_ip_address;
-use super::token::LoginToken;
+use super::sessions::LoginSessions;
+use super::token::{LoginToken, TokenError};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -159,9 +161,10 @@ impl IntoResponse for AccessRefusal {
 }
 
 /// What requests are checked against.
-#[derive(Clone)]
 pub struct AccessControl {
     pub token: LoginToken,
+    /// The browsers that have logged in with it.
+    pub sessions: LoginSessions,
     /// Names of this host besides its addresses and `localhost`.
     pub host_names: Vec<String>,
     /// Whether the page is served over TLS.
@@ -171,10 +174,19 @@ pub struct AccessControl {
 }
 
 impl AccessControl {
-    /// Returns the `Set-Cookie` value that logs a browser in.
-    pub fn login_cookie(&self) -> String {
+    /// Opens a session and returns the `Set-Cookie` value that logs a browser in.
+    ///
+    /// # Errors
+    /// [`TokenError::Random`].
+    pub fn login_cookie(&self) -> Result<String, TokenError> {
         let (name, secure) = self.cookie_name();
-        format!("{name}={}; Path=/; HttpOnly; SameSite=Strict{secure}", self.token.as_str())
+        let session = self.sessions.open(Instant::now())?;
+        Ok(format!("{name}={session}; Path=/; HttpOnly; SameSite=Strict{secure}"))
+    }
+
+    /// Ends the session that a request shows.
+    pub fn close_session(&self, headers: &HeaderMap) {
+        self.login_cookies(headers).for_each(|session| self.sessions.close(session));
     }
 
     /// Returns the `Set-Cookie` value that logs a browser out.
@@ -254,7 +266,7 @@ impl AccessControl {
         }
     }
 
-    /// Returns whether the request shows the token, as a cookie or as a header.
+    /// Returns whether the request shows the token as a header, or a session as a cookie.
     fn shows_token(&self, headers: &HeaderMap) -> bool {
         self.has_bearer_token(headers) || self.has_login_cookie(headers)
     }
@@ -267,10 +279,16 @@ impl AccessControl {
     }
 
     fn has_login_cookie(&self, headers: &HeaderMap) -> bool {
+        let now = Instant::now();
+        self.login_cookies(headers).any(|session| self.sessions.contains(session, now))
+    }
+
+    /// Returns the values of the cookies that have the login cookie's name.
+    fn login_cookies<'a>(&self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> + use<'a> {
         let (name, _) = self.cookie_name();
         let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let mut pairs = all.flat_map(|value| value.split(';')).filter_map(|it| it.split_once('='));
-        pairs.any(|(key, value)| key.trim() == name && self.token.matches(value.trim()))
+        let pairs = all.flat_map(|value| value.split(';')).filter_map(|it| it.split_once('='));
+        pairs.filter(move |(key, _)| key.trim() == name).map(|(_, value)| value.trim())
     }
 }
 
@@ -327,7 +345,8 @@ mod tests {
     fn access(encrypted: bool) -> AccessControl {
         let token = LoginToken::generate().unwrap();
         let host_names = vec!["vmhost.example".into()];
-        AccessControl { token, host_names, encrypted, public_read: false }
+        let sessions = LoginSessions::default();
+        AccessControl { token, sessions, host_names, encrypted, public_read: false }
     }
 
     fn headers(pairs: &[(&HeaderName, &str)]) -> HeaderMap {
@@ -441,13 +460,20 @@ mod tests {
     #[test]
     fn a_cookie_of_another_name_is_not_the_login() {
         let access = access(true);
-        let cookie = access.login_cookie();
+        let cookie = access.login_cookie().unwrap();
+        assert!(!cookie.contains(access.token.as_str()), "the cookie is not the token");
         assert!(cookie.starts_with("__Host-landfall=") && cookie.ends_with("; Secure"), "{cookie}");
         let pair = cookie.split(';').next().unwrap();
         let other = format!("a=b; {pair}");
-        assert!(access.shows_token(&headers(&[(&COOKIE, &other)])));
+        let logged_in = headers(&[(&COOKIE, &other)]);
+        assert!(access.shows_token(&logged_in));
         let plain = pair.replace("__Host-landfall", "landfall");
         assert!(!access.shows_token(&headers(&[(&COOKIE, &plain)])));
         assert!(!access.shows_token(&HeaderMap::new()));
+        access.close_session(&logged_in);
+        assert!(
+            !access.shows_token(&logged_in),
+            "a cookie that was kept is of no use after the logout"
+        );
     }
 }

@@ -1,157 +1,137 @@
-//! Finds the QEMUs that run on this host, by their command lines in `/proc`. Does not connect to any
-//! monitor: a monitor serves one client at a time, and another program may be using it.
+//! Finds the QEMUs that run on this host, by `/proc`. Does not connect to any monitor: a monitor serves
+//! one client at a time, and another program may be using it.
+//!
+//! Any user can start a process that calls itself a QEMU, and operators act on what they see here as
+//! root. So a process counts only if it runs a QEMU's program file ([`ProgramFile::is_trusted_qemu`]),
+//! and the page says whose it is. Where the kernel does not tell the page which program another user's
+//! process runs, that QEMU is not found; `--guest` names it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
+use landfall_qemu::procfs::executable::ProgramFile;
+use landfall_qemu::procfs::qemu_options::QemuOptions;
+use landfall_qemu::procfs::{self, is_qemu};
 use landfall_qemu::qmp::QmpAddress;
+use rustix::process::geteuid;
 
 /// A QEMU with a QMP monitor that landfall can connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiscoveredQemu {
     /// Its process.
     pub pid: i32,
-    /// The guest's name (`-name`), if it has one.
-    pub guest_name: Option<String>,
-    /// Sockets of its monitors, in the order of the command line.
-    pub monitors: Vec<QmpAddress>,
-    /// The migration URI where it was started to wait for a guest (`-incoming`).
-    pub incoming: Option<String>,
+    /// The user that it runs as.
+    pub owner: QemuOwner,
+    /// What its command line says. Paths of monitors are absolute; at least one monitor is there.
+    pub options: QemuOptions,
+}
+
+/// The user that a QEMU runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuOwner {
+    /// The user's number.
+    pub uid: u32,
+    /// The user's name, if this host has one for it.
+    pub name: Option<String>,
+}
+
+impl QemuOwner {
+    fn of_user(uid: u32) -> QemuOwner {
+        let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        QemuOwner { uid, name: user_name(&users, uid) }
+    }
+
+    /// Returns the owner in words for the page; `None` where it is root or the page's own user.
+    pub fn shown(&self) -> Option<String> {
+        let ordinary = self.uid == 0 || self.uid == geteuid().as_raw();
+        (!ordinary).then(|| match &self.name {
+            Some(name) => format!("of user {name} ({})", self.uid),
+            None => format!("of user {}", self.uid),
+        })
+    }
+
+    /// Returns whether a guest of `source` may be offered this user's QEMU as a destination: root's, the
+    /// page's own and the source's own only, so that no other user can draw guests to themselves.
+    pub fn may_be_offered(&self, source: Option<&QemuOwner>) -> bool {
+        self.shown().is_none() || source.is_some_and(|source| source.uid == self.uid)
+    }
+}
+
+/// Finds the name of a user in the text of `/etc/passwd`.
+fn user_name(users: &str, uid: u32) -> Option<String> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(uid)).then(|| name.to_owned())
+    })
 }
 
 /// Returns all QEMUs on this host that have a reachable monitor, by process id.
 pub fn discover_qemus() -> Vec<DiscoveredQemu> {
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let mut found: Vec<DiscoveredQemu> = pids.filter_map(qemu_of_process).collect();
-    found.sort_by_key(|qemu| qemu.pid);
-    found
+    procfs::list_pids().into_iter().filter_map(qemu_of_process).collect()
 }
 
 fn qemu_of_process(pid: i32) -> Option<DiscoveredQemu> {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<String> = line
-        .split(|byte| *byte == 0)
-        .map(|word| String::from_utf8_lossy(word).into_owned())
-        .collect();
-    let mut found = parse_command_line(pid, &words)?;
-    let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-    for monitor in &mut found.monitors {
+    let words = procfs::read_command_line(pid).ok().filter(|words| is_qemu(words))?;
+    let program = ProgramFile::of_process(pid).ok()?;
+    if !program.is_trusted_qemu(geteuid().as_raw()) {
+        return None;
+    }
+    let mut options = QemuOptions::parse(&words);
+    let folder = procfs::read_working_directory(pid).unwrap_or_default();
+    for monitor in &mut options.monitors {
         if let QmpAddress::Unix(path) = monitor {
             *path = folder.join(&*path);
         }
     }
     // A socket in another mount namespace cannot be reached from here by its path.
-    found.monitors.retain(|monitor| match monitor {
+    options.monitors.retain(|monitor| match monitor {
         QmpAddress::Unix(path) => path.exists(),
         QmpAddress::Tcp(_) => true,
     });
-    (!found.monitors.is_empty()).then_some(found)
-}
-
-/// Reads a command line; `None` if it is not a QEMU's.
-fn parse_command_line(pid: i32, words: &[String]) -> Option<DiscoveredQemu> {
-    let program = Path::new(words.first()?).file_name()?.to_str()?;
-    if !(program.starts_with("qemu-system-") || program == "qemu" || program == "kvm") {
-        return None;
-    }
-    let mut found = DiscoveredQemu { pid, guest_name: None, monitors: Vec::new(), incoming: None };
-    let mut sockets: Vec<(String, QmpAddress)> = Vec::new();
-    let mut qmp_chardevs = Vec::new();
-    for (option, value) in words.iter().zip(&words[1..]) {
-        match option.trim_start_matches('-') {
-            _ if !option.starts_with('-') => {}
-            "qmp" | "qmp-pretty" => found.monitors.extend(qmp_option_address(value)),
-            "chardev" => sockets.extend(chardev_socket(value)),
-            "mon" if property(value, "mode") == Some("control") => {
-                let id = property(value, "chardev").or_else(|| unnamed_value(value));
-                qmp_chardevs.extend(id.map(str::to_owned));
-            }
-            "name" => {
-                let name = property(value, "guest").or_else(|| unnamed_value(value));
-                found.guest_name = name.map(str::to_owned);
-            }
-            "incoming" if value != "defer" => found.incoming = Some(value.clone()),
-            _ => {}
-        }
-    }
-    let of = |id: &String| sockets.iter().find(|(known, _)| known == id).map(|(_, at)| at.clone());
-    found.monitors.extend(qmp_chardevs.iter().filter_map(of));
-    Some(found)
-}
-
-/// Reads the value of `-qmp`: `unix:/path,server=on,wait=off` or `tcp:host:port,server`.
-fn qmp_option_address(value: &str) -> Option<QmpAddress> {
-    let (address, rest) = value.split_once(',')?;
-    is_server(rest).then(|| address.parse().ok()).flatten()
-}
-
-/// Reads the value of `-chardev`: `socket,id=charmonitor,path=/run/vm.qmp,server=on,wait=off`.
-fn chardev_socket(value: &str) -> Option<(String, QmpAddress)> {
-    let rest = value.strip_prefix("socket,")?;
-    let path = property(rest, "path").filter(|_| is_server(rest))?;
-    Some((property(rest, "id")?.to_owned(), QmpAddress::Unix(PathBuf::from(path))))
-}
-
-fn is_server(properties: &str) -> bool {
-    properties.split(',').any(|it| matches!(it, "server" | "server=on" | "server=yes"))
-}
-
-fn property<'a>(value: &'a str, name: &str) -> Option<&'a str> {
-    value.split(',').find_map(|it| it.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// Returns the first value, which QEMU lets stand without its property's name.
-fn unnamed_value(value: &str) -> Option<&str> {
-    value.split(',').next().filter(|it| !it.contains('=') && !it.is_empty())
+    let owner = QemuOwner::of_user(procfs::thread_status(pid, pid).ok()?.real_uid);
+    (!options.monitors.is_empty()).then_some(DiscoveredQemu { pid, owner, options })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
-    fn parsed(line: &str) -> Option<DiscoveredQemu> {
-        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        parse_command_line(7, &words)
+    #[test]
+    fn a_process_that_only_calls_itself_a_qemu_is_not_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vm.qmp");
+        fs::write(&socket, "").unwrap();
+        let mut command = Command::new("sh");
+        command.arg0("qemu-system-x86_64").stdin(Stdio::piped());
+        // A shell reads its standard input until that ends; the rest are its parameters.
+        command.args(["-s", "--", "-qmp"]);
+        command.arg(format!("unix:{},server=on,wait=off", socket.display()));
+        let mut child = command.spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let words = procfs::read_command_line(pid).unwrap();
+        let found = qemu_of_process(pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_qemu(&words), "by its command line it is one: {words:?}");
+        assert_eq!(QemuOptions::parse(&words).monitors, [QmpAddress::Unix(socket)]);
+        assert_eq!(found, None);
     }
 
     #[test]
-    fn monitors_are_found_however_they_are_written() {
-        let unix = |path: &str| QmpAddress::Unix(path.into());
-        for (line, monitors) in [
-            ("/usr/bin/qemu-system-x86_64 -qmp unix:/a,server=on,wait=off", vec![unix("/a")]),
-            (
-                "qemu-system-x86_64 --qmp tcp:127.0.0.1:4445,server",
-                vec!["tcp:127.0.0.1:4445".parse().unwrap()],
-            ),
-            (
-                "kvm -chardev socket,id=c,path=/b,server=on -mon chardev=c,mode=control -qmp unix:/a,server",
-                vec![unix("/a"), unix("/b")],
-            ),
-            ("kvm -qmp unix:/a -monitor unix:/m,server", vec![]),
-            ("kvm -chardev socket,id=c,path=/b,server=on -mon chardev=c,mode=readline", vec![]),
-            ("kvm -chardev socket,id=c,path=/b -mon chardev=c,mode=control", vec![]),
-            ("kvm", vec![]),
-        ] {
-            assert_eq!(parsed(line).unwrap().monitors, monitors, "{line}");
-        }
-    }
-
-    #[test]
-    fn the_guests_name_and_the_waiting_destinations_uri_are_read() {
-        let one = parsed("kvm -name guest=db1,debug-threads=on -incoming tcp:0:4444").unwrap();
-        assert_eq!(
-            (one.guest_name.as_deref(), one.incoming.as_deref()),
-            (Some("db1"), Some("tcp:0:4444"))
-        );
-        let other = parsed("kvm -name web -incoming defer").unwrap();
-        assert_eq!((other.guest_name.as_deref(), other.incoming), (Some("web"), None));
-    }
-
-    #[test]
-    fn other_programs_are_not_taken_for_qemu() {
-        for line in ["qemu-img -qmp unix:/a,server", "bash -qmp unix:/a,server", ""] {
-            assert_eq!(parsed(line), None, "{line}");
-        }
+    fn owners_other_than_root_and_the_page_are_named_and_their_qemus_not_offered() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nlibvirt-qemu:x:64055:108::/:/bin/false\nbad\n";
+        assert_eq!(user_name(users, 64_055).as_deref(), Some("libvirt-qemu"));
+        assert_eq!(user_name(users, 7), None);
+        let owner = |uid, name: Option<&str>| QemuOwner { uid, name: name.map(str::to_owned) };
+        let other = owner(64_055, Some("libvirt-qemu"));
+        assert_eq!(other.shown().as_deref(), Some("of user libvirt-qemu (64055)"));
+        assert_eq!(owner(7, None).shown().as_deref(), Some("of user 7"));
+        let root = owner(0, Some("root"));
+        assert_eq!(root.shown(), None);
+        assert!(root.may_be_offered(Some(&other)) && other.may_be_offered(Some(&other)));
+        assert!(!other.may_be_offered(Some(&root)) && !other.may_be_offered(None));
     }
 }

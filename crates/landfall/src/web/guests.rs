@@ -114,12 +114,12 @@ impl GuestList {
         let mut monitors = lock_unpoisoned(&self.named).clone();
         let mut guests = Vec::new();
         for monitor in monitors.drain(..) {
-            let index = qemus.iter().position(|qemu| qemu.monitors.contains(&monitor));
+            let index = qemus.iter().position(|qemu| qemu.options.monitors.contains(&monitor));
             let qemu = index.map(|index| qemus.remove(index));
             guests.push(self.listed_guest(monitor, qemu));
         }
         for qemu in qemus {
-            guests.push(self.listed_guest(qemu.monitors[0].clone(), Some(qemu)));
+            guests.push(self.listed_guest(qemu.options.monitors[0].clone(), Some(qemu)));
         }
         guests
     }
@@ -197,7 +197,7 @@ fn guest_id(monitor: &QmpAddress) -> String {
 
 /// Returns the guest's name in QEMU, else the name of its monitor's socket, else the monitor's address.
 fn display_name(monitor: &QmpAddress, qemu: Option<&DiscoveredQemu>) -> String {
-    if let Some(name) = qemu.and_then(|qemu| qemu.guest_name.clone()) {
+    if let Some(name) = qemu.and_then(|qemu| qemu.options.guest_name.clone()) {
         return name;
     }
     match monitor {

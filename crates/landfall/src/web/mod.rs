@@ -8,6 +8,7 @@
 //! A request            listen           sockets, TLS, limits on connections
 //!                      access           who may do what: the table of routes and rights
 //!                      token            the secret that operators log in with
+//!                      sessions         the browsers that are logged in
 //!                      routes           the address of every page and action
 //!                      page_error       every refusal that a page can show
 //!
@@ -39,6 +40,7 @@ mod page_error;
 mod pages;
 mod routes;
 mod serve_options;
+mod sessions;
 mod settings_form;
 mod steering;
 mod timeline;
@@ -61,6 +63,7 @@ use access::AccessControl;
 use guests::GuestList;
 use listen::{ListenError, PageListener};
 use migrations::{MigrationFolder, OpenFolderError};
+use sessions::LoginSessions;
 use token::{LoginToken, TokenError};
 
 /// What every request handler works on.
@@ -69,8 +72,13 @@ pub struct WebState {
     guests: GuestList,
     migrations: MigrationFolder,
     /// Simulations at a time: one, because each takes a processor that guests may need.
-    simulations: Semaphore,
+    simulations: Arc<Semaphore>,
+    /// Answers by the planner at a time: with `--public-read` anyone can ask for them.
+    plans: Arc<Semaphore>,
 }
+
+/// Two, so that one slow question does not hold up the next, and most processors stay with the guests.
+const PLANS_AT_A_TIME: usize = 2;
 
 /// Why the page cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +122,7 @@ async fn open(options: &ServeOptions) -> Result<(PageListener, WebState), ServeE
     };
     let access = AccessControl {
         token,
+        sessions: LoginSessions::default(),
         host_names: options.name.clone(),
         encrypted: listener.is_encrypted(),
         public_read: options.public_read,
@@ -124,7 +133,8 @@ async fn open(options: &ServeOptions) -> Result<(PageListener, WebState), ServeE
         access: Arc::new(access),
         guests: GuestList::new(options.guest.clone()),
         migrations: MigrationFolder::open(&folder, program)?,
-        simulations: Semaphore::new(1),
+        simulations: Arc::new(Semaphore::new(1)),
+        plans: Arc::new(Semaphore::new(PLANS_AT_A_TIME)),
     };
     Ok((listener, state))
 }

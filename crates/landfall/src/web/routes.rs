@@ -92,7 +92,13 @@ async fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
 
 async fn log_in(State(state): SharedState, Form(fields): Form<FormFields>) -> Response {
     if state.access.token.matches(field(&fields, "token").trim()) {
-        ([(SET_COOKIE, state.access.login_cookie())], Redirect::to("/")).into_response()
+        match state.access.login_cookie() {
+            Ok(cookie) => ([(SET_COOKIE, cookie)], Redirect::to("/")).into_response(),
+            Err(error) => {
+                let problem = error.to_string();
+                (StatusCode::INTERNAL_SERVER_ERROR, login_page(Some(&problem))).into_response()
+            }
+        }
     } else {
         let problem = "That is not the token of this landfall serve. Copy it from the line that it \
                        printed when it started; without --token-file each start makes a new token.";
@@ -100,7 +106,8 @@ async fn log_in(State(state): SharedState, Form(fields): Form<FormFields>) -> Re
     }
 }
 
-async fn log_out(State(state): SharedState) -> Response {
+async fn log_out(State(state): SharedState, headers: HeaderMap) -> Response {
+    state.access.close_session(&headers);
     ([(SET_COOKIE, state.access.logout_cookie())], Redirect::to("/login")).into_response()
 }
 
@@ -146,9 +153,11 @@ async fn show_guest(
 
 /// Finds the QEMUs on this host, other than the guest's, that were started to wait for a migration.
 fn find_waiting_qemus(guests: &[ListedGuest], source: &ListedGuest) -> Vec<WaitingQemu> {
+    let owner = source.qemu.as_ref().map(|qemu| &qemu.owner);
     let others = guests.iter().filter(|guest| guest.id != source.id);
     let waiting = others.filter_map(|guest| {
-        let incoming = guest.qemu.as_ref()?.incoming.clone()?;
+        let qemu = guest.qemu.as_ref().filter(|qemu| qemu.owner.may_be_offered(owner))?;
+        let incoming = qemu.options.incoming.clone()?;
         Some(WaitingQemu {
             uri: incoming.replacen("tcp:0:", "tcp:127.0.0.1:", 1),
             monitor: guest.monitor.to_string(),
@@ -319,16 +328,22 @@ impl WebState {
         grade: WhatIfGrade,
     ) -> Option<WhatIf> {
         let probe = guest.probe.clone()?;
-        let _permit = match grade {
-            WhatIfGrade::Planned => None,
-            WhatIfGrade::Simulated => Some(self.simulations.acquire().await.ok()?),
+        let work = match grade {
+            WhatIfGrade::Planned => &self.plans,
+            WhatIfGrade::Simulated => &self.simulations,
         };
+        let permit = Arc::clone(work).acquire_owned().await.ok()?;
         let form = form.clone();
         // Dropped with this future, when the browser disconnects.
         let request = Arc::new(());
         let waiting = Arc::downgrade(&request);
         let is_wanted = move || waiting.strong_count() > 0;
-        spawn_blocking(move || answer_what_if(&probe, &form, grade, &is_wanted)).await.ok()?
+        // The permit goes with the work, which goes on for a while after the browser has disconnected.
+        let work = move || {
+            let _permit = permit;
+            is_wanted().then(|| answer_what_if(&probe, &form, grade, &is_wanted)).flatten()
+        };
+        spawn_blocking(work).await.ok()?
     }
 
     /// Returns the monitor of the source and the name of each migration that the page started and that
@@ -349,9 +364,11 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::web::PLANS_AT_A_TIME;
     use crate::web::access::{AccessControl, AccessRight, required_right};
     use crate::web::guests::GuestList;
     use crate::web::migrations::MigrationFolder;
+    use crate::web::sessions::LoginSessions;
     use crate::web::token::LoginToken;
 
     /// The table at the head of `access.rs`.
@@ -378,6 +395,7 @@ mod tests {
     fn state(folder: &tempfile::TempDir) -> WebState {
         let access = AccessControl {
             token: LoginToken::generate().unwrap(),
+            sessions: LoginSessions::default(),
             host_names: vec![],
             encrypted: false,
             public_read: false,
@@ -386,7 +404,8 @@ mod tests {
             access: Arc::new(access),
             guests: GuestList::default(),
             migrations: MigrationFolder::open(folder.path(), "/bin/true".into()).unwrap(),
-            simulations: Semaphore::new(1),
+            simulations: Arc::new(Semaphore::new(1)),
+            plans: Arc::new(Semaphore::new(PLANS_AT_A_TIME)),
         }
     }
 

@@ -66,7 +66,10 @@ fn facts(guest: &ListedGuest) -> Markup {
     html! {
         p.hint {
             code { (guest.monitor) }
-            @if let Some(qemu) = &guest.qemu { " · QEMU process " (qemu.pid) }
+            @if let Some(qemu) = &guest.qemu {
+                " · QEMU process " (qemu.pid)
+                @if let Some(owner) = qemu.owner.shown() { " " (owner) }
+            }
             @if let Some(probe) = &guest.probe {
                 " · measured "
                 span data-since=(probe_unix_seconds(probe)) {

@@ -70,7 +70,8 @@ fn guest_row(guest: &ListedGuest, active: &[ActiveMigration]) -> Markup {
                 @if let Some(qemu) = &guest.qemu {
                     span.sub {
                         "QEMU process " (qemu.pid)
-                        @if qemu.incoming.is_some() { ", started to receive a migration" }
+                        @if let Some(owner) = qemu.owner.shown() { " " (owner) }
+                        @if qemu.options.incoming.is_some() { ", started to receive a migration" }
                     }
                 }
             }

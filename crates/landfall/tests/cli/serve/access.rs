@@ -20,7 +20,7 @@ fn without_the_token_nothing_is_shown_and_nothing_changes() {
     for proof in [
         vec![],
         vec![format!("Cookie: landfall={wrong}")],
-        vec![format!("Cookie: landfall={}", &server.token()[1..])],
+        vec![format!("Cookie: landfall={}", server.token())],
         vec![format!("Cookie: other={}", server.token())],
         vec![format!("Authorization: Bearer {wrong}")],
         vec![format!("Authorization: Basic {}", server.token())],
@@ -63,8 +63,13 @@ fn the_login_cookie_is_hidden_from_scripts_and_other_sites() {
     let pair = cookie["set-cookie: ".len()..].split(';').next().unwrap();
     let page = server.request("GET /", &[&format!("Cookie: {pair}")], "");
     assert_eq!(page.status, 200, "{page:?}");
+    assert!(!pair.contains(server.token()), "the cookie is not the token");
+    let session = server.cookie();
     let out = server.post("/logout", "");
     assert!(out.head.contains("landfall=; ") && out.head.contains("max-age=0"), "{out:?}");
+    assert_eq!(server.request("GET /", &[&session], "").status, 303, "the session is over");
+    let other = server.request("GET /", &[&format!("Cookie: {pair}")], "");
+    assert_eq!(other.status, 200, "another browser's is not");
 }
 
 #[test]
@@ -72,7 +77,7 @@ fn a_page_of_another_site_changes_nothing_in_a_browser_that_is_logged_in() {
     let server = PageServer::start(&[]);
     let own = format!("Origin: http://{}", server.address());
     let other_port = format!("Origin: http://{}:1", server.address().ip());
-    let cookie = format!("Cookie: landfall={}", server.token());
+    let cookie = server.cookie();
     for headers in [
         vec!["Origin: http://evil.example", "Sec-Fetch-Site: cross-site"],
         vec!["Origin: http://evil.example"],
@@ -100,7 +105,7 @@ fn a_page_of_another_site_changes_nothing_in_a_browser_that_is_logged_in() {
 fn requests_for_other_host_names_are_refused() {
     let server = PageServer::start(&["--name", "vmhost.example"]);
     let port = server.address().port();
-    let cookie = format!("Cookie: landfall={}", server.token());
+    let cookie = server.cookie();
     for (host, status) in [
         (format!("Host: evil.example:{port}"), 421),
         (format!("Host: 127.0.0.1.evil.example:{port}"), 421),

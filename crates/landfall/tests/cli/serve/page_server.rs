@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -15,6 +16,8 @@ pub struct PageServer {
     child: Child,
     /// The first line that it printed.
     pub greeting: String,
+    /// The header of its login.
+    cookie: OnceLock<String>,
     _folder: TempDir,
 }
 
@@ -41,7 +44,7 @@ impl PageServer {
         let mut child = serve_command(&folder, &[listen, options].concat()).spawn().unwrap();
         let mut greeting = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
-        PageServer { child, greeting, _folder: folder }
+        PageServer { child, greeting, cookie: OnceLock::new(), _folder: folder }
     }
 
     pub fn token(&self) -> &str {
@@ -52,6 +55,18 @@ impl PageServer {
     pub fn address(&self) -> SocketAddr {
         let (_, rest) = self.greeting.split_once("://").unwrap();
         rest.split('/').next().unwrap().parse().unwrap()
+    }
+
+    /// Logs in as a browser does and returns the header that it then sends with each request.
+    pub fn cookie(&self) -> String {
+        let login = || {
+            let origin = format!("Origin: http://{}", self.address());
+            let form = format!("token={}", self.token());
+            let head = self.request("POST /login", &[&origin], &form).head;
+            let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+            format!("Cookie: {}", cookie.split(';').next().unwrap())
+        };
+        self.cookie.get_or_init(login).clone()
     }
 
     /// Sends a request with these headers and the host.
@@ -70,7 +85,7 @@ impl PageServer {
     /// Sends a form as a browser that is logged in does from a page of this site.
     pub fn post(&self, path: &str, body: &str) -> Answer {
         let origin = format!("Origin: http://{}", self.address());
-        let cookie = format!("Cookie: landfall={}", self.token());
+        let cookie = self.cookie();
         self.request(
             &format!("POST {path}"),
             &[&origin, "Sec-Fetch-Site: same-origin", &cookie],
@@ -80,7 +95,7 @@ impl PageServer {
 
     /// Opens a page as a browser that is logged in does.
     pub fn get(&self, path: &str) -> Answer {
-        let cookie = format!("Cookie: landfall={}", self.token());
+        let cookie = self.cookie();
         self.request(&format!("GET {path}"), &[&cookie, "Sec-Fetch-Mode: navigate"], "")
     }
 }
