@@ -111,19 +111,8 @@ bench: ## the policies against each other on real guests, medians of paired runs
 	cargo build --release --package landfall
 	$(AS_ROOT) "$(TARGET)/release/landfall" bench
 
-FUZZ_SECONDS = 30
+# SECONDS, where it is given, counts for fuzzing as well.
+FUZZ_SECONDS = $(if $(filter command,$(word 1,$(origin SECONDS))),$(SECONDS),30)
 
-fuzz: ## feed every reader of outside text with nonsense for FUZZ_SECONDS each (30)
-	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
-		echo 'make: fuzzing takes a nightly toolchain and cargo-fuzz:' >&2; \
-		echo '  rustup toolchain install nightly && cargo install cargo-fuzz' >&2; exit 1; }
-	@mkdir -p "$(TARGET)"
-	@for target in $$(cargo +nightly fuzz list); do \
-		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
-		mkdir -p fuzz/corpus/$$target; \
-		log="$(TARGET)/fuzz-$$target.log"; \
-		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
-			-max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 >"$$log" 2>&1 \
-			|| { cat "$$log" >&2; exit 1; }; \
-		sed -n 's/^stat::number_of_executed_units: *\(.*\)/  nothing found in \1 inputs/p' "$$log"; \
-	done
+fuzz: ## feed every reader of outside text with nonsense for SECONDS each (30); prints a table
+	@scripts/fuzz.sh $(FUZZ_SECONDS)

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use landfall_core::ending::GuestState;
 use landfall_core::decision::{Finish, Hold};
+use landfall_core::ending::GuestState;
 use landfall_core::model::prior::Prior;
 use landfall_core::policy;
 use landfall_core::report::Outcome;
