@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{ProcError, is_qemu, process_file, read_error};
 
@@ -43,15 +43,10 @@ impl ProgramFile {
     /// Returns whether this is a QEMU that only root or the user `own_uid` can have put there.
     pub fn is_trusted_qemu(&self, own_uid: u32) -> bool {
         let owned = self.owner_uid == 0 || self.owner_uid == own_uid;
-        owned && self.mode & 0o022 == 0 && is_qemu(&program_name(&self.path))
+        let path = self.path.to_string_lossy();
+        let path = path.strip_suffix(DELETED).unwrap_or(&path);
+        owned && self.mode & 0o022 == 0 && is_qemu(path)
     }
-}
-
-/// Returns the file's name as a command line has it. NixOS runs `.qemu-system-x86_64-wrapped`.
-fn program_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(DELETED).unwrap_or(&name);
-    name.strip_prefix('.').unwrap_or(name).to_owned()
 }
 
 #[cfg(test)]
