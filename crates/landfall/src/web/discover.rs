@@ -8,9 +8,9 @@
 
 use std::fs;
 
+use landfall_qemu::procfs;
 use landfall_qemu::procfs::executable::ProgramFile;
 use landfall_qemu::procfs::qemu_options::QemuOptions;
-use landfall_qemu::procfs::{self, is_qemu};
 use landfall_qemu::qmp::QmpAddress;
 use rustix::process::geteuid;
 
@@ -115,7 +115,7 @@ mod tests {
         let found = qemu_of_process(pid);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(is_qemu(&words[0]), "by its command line it is one: {words:?}");
+        assert!(procfs::is_qemu(&words[0]), "by its command line it is one: {words:?}");
         assert_eq!(QemuOptions::parse(&words).monitors, [QmpAddress::Unix(socket)]);
         assert_eq!(found, None);
     }
