@@ -29,8 +29,9 @@ for target in "$@"; do
 	log=$logs/$target.log
 	mkdir -p "$corpus"
 	status=0
+	# Without print_funcs=0 the names of new functions are looked up, which takes longer than the fuzzing.
 	cargo fuzz run --dev "$target" "$corpus" "fuzz/seeds/$target" -- -max_total_time="$seconds" \
-		-rss_limit_mb=2048 -timeout=20 -max_len=65536 -print_final_stats=1 >"$log" 2>&1 || status=$?
+		-rss_limit_mb=2048 -timeout=20 -max_len=65536 -print_funcs=0 -print_final_stats=1 >"$log" 2>&1 || status=$?
 	stat() { sed -n "s/^stat::$1: *//p" "$log" | tail -n 1; }
 	# Lines of progress: "#4096 pulse cov: 812 ft: 2011 corp: 96/8Kb ...".
 	progress() { grep -o " $1: [0-9]*" "$log" | tail -n 1 | tr -dc '0-9'; }
