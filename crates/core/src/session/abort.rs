@@ -33,6 +33,8 @@ impl Session<'_> {
     /// first reason counts.
     pub fn abort(&mut self, outcome: Outcome, reason: String, at: Moment) {
         if self.abort.is_none() {
+            // What the same sample has just decided is not begun any more.
+            self.actions.retain(|action| matches!(action, Action::ContinueGuest));
             self.actions.push_back(Action::ReleaseAll);
             self.abort = Some(Abort { outcome, reason, since: at, requested: false });
         }

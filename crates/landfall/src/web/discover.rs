@@ -111,11 +111,16 @@ mod tests {
         command.arg(format!("unix:{},server=on,wait=off", socket.display()));
         let mut child = command.spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let words = procfs::read_command_line(pid).unwrap();
+        // Until the shell is there the child has no command line of its own.
+        let is_there = |words: &Vec<String>| words.first().is_some_and(|it| procfs::is_qemu(it));
+        let mut tries = (0..1000).map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            procfs::read_command_line(pid).unwrap()
+        });
+        let words = tries.find(is_there).unwrap();
         let found = qemu_of_process(pid);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(procfs::is_qemu(&words[0]), "by its command line it is one: {words:?}");
         assert_eq!(QemuOptions::parse(&words).monitors, [QmpAddress::Unix(socket)]);
         assert_eq!(found, None);
     }
