@@ -1,7 +1,7 @@
 //! The blocks of memory that QEMU migrates, from the text of its `x-query-ramblock`.
 //!
-//! The command is in every QEMU that landfall supports, and unstable by QEMU's own word: its text may change,
-//! and `-compat unstable-input=reject` refuses it. Until 8.1 the text has no host addresses.
+//! The command is in QEMU 7.2 and in 10.0, and unstable by QEMU's own word: its text may change, and
+//! `-compat unstable-input=reject` refuses it. That of 7.2 has no host addresses, that of 10.0 has.
 
 use landfall_core::units::Bytes;
 

@@ -150,6 +150,64 @@ async fn a_look_takes_no_huge_page() {
     drop(pool);
 }
 
+/// A quarter of a tebibyte whose pages were all read, so that each is the kernel's one zero page and has its
+/// entry in the page tables: what a large idle guest looks like from outside. Reports; asserts no time.
+#[tokio::test]
+#[ignore = "fills page tables for minutes; run it by its name for docs/measurements/looks.md"]
+async fn a_look_at_a_quarter_of_a_tebibyte_is_reported() {
+    let _turn = take_turn().unwrap();
+    let backend = "memory-backend-ram,reserve=off";
+    for mib in [1024, 256 << 10] {
+        let Some(vm) = boot(Vm::builder(&spec(mib)).memory_backend(backend)) else { return };
+        let begun = std::time::Instant::now();
+        let pages = read_all_memory(vm.pid(), mib << 20);
+        let filled = begun.elapsed();
+        let address = QmpAddress::Unix(vm.qmp_socket());
+        let (mut monitor, _events) = QemuMonitor::connect(&address).await.unwrap();
+        let begun = std::time::Instant::now();
+        let maps = fs::read_to_string(format!("/proc/{}/maps", vm.pid())).unwrap();
+        let maps_took = begun.elapsed();
+        let begun = std::time::Instant::now();
+        let budget = Duration::from_millis(500);
+        let found = probe_guest(&mut monitor, None, budget).await;
+        let look = begun.elapsed().saturating_sub(budget);
+        let begun = std::time::Instant::now();
+        let smaps = fs::read_to_string(format!("/proc/{}/smaps", vm.pid())).unwrap();
+        println!(
+            "{mib} MiB, {pages} pieces read in {filled:.1?}: maps {maps_took:.1?} ({} bytes), a probe of \
+             {budget:?} took {look:.1?} longer than that ({} points), smaps, no longer read, {:.1?} ({} bytes)",
+            maps.len(),
+            found.prior.points.len(),
+            begun.elapsed(),
+            smaps.len()
+        );
+    }
+}
+
+/// Reads all of a guest's memory by `/proc/PID/mem`, one page of 4 KiB after the other; returns how many.
+fn read_all_memory(pid: u32, bytes: u64) -> u64 {
+    use std::os::unix::fs::FileExt;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let range = maps
+        .lines()
+        .filter_map(|line| {
+            let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+            let of = |text| u64::from_str_radix(text, 16).ok();
+            Some((of(start)?, of(end)?))
+        })
+        .find(|(start, end)| end - start >= bytes)
+        .unwrap();
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    let mut pieces = 0;
+    for at in (range.0..range.0 + bytes).step_by(buffer.len()) {
+        if memory.read_exact_at(&mut buffer, at).is_ok() {
+            pieces += 1;
+        }
+    }
+    pieces
+}
+
 /// Huge pages that are there for a test, and given back.
 struct HugePages {
     before: String,

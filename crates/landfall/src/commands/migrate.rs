@@ -55,7 +55,7 @@ pub async fn run(options: Box<MigrateArgs>) -> Result<u8, CommandError> {
     if let Err(reason) = leave {
         return Ok(finish(run.refuse(reason), hooks, options.json).await);
     }
-    let gate = hooks.gate();
+    let gate = hooks.gate(options.switch_over_deadline);
     let mut on_tick = |tick: &Tick<'_>| {
         line.on_tick(tick);
         hooks.on_tick(tick);

@@ -11,6 +11,7 @@ mod program;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use landfall_core::decision::Finish;
 use landfall_core::report::{Outcome, Report};
@@ -20,7 +21,7 @@ use landfall_qemu::stdio::eprint_line;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use program::{HookFailure, NotRunnable};
+use program::{HookFailure, LIMIT, NotRunnable};
 
 pub use facts::Facts;
 
@@ -120,15 +121,16 @@ impl Hooks {
     pub async fn before_start(&self) -> Result<(), FailedHook> {
         let facts = self.facts.to_json(HookPoint::BeforeStart, None, None);
         for program in self.programs(HookPoint::BeforeStart) {
-            let run = program::run(&program, HookPoint::BeforeStart, &facts).await;
+            let run = program::run(&program, HookPoint::BeforeStart, &facts, LIMIT).await;
             let point = HookPoint::BeforeStart;
             run.map_err(|failure| FailedHook { point, program, failure })?;
         }
         Ok(())
     }
 
-    /// Returns where the migration waits for those that hold the switch-over; `None` if there are none.
-    pub fn gate(&self) -> Option<SwitchOverGate> {
+    /// Returns where the migration waits for those that hold the switch-over, each for at most `deadline`;
+    /// `None` if there are none.
+    pub fn gate(&self, deadline: Duration) -> Option<SwitchOverGate> {
         let point = HookPoint::HoldSwitchOver;
         let programs = self.programs(point);
         if programs.is_empty() {
@@ -142,7 +144,7 @@ impl Hooks {
                 return;
             }
             for program in programs {
-                if let Err(failure) = program::run(&program, point, &facts).await {
+                if let Err(failure) = program::run(&program, point, &facts, deadline).await {
                     let failed = FailedHook { point, program, failure }.to_string();
                     let _ = answer.send(GateVerdict::Refuse(failed));
                     return;
@@ -210,7 +212,7 @@ fn fits(view: &View) -> bool {
 /// Runs programs one after the other, and says what goes wrong.
 async fn run_all(point: HookPoint, programs: Vec<PathBuf>, facts: String) {
     for program in programs {
-        if let Err(failure) = program::run(&program, point, &facts).await {
+        if let Err(failure) = program::run(&program, point, &facts, LIMIT).await {
             eprint_line(&format!("landfall: {}", FailedHook { point, program, failure }));
         }
     }

@@ -9,6 +9,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use landfall_core::units::show_duration;
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
@@ -16,8 +17,8 @@ use tokio::time::{sleep, timeout};
 
 use super::HookPoint;
 
-/// How long a program may take.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long a program may take that nothing else waits for.
+pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// How long its last words may take to arrive once it has ended: a child of its may hold the pipe.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -40,8 +41,11 @@ pub enum HookFailure {
         last_words: String,
     },
     /// It takes too long.
-    #[error("it was not done after {} s and was killed", LIMIT.as_secs())]
-    TimedOut,
+    #[error("it was not done after {} and was killed", show_duration(*after))]
+    TimedOut {
+        /// After how long.
+        after: Duration,
+    },
     /// The kernel does not say what became of it.
     #[error("its end is not known: {0}")]
     Lost(io::Error),
@@ -117,7 +121,12 @@ fn check_writers(program: &Path) -> Result<(), NotRunnable> {
 ///
 /// Everything that landfall has open closes itself in a new program, so this one gets nothing but the
 /// three streams here.
-pub async fn run(program: &Path, point: HookPoint, facts: &str) -> Result<(), HookFailure> {
+pub async fn run(
+    program: &Path,
+    point: HookPoint,
+    facts: &str,
+    limit: Duration,
+) -> Result<(), HookFailure> {
     let mut command = Command::new(program);
     command.env("LANDFALL_POINT", point.name()).process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -125,10 +134,10 @@ pub async fn run(program: &Path, point: HookPoint, facts: &str) -> Result<(), Ho
     let group = Group::of(&child);
     let heard = Arc::new(Mutex::new(Vec::new()));
     let listening = child.stderr.take().map(|pipe| tokio::spawn(listen(pipe, Arc::clone(&heard))));
-    let Ok(ended) = timeout(LIMIT, fed(&mut child, facts)).await else {
+    let Ok(ended) = timeout(limit, fed(&mut child, facts)).await else {
         drop(group);
         let _ = timeout(LIMIT, child.wait()).await;
-        return Err(HookFailure::TimedOut);
+        return Err(HookFailure::TimedOut { after: limit });
     };
     group.has_ended();
     let status = ended.map_err(HookFailure::Lost)?;

@@ -67,6 +67,9 @@ impl Driver {
     /// Goes on with the end of the migration until the guest is found, with new connections to monitors
     /// that have closed.
     async fn find_guest(&mut self, end: &End) -> FoundGuest {
+        if let Some(found) = self.found.take().filter(|found| *found != EndState::InPostCopy) {
+            return FoundGuest::Ended(found);
+        }
         let deadline = Instant::now() + PATIENCE;
         let mut closed = matches!(end, End::SourceLost(_));
         let mut runner = self.ending.take();

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use landfall_core::decision::Hold;
-use landfall_core::ending::GuestState;
+use landfall_core::ending::{EndState, GuestState};
 use landfall_core::model::prior::Prior;
 use landfall_core::policy::Policy;
 use landfall_core::report::{Forecast, Outcome, Report};
@@ -155,6 +155,8 @@ struct Driver {
     next_query: Instant,
     /// What ends the migration, once it is to be ended.
     ending: Option<EndRunner>,
+    /// Where that has found the guest.
+    found: Option<EndState>,
     gate: Gate,
     /// Disk mirrors that other programs complete at the switch-over.
     mirrors: Vec<String>,
@@ -354,8 +356,9 @@ impl Driver {
         match progress {
             EndProgress::UnderWay => Ok(()),
             // The session sees by itself that the migration is over.
-            EndProgress::Ended(_) => {
+            EndProgress::Ended(found) => {
                 self.ending = None;
+                self.found = Some(found);
                 Ok(())
             }
             EndProgress::SourceClosed => {

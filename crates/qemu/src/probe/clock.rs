@@ -12,8 +12,7 @@ use crate::vcpus;
 #[derive(Debug)]
 pub(super) struct CpuClock {
     tids: Vec<i32>,
-    /// The files of the threads, kept open: 256 of them are read in a fraction of a millisecond. `None` if
-    /// they cannot all be open at once.
+    /// The files of the threads, kept open. `None` if they cannot all be open at once.
     files: Option<Vec<SchedStatFile>>,
 }
 

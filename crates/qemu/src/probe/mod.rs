@@ -5,15 +5,16 @@
 //! works under every accelerator, needs no dirty logging, and leaves the guest's memory as it is: only pages
 //! that are present are read ([`sampler`] says how, and what is left to chance). QEMU's own `calc-dirty-rate`
 //! reads pages that are not present too, and so populates them: a guest on huge pages without reservation
-//! ends when the pool is used up, and ballooned memory comes back (`docs/measurements/looks.md`).
+//! ends when the pool is used up, and memory that was given back is there again
+//! (`docs/measurements/looks.md`).
 //!
 //! QEMU tells where the guest's memory is (`x-query-ramblock`), and the process's memory map has to agree.
-//! QEMU until 8.1 does not tell, and then the guest's memory is told from other mappings by its size. All
+//! QEMU 7.2 does not tell, and then the guest's memory is told from other mappings by its size. All
 //! blocks that a migration transfers count: RAM, DIMMs, virtio-mem, video memory, ROMs.
 //!
 //! The probe measures over growing spans until the curve is seen to be flat or the budget is used up. What is
 //! left of the budget goes into a second measurement over the short spans. The looks run in a thread of their
-//! own, take at most a quarter of one CPU, and never wait for QEMU. A probe that is dropped leaves at most one
+//! own, are sized to take less than a quarter of one CPU after the first, and never wait for QEMU. A probe that is dropped leaves at most one
 //! look behind, which ends by itself within a fraction of a second.
 //!
 //! The probe does not see writes that leave a page as it was, and in shared memory neither pages that QEMU
@@ -53,7 +54,8 @@ use sampler::{ClosedFile, GuestLook, MemorySampler};
 const MAX_REPEATED_SPAN: Duration = Duration::from_millis(500);
 
 /// The most pages of one look. The standard error of a part p of the memory is at most the square root of
-/// p(1-p)/pages: 0.4 % of the memory. They take some 60 ms (`docs/measurements/looks.md`).
+/// p(1-p)/pages: 0.4 % of the memory. By the cost of a page in `docs/measurements/looks.md` they take some
+/// 50 ms and the checksums.
 const MAX_PAGES: u64 = 16384;
 
 /// The fewest pages of one look, whatever they take.

@@ -176,7 +176,7 @@ impl SchedStatFile {
         Ok(SchedStatFile { file, path })
     }
 
-    /// Returns what [`thread_schedstat`] does, in a quarter of the time.
+    /// Returns what [`thread_schedstat`] does, without opening the file again.
     ///
     /// # Errors
     /// [`ProcError`].

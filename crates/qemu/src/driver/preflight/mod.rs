@@ -272,6 +272,7 @@ impl CheckedRequest {
             query: None,
             next_query: Instant::now(),
             ending: None,
+            found: None,
             gate: Gate::new(request.gate),
             mirrors,
         })
