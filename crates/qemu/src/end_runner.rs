@@ -325,8 +325,8 @@ pub fn describe_end(end: EndState) -> &'static str {
              whether the guest runs there"
         }
         EndState::StandsAtDestination(_) => {
-            "the migration had completed, and the guest stands still at the destination; landfall did \
-             not stop it (QMP query-status there says why)"
+            "the migration had completed, and the guest stands still at the destination; it was not \
+             landfall that stopped it (QMP query-status there says why)"
         }
         EndState::RunsAtSource => "the migration is over, the guest runs at the source",
         EndState::RunsAtSourceCopyPaused => {
@@ -341,8 +341,8 @@ pub fn describe_end(end: EndState) -> &'static str {
              and look after the guest's disks"
         }
         EndState::StandsAtSource(_) => {
-            "the migration is over, and the guest stands still at the source; landfall did not stop it \
-             (QMP query-status says why)"
+            "the migration is over, and the guest stands still at the source; it was not landfall that \
+             stopped it (QMP query-status says why)"
         }
         EndState::ArrivedRunningOrPaused => {
             "the migration had completed while it was being cancelled. Whether the guest arrived running \

@@ -50,7 +50,7 @@ use crate::monitor::QemuMonitor;
 use crate::mutex::lock_unpoisoned;
 use crate::rollback::record::RollbackRecord;
 use crate::rollback::{ArrivedGuest, Rollback, UndoEnd};
-use crate::stdio::eprint_line;
+use crate::stdio::{eprint_line, flush_stderr};
 
 /// The hidden subcommand of the program that makes it a guardian.
 pub const SUBCOMMAND: &str = "guardian";
@@ -70,6 +70,10 @@ const KILL_AFTER: Duration = Duration::from_secs(10);
 
 /// The pause between two tries to undo something.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// For how long a guardian that tries again and again keeps landfall's standard error open: another process
+/// may be waiting for its end.
+const SPEAKS_FOR: Duration = Duration::from_secs(60);
 
 /// What a guardian writes once it is ready.
 const READY: &[u8] = b"ready\n";
@@ -367,6 +371,7 @@ async fn undo(
     let began = Instant::now();
     let mut pause = RETRY_PAUSES.0;
     let mut said_last = String::new();
+    let mut is_quiet = false;
     let keep_record = loop {
         if !problems.is_empty() {
             problems = rollback.release_vcpus();
@@ -398,6 +403,11 @@ async fn undo(
                 said_last = problem;
             }
             Attempt::Over { .. } | Attempt::Again(_) => {}
+        }
+        if began.elapsed() > SPEAKS_FOR && !std::mem::replace(&mut is_quiet, true) {
+            say("going on without further words");
+            flush_stderr(Duration::from_secs(1));
+            leave_stderr();
         }
         sleep(pause).await;
         pause = (pause * 2).min(RETRY_PAUSES.1);
@@ -431,6 +441,7 @@ async fn undo_on(
         Ok(UndoEnd::Left(
             end @ (EndState::ArrivedRunningOrPaused
             | EndState::StandsAtDestination(_)
+            | EndState::InPostCopy
             | EndState::MigratedByOther),
         )) => {
             say(describe_end(end));
@@ -463,6 +474,13 @@ async fn settle_without_source(rollback: &Rollback) -> Attempt {
             say(&format!("{ended}; the guest was not seen to run at the destination"));
             Attempt::Over { keep_record: true }
         }
+    }
+}
+
+/// Replaces standard error by nothing.
+fn leave_stderr() {
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stderr(&null);
     }
 }
 

@@ -403,9 +403,12 @@ impl EndProtocol {
 
     fn at_destination(&self, answer: EndAnswer) -> State {
         let Obligations { guest_stopped, destination_fenced, .. } = self.obligations;
+        let stands_for_landfall = guest_stopped || destination_fenced;
+        // A destination that was started stopped (`-S`) does not start a guest that ran at the source.
+        let ran_at_source = self.obligations.migration_started && !self.obligations.paused_by_other;
         match answer {
             EndAnswer::Guest(GuestState::Running) => State::Settle(EndState::RunsAtDestination),
-            EndAnswer::Guest(GuestState::Paused) if guest_stopped || destination_fenced => {
+            EndAnswer::Guest(GuestState::Paused) if stands_for_landfall || ran_at_source => {
                 State::ContinueDestination
             }
             EndAnswer::Guest(state @ (GuestState::Paused | GuestState::Halted)) => {

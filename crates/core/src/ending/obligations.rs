@@ -13,6 +13,9 @@ pub struct Obligations {
     /// Post-copy was asked for. QEMU says so only later, so the status alone does not tell whether a cancel
     /// would lose the guest.
     pub post_copy_requested: bool,
+    /// Another program has paused the guest at the source, so that it is to arrive paused.
+    #[serde(default)]
+    pub paused_by_other: bool,
     /// landfall told the source to stop the guest.
     pub guest_stopped: bool,
     /// The source was seen to have paused the guest before the final copy: it arrives paused.

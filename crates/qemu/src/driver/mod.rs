@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use landfall_core::decision::Hold;
-use landfall_core::ending::{EndState, GuestState};
+use landfall_core::ending::{EndState, GuestState, Obligations};
 use landfall_core::model::prior::Prior;
 use landfall_core::policy::Policy;
 use landfall_core::report::{Forecast, Outcome, Report};
@@ -267,6 +267,10 @@ impl Driver {
             // Paused as a fence is not paused by another program.
             let by_landfall = self.actuator.obligations().guest_stopped;
             let state = state.map(|state| state.guest_state());
+            let owed = self.actuator.obligations();
+            if state == Some(GuestState::Paused) && !by_landfall && !owed.paused_by_other {
+                self.actuator.persist(Obligations { paused_by_other: true, ..owed });
+            }
             self.session.on_run_state(state.filter(|it| !by_landfall || *it != GuestState::Paused));
         }
         let migration = self.session.interpret(migration);
@@ -310,7 +314,13 @@ impl Driver {
         let at = Moment(event.received_at.saturating_duration_since(self.started));
         match (event.name.as_str(), at_destination) {
             ("STOP", false) => self.session.on_stop(at),
-            ("RESUME", _) => self.session.on_resume(at, at_destination),
+            ("RESUME", _) => {
+                let owed = self.actuator.obligations();
+                if owed.paused_by_other && !at_destination {
+                    self.actuator.persist(Obligations { paused_by_other: false, ..owed });
+                }
+                self.session.on_resume(at, at_destination);
+            }
             _ => {}
         }
     }
