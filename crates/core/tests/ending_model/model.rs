@@ -23,6 +23,7 @@ pub struct EndingModel<P> {
     post_copy_allowed: bool,
     pauses: bool,
     other_may_cancel: bool,
+    destination_starts_stopped: bool,
     protocol: PhantomData<P>,
 }
 
@@ -64,6 +65,7 @@ impl<P: Protocol> EndingModel<P> {
             post_copy_allowed,
             pauses: false,
             other_may_cancel: false,
+            destination_starts_stopped: false,
             protocol: PhantomData,
         }
     }
@@ -71,6 +73,11 @@ impl<P: Protocol> EndingModel<P> {
     /// The same, where QEMU waits before the switch-over until landfall tells it to go on.
     pub fn pausing(self) -> Self {
         EndingModel { pauses: true, ..self }
+    }
+
+    /// The same, where the destination was started with `-S`.
+    pub fn to_stopped_destination(self) -> Self {
+        EndingModel { destination_starts_stopped: true, ..self }
     }
 
     /// The same, where another program cancels the migration at the worst moment.
@@ -87,7 +94,13 @@ impl<P: Protocol> Model for EndingModel<P> {
         let world = World::new(self.destination_known, self.pauses);
         // A second running guest is ended only where the destination answers.
         let silences_left = if self.other_may_cancel { 0 } else { world.silences_left };
-        vec![World { other_may_cancel: self.other_may_cancel, silences_left, ..world }]
+        let autostart = !self.destination_starts_stopped;
+        vec![World {
+            other_may_cancel: self.other_may_cancel,
+            silences_left,
+            destination: Destination::Incoming { autostart },
+            ..world
+        }]
     }
 
     fn actions(&self, world: &World<P>, events: &mut Vec<Event>) {
