@@ -9,7 +9,6 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use landfall_core::units::show_duration;
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
@@ -41,7 +40,7 @@ pub enum HookFailure {
         last_words: String,
     },
     /// It takes too long.
-    #[error("it was not done after {} and was killed", show_duration(*after))]
+    #[error("it was not done after {} s and was killed", after.as_secs_f64())]
     TimedOut {
         /// After how long.
         after: Duration,

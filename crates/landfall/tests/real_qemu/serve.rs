@@ -196,7 +196,12 @@ fn a_migration_outlives_its_page_is_changed_and_cancelled_from_the_next_and_the_
 
         let place = serving.place().to_owned();
         drop(serving);
+        let page = browser.script("return location.href").await;
         let serving = Serving::start(&scene, &folder, &place);
+        // Sessions end with the page that made them.
+        browser.go(&serving.address).await;
+        browser.wait_for("h1", "Guests").await;
+        browser.go(page.as_str().unwrap()).await;
         let left = "return document.querySelectorAll('#now .figure')[1].innerText";
         let before = browser.script(left).await;
         let until = Instant::now() + crate::scene::PATIENCE;
