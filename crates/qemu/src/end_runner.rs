@@ -132,11 +132,6 @@ impl EndRunner {
         self.hang_patience = patience;
     }
 
-    /// Returns what is still owed.
-    pub fn obligations(&self) -> Obligations {
-        self.protocol.obligations()
-    }
-
     /// Does the next step, or waits for what became of the last one. `persist` writes the obligations
     /// down. May be dropped at any await and called again: nothing is lost or done twice.
     pub async fn advance(
@@ -165,16 +160,16 @@ impl EndRunner {
         matches!(self.pending, Some(PendingStep::Response { of_source: true, .. }))
     }
 
+    /// Gives the protocol an answer. The pauses grow while nothing changes.
     fn take_answer(&mut self, answer: EndAnswer) {
-        let waited = self.protocol.next_step() == EndStep::Wait;
-        self.pause = if waited { (self.pause * 2).min(PAUSES.1) } else { self.pause };
-        let before = self.protocol;
-        self.protocol.on_answer(answer);
-        let changes = !matches!(before.next_step(), EndStep::Wait | EndStep::QueryMigration)
-            && !matches!(answer, EndAnswer::Silent | EndAnswer::Unreachable);
-        if changes {
-            self.pause = PAUSES.0;
+        let is_silence = matches!(answer, EndAnswer::Silent | EndAnswer::Unreachable);
+        match self.protocol.next_step() {
+            EndStep::Wait => self.pause = (self.pause * 2).min(PAUSES.1),
+            EndStep::QueryMigration => {}
+            _ if is_silence => {}
+            _ => self.pause = PAUSES.0,
         }
+        self.protocol.on_answer(answer);
     }
 
     /// Begins a step; returns where that is all there is to do.

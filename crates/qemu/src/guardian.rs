@@ -184,10 +184,10 @@ impl Guardian {
     pub fn is_watching(&mut self) -> bool {
         let now = Instant::now();
         // Where this process itself was stopped, the answers of that time are read only now.
-        let was_away = now.duration_since(self.looked_at) > HEARTBEAT_INTERVAL * 2;
-        if std::mem::replace(&mut self.looked_at, now) != now && was_away {
+        if now.duration_since(self.looked_at) > HEARTBEAT_INTERVAL * 2 {
             self.answered_at = now;
         }
+        self.looked_at = now;
         let mut buffer = [0; 256];
         loop {
             match self.output.read(&mut buffer) {
@@ -384,7 +384,7 @@ async fn undo(
             }
         };
         let attempt = match reached {
-            Ok(Some(source)) => undo_on(&mut rollback, source, &record).await,
+            Ok(Some((source, _))) => undo_on(&mut rollback, source, &record).await,
             Ok(None) => settle_without_source(&rollback).await,
             Err(error) => {
                 if began.elapsed() > KILL_AFTER

@@ -1,7 +1,7 @@
 //! Which process the guest is: the one that serves the monitor's connection must be the one that has the
 //! threads it names.
 //!
-//! Whoever answers on the monitor names the threads that landfall will hold. A QEMU that lies, or a relay
+//! The process that answers on the monitor names the threads that landfall will hold. A QEMU that lies, or a relay
 //! before it, could name a neighbour's. So the threads must belong to one process, that process must run a
 //! QEMU, and the socket at the other end of this very connection must be among its file descriptors
 //! ([`crate::procfs::sockets`]). Where that cannot be looked at (another user's process), the process that

@@ -164,7 +164,7 @@ impl ReleasedGuest {
         loop {
             let problem = match rollback.connect_source().await {
                 Ok(None) => return self.settle_without_source(rollback).await,
-                Ok(Some(mut source)) => {
+                Ok(Some((mut source, _))) => {
                     match rollback.undo_on(&mut source, record, Some(deadline)).await {
                         Ok(UndoEnd::Settled(end)) => {
                             self.done.push(describe_end(end).to_owned());

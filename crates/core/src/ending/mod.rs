@@ -199,11 +199,6 @@ impl EndProtocol {
         }
     }
 
-    /// What is left to be done.
-    pub fn obligations(&self) -> Obligations {
-        self.obligations
-    }
-
     /// What to do next.
     pub fn next_step(&self) -> EndStep {
         match self.state {
@@ -402,8 +397,7 @@ impl EndProtocol {
     }
 
     fn at_destination(&self, answer: EndAnswer) -> State {
-        let Obligations { guest_stopped, destination_fenced, .. } = self.obligations;
-        let stands_for_landfall = guest_stopped || destination_fenced;
+        let stands_for_landfall = self.obligations.may_arrive_paused();
         // A destination that was started stopped (`-S`) does not start a guest that ran at the source.
         let ran_at_source = self.obligations.migration_started && !self.obligations.paused_by_other;
         match answer {

@@ -37,6 +37,12 @@ impl Obligations {
         Self { destination_fenced: true, ..self }
     }
 
+    /// Returns whether a guest that has arrived paused may be so because of landfall, which then owes it to
+    /// be continued there.
+    pub fn may_arrive_paused(self) -> bool {
+        self.guest_stopped || self.destination_fenced
+    }
+
     /// Returns whether nothing is owed.
     pub fn is_empty(self) -> bool {
         self == Self::default()

@@ -48,7 +48,7 @@ fn assert_no_violation(destination_known: bool) {
     let mut models = vec![model(false), model(true), model(false).pausing()];
     if destination_known {
         models.push(model(false).cancelled_by_other());
-        models.push(model(true).to_stopped_destination());
+        models.push(model(true).with_stopped_destination());
     }
     for model in models {
         let violations = check(model);

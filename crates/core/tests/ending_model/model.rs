@@ -76,7 +76,7 @@ impl<P: Protocol> EndingModel<P> {
     }
 
     /// The same, where the destination was started with `-S`.
-    pub fn to_stopped_destination(self) -> Self {
+    pub fn with_stopped_destination(self) -> Self {
         EndingModel { destination_starts_stopped: true, ..self }
     }
 

@@ -1,4 +1,4 @@
-//! What must be true after a run, by witnesses that landfall knows nothing of.
+//! What must be true after a run, by witnesses that share nothing with landfall.
 
 use std::fs;
 use std::thread::sleep;

@@ -287,7 +287,7 @@ impl CpuLever {
         if failures.is_empty() {
             for state in &mut self.hold_states {
                 state.changed = false;
-                // What is in force now is found anew at the next hold.
+                // The next hold reads what is in force then.
                 if let Some(entry) = &mut state.entry {
                     entry.set = [None; 2];
                 }

@@ -15,7 +15,7 @@ use crate::guardian::{Guardian, GuardianError};
 use crate::lock::GuestLock;
 use crate::monitor::{MigrationParameters, QemuMonitor};
 use crate::procfs::Process;
-use crate::qmp::QmpError;
+use crate::qmp::{QmpError, QmpEvents};
 use crate::rollback::Rollback;
 use crate::rollback::record::RollbackRecord;
 use crate::vcpus;
@@ -276,6 +276,16 @@ impl Actuator {
     }
 
     // ---- The guardian --------------------------------------------------------------------------
+
+    /// Connects to the source's monitor again.
+    ///
+    /// # Errors
+    /// Those of [`Rollback::connect_source`].
+    pub(super) async fn connect_source(
+        &self,
+    ) -> Result<Option<(QemuMonitor, QmpEvents)>, QmpError> {
+        self.rollback.connect_source().await
+    }
 
     /// What is owed to the guest.
     pub(super) fn obligations(&self) -> Obligations {

@@ -10,7 +10,6 @@ use tokio::time::timeout_at;
 
 use super::{Driver, End};
 use crate::end_runner::{EndProgress, EndRunner, describe_end};
-use crate::monitor::QemuMonitor;
 
 /// How long to look for the guest, and wait for it to run, before the rest is left to the guardian.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -106,15 +105,12 @@ impl Driver {
 
     /// Connects to the source's monitor again. Returns whether it is that of the same QEMU.
     async fn reconnect_source(&mut self) -> bool {
-        match QemuMonitor::connect(self.source.address()).await {
-            Ok((mut monitor, events)) => {
-                let tids = monitor.query_vcpu_threads().await.unwrap_or_default();
-                let same = crate::vcpus::are_threads_of(self.actuator.process(), &tids);
-                if same {
-                    (self.source, self.events) = (monitor, events);
-                }
-                same
+        match self.actuator.connect_source().await {
+            Ok(Some((monitor, events))) => {
+                (self.source, self.events) = (monitor, events);
+                true
             }
+            Ok(None) => false,
             Err(_) => {
                 tokio::time::sleep(RECONNECT_PAUSE).await;
                 false
@@ -286,8 +282,7 @@ impl Driver {
             Some(Ok(destination)) => destination,
         };
         let mut state = destination.query_run_state().await.map(|state| state.guest_state());
-        let stands_for_us = owed.guest_stopped || owed.destination_fenced;
-        if matches!(state, Ok(GuestState::Paused)) && stands_for_us {
+        if matches!(state, Ok(GuestState::Paused)) && owed.may_arrive_paused() {
             // The state asked for next tells what became of it.
             let _ = destination.cont().await;
             state = destination.query_run_state().await.map(|state| state.guest_state());
@@ -319,7 +314,7 @@ impl Driver {
         let owed = self.actuator.obligations();
         let is_alive = self.actuator.process().is_alive();
         let may_arrive = self.destination.address().is_some();
-        let is_owed_there = may_arrive && (owed.guest_stopped || owed.destination_fenced);
+        let is_owed_there = may_arrive && owed.may_arrive_paused();
         if !is_alive && !is_owed_there {
             self.actuator.disarm_guardian();
             return reason;

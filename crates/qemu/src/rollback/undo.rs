@@ -10,7 +10,7 @@ use super::record::RollbackRecord;
 use crate::cgroup::{CgroupError, UndoStep};
 use crate::end_runner::{DestinationMonitor, EndProgress, EndRunner};
 use crate::monitor::{QemuMonitor, RunState};
-use crate::qmp::QmpError;
+use crate::qmp::{QmpError, QmpEvents};
 use crate::vcpus::are_threads_of;
 
 /// The silence of the source's monitor after which its final copy counts as hanging. How long the final copy
@@ -63,18 +63,18 @@ impl Rollback {
         self.cgroup_steps.iter().filter_map(failure).collect()
     }
 
-    /// Connects to the source's monitor. `None` once the process has ended: another QEMU may listen
+    /// Connects to the source's monitor; also returns its events from now on. `None` once the process has ended: another QEMU may listen
     /// there by then.
     ///
     /// # Errors
     /// [`QmpError`]: it has not noticed yet that landfall is gone, or hangs. To be tried again.
-    pub async fn connect_source(&self) -> Result<Option<QemuMonitor>, QmpError> {
+    pub async fn connect_source(&self) -> Result<Option<(QemuMonitor, QmpEvents)>, QmpError> {
         if !self.process.is_alive() {
             return Ok(None);
         }
-        let (mut monitor, _) = QemuMonitor::connect(&self.source).await?;
+        let (mut monitor, events) = QemuMonitor::connect(&self.source).await?;
         let tids = monitor.query_vcpu_threads().await?;
-        Ok(are_threads_of(self.process, &tids).then_some(monitor))
+        Ok(are_threads_of(self.process, &tids).then_some((monitor, events)))
     }
 
     /// Ends the migration, makes sure that the guest runs, puts QEMU's settings back. Writes to `record`
@@ -127,9 +127,8 @@ impl Rollback {
     /// The source's QEMU has ended. Continues a guest that has arrived at the destination and stands
     /// still there only because landfall said so.
     pub async fn settle_without_source(&self) -> ArrivedGuest {
-        let Obligations { guest_stopped, destination_fenced, .. } = self.obligations;
         let Some(address) = &self.destination else { return ArrivedGuest::NotOwed };
-        if !(guest_stopped || destination_fenced) {
+        if !self.obligations.may_arrive_paused() {
             return ArrivedGuest::NotOwed;
         }
         let mut destination = match QemuMonitor::connect(address).await {

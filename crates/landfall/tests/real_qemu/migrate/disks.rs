@@ -94,6 +94,15 @@ impl DiskScene {
         wait_until("the mirror is ready", || self.jobs()[0]["ready"] == true);
     }
 
+    /// The same with the disk mirrored, and QEMU told to wait for that before the switch-over.
+    fn boot_with_ready_mirror() -> Option<DiskScene> {
+        let mut disks = DiskScene::boot()?;
+        disks.mirror(0);
+        disks.wait_until_ready();
+        disks.pause_before_switchover();
+        Some(disks)
+    }
+
     fn image(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -129,10 +138,7 @@ fn a_ready_mirror_that_qemu_would_not_wait_for_is_refused_with_the_remedy() {
 
 #[test]
 fn the_program_that_moves_the_disk_completes_it_before_the_switch_over() {
-    let Some(mut disks) = DiskScene::boot() else { return };
-    disks.mirror(0);
-    disks.wait_until_ready();
-    disks.pause_before_switchover();
+    let Some(disks) = DiskScene::boot_with_ready_mirror() else { return };
     let run = disks.scene.landfall(OPTIONS);
     wait_until("QEMU waits", || migration_status(&disks.scene.pair.source) == "pre-switchover");
     // What takes a program a while, counted as a stall.
@@ -150,10 +156,7 @@ fn the_program_that_moves_the_disk_completes_it_before_the_switch_over() {
 
 #[test]
 fn a_switch_over_that_is_held_beyond_the_deadline_is_cancelled_and_the_mirror_stays() {
-    let Some(mut disks) = DiskScene::boot() else { return };
-    disks.mirror(0);
-    disks.wait_until_ready();
-    disks.pause_before_switchover();
+    let Some(disks) = DiskScene::boot_with_ready_mirror() else { return };
     let options = [OPTIONS, &["--switch-over-deadline", "2s"]].concat();
     let ended = disks.scene.migrate(&options);
     ended.assert(5, "failed", &["switch-over was held", "--switch-over-deadline"]);
@@ -163,10 +166,7 @@ fn a_switch_over_that_is_held_beyond_the_deadline_is_cancelled_and_the_mirror_st
 
 #[test]
 fn a_mirror_that_was_not_completed_is_not_reported_as_landed() {
-    let Some(mut disks) = DiskScene::boot() else { return };
-    disks.mirror(0);
-    disks.wait_until_ready();
-    disks.pause_before_switchover();
+    let Some(disks) = DiskScene::boot_with_ready_mirror() else { return };
     let run = disks.scene.landfall(OPTIONS);
     wait_until("QEMU waits", || migration_status(&disks.scene.pair.source) == "pre-switchover");
     disks.source().run_with("migrate-continue", json!({ "state": "pre-switchover" })).unwrap();
