@@ -13,7 +13,7 @@ OLD_QEMU = $(CURDIR)/target/tools/qemu-7.2
 KERNEL = crates/testguest/kernel/main.rs
 
 # A test binary not named here runs in `make check`: it must need neither QEMU nor root.
-REAL_TESTS = real_qemu chaos cgroup cgroup_v2_guest probe probe_harmless
+REAL_TESTS = real_qemu chaos cgroup cgroup_guest probe probe_harmless
 TESTS = $(sort $(basename $(notdir $(wildcard crates/*/tests/*.rs))) \
 	$(notdir $(patsubst %/main.rs,%,$(wildcard crates/*/tests/*/main.rs))))
 QUICK_TESTS = $(filter-out $(REAL_TESTS),$(TESTS))

@@ -79,18 +79,25 @@ need_old_qemu() {
     fi
 }
 
-# Debian's kernel for virtual machines, for guests that run Linux.
+# Debian's kernels for virtual machines, for guests that run Linux: the newest one, and one that still has
+# cpuset in cgroup v1.
 need_linux() {
-    for kernel in "$tools"/linux/boot/vmlinuz-*; do
+    unpack_kernel linux '6[.]'
+    unpack_kernel linux-6.1 '6[.]1[.]'
+}
+
+# Unpacks the newest kernel whose version matches a pattern, unless it is there already.
+unpack_kernel() {
+    for kernel in "$tools/$1"/boot/vmlinuz-*; do
         if [ -e "$kernel" ]; then return; fi
     done
-    can_download "a Linux kernel for virtual machines, as $tools/linux/boot/vmlinuz-VERSION"
-    if ! image=$(newest_kernel); then
-        echo "setup: no linux-image-6.*-cloud-amd64 in this distribution; tests that boot Linux will be skipped" >&2
+    can_download "a Linux kernel for virtual machines, as $tools/$1/boot/vmlinuz-VERSION"
+    if ! image=$(newest_kernel "$2"); then
+        echo "setup: no linux-image-$2*-cloud-amd64 in this distribution; tests that boot it will be skipped" >&2
         return
     fi
-    say "$image in $tools/linux"
-    unpack linux "$image"
+    say "$image in $tools/$1"
+    unpack "$1" "$image"
 }
 
 # For the tests of the page. Without one they are skipped.
@@ -199,13 +206,13 @@ first_version() {
 }
 
 newest_kernel() {
-    last_kernel || { lists_for_download && last_kernel; }
+    last_kernel "$1" || { lists_for_download && last_kernel "$1"; }
 }
 
 # The signed package of the newest version, else the unsigned one.
 last_kernel() {
     for suffix in '' -unsigned; do
-        image=$(apt-cache search --names-only "^linux-image-6[.].*-cloud-amd64$suffix\$" |
+        image=$(apt-cache search --names-only "^linux-image-$1.*-cloud-amd64$suffix\$" |
             awk '/^linux-image-6[.][0-9]+[.]/ { print $1 }' | sort -V | tail -n 1)
         if [ -n "$image" ]; then echo "$image"; return; fi
     done

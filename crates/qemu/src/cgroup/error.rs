@@ -219,7 +219,7 @@ fn remedy(source: &io::Error) -> &'static str {
         Some(Errno::BUSY) => "; another program still uses that group",
         Some(Errno::OPNOTSUPP) => "; the group's cgroup.type does not allow it",
         Some(Errno::NOSPC) => {
-            "; the hierarchy also carries cpuset (set its cpus and mems), or has its most groups"
+            "; the group has no CPUs or memory nodes (cpuset), or the hierarchy has its most groups"
         }
         _ => "",
     }

@@ -9,7 +9,7 @@ use landfall_core::quota::Quota;
 
 use super::cached_file::CachedFile;
 use super::error::CgroupError;
-use super::group::{BandwidthLimit, CgroupDir, check_quota, is_at_most, write_file};
+use super::group::{BandwidthLimit, CgroupDir, check_quota, is_at_most, read_file, write_file};
 use super::hierarchy::{CgroupVersion, thread_error, thread_stat};
 use super::journal::{JournalPlace, LimitEntry, LimitJournal};
 use super::parse::{CpuStat, cpu_stat};
@@ -365,9 +365,24 @@ fn make_group(
         Err(error) => return Err(CgroupError::system("make", &group.path, error)),
     }
     match group.version {
-        CgroupVersion::V1 => Ok(()),
+        CgroupVersion::V1 => copy_cpuset(parent, group),
         CgroupVersion::V2 => write_file(&group.file("cgroup.type"), "threaded"),
     }
+}
+
+/// v1, where `cpu` and `cpuset` share a hierarchy: a new group has no CPU and no memory node, and takes no
+/// thread before it has. Gives it those of the group above.
+fn copy_cpuset(parent: &CgroupDir, group: &CgroupDir) -> Result<(), CgroupError> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        if !parent.file(name).exists() {
+            return Ok(());
+        }
+        let allowed = read_file(&parent.file(name))?;
+        if read_file(&group.file(name))? != allowed {
+            write_file(&group.file(name), allowed.trim_end())?;
+        }
+    }
+    Ok(())
 }
 
 /// Moves a thread into its group, if it is still the thread that was found.

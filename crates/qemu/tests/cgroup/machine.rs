@@ -51,6 +51,18 @@ pub fn top() -> Option<(PathBuf, bool)> {
     controllers.split_whitespace().any(|name| name == "cpu").then_some((v2.point, true))
 }
 
+/// Makes a group that takes threads: where `cpuset` is in the hierarchy, with all CPUs of the group above.
+fn create_group(path: &Path) {
+    fs::create_dir(path).unwrap();
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        if let Ok(all) = fs::read_to_string(path.with_file_name(name))
+            && fs::metadata(path.join("tasks")).is_ok()
+        {
+            put(&path.join(name), all.trim_end());
+        }
+    }
+}
+
 /// A cgroup that is removed, with what is below it, when it is dropped.
 pub struct TestGroup {
     pub path: PathBuf,
@@ -67,14 +79,14 @@ impl TestGroup {
         }
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = top.join(format!("lftest-{}-{next}", std::process::id()));
-        fs::create_dir(&path).unwrap();
+        create_group(&path);
         Self { path, v2 }
     }
 
     /// A group for single threads below this one, as libvirt makes `vcpu0`.
     pub fn threads_child(&self, name: &str) -> PathBuf {
         let child = self.path.join(name);
-        fs::create_dir(&child).unwrap();
+        create_group(&child);
         if self.v2 {
             put(&self.path.join("cgroup.subtree_control"), "+cpu");
             put(&child.join("cgroup.type"), "threaded");

@@ -1,6 +1,6 @@
 //! The CPU lever against the real kernel, on whichever cgroup version has the cpu controller here.
 //!
-//! The same binary runs inside a small Linux guest with cgroup v2: see `cgroup_v2_guest.rs`.
+//! The same binary runs inside a small Linux guest with cgroup v2: see `cgroup_guest.rs`.
 
 mod machine;
 

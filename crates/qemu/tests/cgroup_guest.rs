@@ -1,4 +1,5 @@
-//! Runs the `cgroup` tests where the cpu controller is in cgroup v2: inside a small Linux guest.
+//! Runs the `cgroup` tests where the cpu controller is in cgroup v2, and where it shares a hierarchy of v1
+//! with `cpuset`: inside a small Linux guest.
 //!
 //! The guest is Debian's cloud kernel, busybox and that one test binary, statically linked, in an
 //! initramfs, under QEMU's TCG. `scripts/setup.sh test` fetches what it takes; without it the test
@@ -31,7 +32,10 @@ const INIT: &str = "\
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs devtmpfs /dev
-/bin/busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup
+case \"$(/bin/busybox cat /proc/cmdline)\" in
+*cgroup_no_v1=all*) /bin/busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup ;;
+*) /bin/busybox mount -t cgroup -o cpu,cpuset cgroup /sys/fs/cgroup ;;
+esac
 /bin/busybox chmod 1777 /tmp
 /tests --test-threads=1 --nocapture
 echo landfall-testguest-status=$?
@@ -40,7 +44,17 @@ echo landfall-testguest-status=$?
 
 #[test]
 fn the_cgroup_tests_pass_in_a_guest_with_cgroup_v2() {
-    let kernel = match what_it_takes() {
+    run_tests_in_guest("linux", "cgroup_no_v1=all");
+}
+
+#[test]
+fn the_cgroup_tests_pass_in_a_guest_whose_cpu_controller_is_mounted_with_cpuset() {
+    // Newer kernels of Debian have no cpuset in v1.
+    run_tests_in_guest("linux-6.1", "");
+}
+
+fn run_tests_in_guest(tool: &str, kernel_arguments: &str) {
+    let kernel = match what_it_takes(tool) {
         Ok(kernel) => kernel,
         Err(missing) => return println!("skipped: {missing}; scripts/setup.sh test installs it"),
     };
@@ -50,14 +64,16 @@ fn the_cgroup_tests_pass_in_a_guest_with_cgroup_v2() {
     };
     let directory = tempfile::tempdir().unwrap();
     let initramfs = pack(directory.path(), &binary);
-    let console = boot(&kernel, &initramfs);
+    let console = boot(&kernel, &initramfs, kernel_arguments);
 
     let status = console.iter().find_map(|line| Some(line.split_once(VERDICT)?.1.trim()));
     assert_eq!(status, Some("0"), "inside the guest; its console is above");
+    let skipped = console.iter().find(|line| line.contains("no cpu controller is mounted"));
+    assert_eq!(skipped, None, "the tests had nothing to hold threads with");
 }
 
 /// The kernel, or what is missing.
-fn what_it_takes() -> Result<PathBuf, String> {
+fn what_it_takes(tool: &str) -> Result<PathBuf, String> {
     for (command, argument) in [("qemu-system-x86_64", "--version"), ("cpio", "--version")] {
         let found = Command::new(command).arg(argument).stdout(Stdio::null()).status();
         found.map_err(|error| format!("{command}: {error}"))?;
@@ -69,7 +85,8 @@ fn what_it_takes() -> Result<PathBuf, String> {
     if let Some(kernel) = std::env::var_os("LANDFALL_TEST_KERNEL") {
         return Ok(kernel.into());
     }
-    let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/linux/boot");
+    let boot =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools").join(tool).join("boot");
     let entries = fs::read_dir(&boot).into_iter().flatten().flatten();
     let is_kernel = |path: &PathBuf| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
@@ -127,14 +144,14 @@ fn pack(directory: &Path, binary: &Path) -> PathBuf {
 }
 
 /// Boots it and gives back what it wrote to its console, once it has powered itself off.
-fn boot(kernel: &Path, initramfs: &Path) -> Vec<String> {
+fn boot(kernel: &Path, initramfs: &Path, kernel_arguments: &str) -> Vec<String> {
     let mut qemu = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg", "-smp", "2", "-m", "512", "-nodefaults", "-display", "none"])
         .args(["-serial", "stdio", "-no-reboot", "-kernel"])
         .arg(kernel)
         .arg("-initrd")
         .arg(initramfs)
-        .args(["-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all"])
+        .args(["-append", &format!("console=ttyS0 quiet panic=-1 {kernel_arguments}")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
