@@ -15,26 +15,80 @@ use landfall_testguest::{GuestSpec, PagesPerSecond, Vm, VmBuilder, VmError, Work
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// QEMU's own memory, which it takes and gives back while it answers.
-const NOISE_KIB: u64 = 4096;
+/// How much of QEMU's own memory may come while it answers and runs the guest: what it translates of the
+/// guest's code, its buffers. It may give back any amount meanwhile.
+const OWN_MEMORY_KIB: u64 = 16 << 10;
+
+/// From this size on a writable mapping is a block of the guest's memory: QEMU has no other as large but the
+/// one into which it translates code, which is executable.
+const GUEST_BLOCK_KIB: u64 = 200 << 10;
 
 /// What a process has of each kind of memory, and the pool of huge pages, in KiB.
 fn memory_in_use(pid: u32) -> BTreeMap<String, u64> {
-    let read = |path: &str, keys: &[&str]| -> Vec<(String, u64)> {
-        let text = fs::read_to_string(path).unwrap();
-        let lines = text.lines().filter_map(|line| line.split_once(':'));
-        lines
-            .filter(|(key, _)| keys.contains(key))
-            .map(|(key, value)| {
-                let number = value.split_whitespace().next().unwrap().parse().unwrap();
-                (key.to_owned(), number)
-            })
-            .collect()
-    };
     let keys = ["RssAnon", "RssFile", "RssShmem", "VmSwap", "HugetlbPages"];
-    let of_process = read(&format!("/proc/{pid}/status"), &keys);
-    let pool = read("/proc/meminfo", &["HugePages_Free", "HugePages_Rsvd"]);
+    let of_process = values(&format!("/proc/{pid}/status"), &keys);
+    let pool = values("/proc/meminfo", &["HugePages_Free", "HugePages_Rsvd"]);
     of_process.into_iter().chain(pool).collect()
+}
+
+/// The numbers behind some keys of a file of the kernel.
+fn values(path: &str, keys: &[&str]) -> Vec<(String, u64)> {
+    let text = fs::read_to_string(path).unwrap();
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines
+        .filter(|(key, _)| keys.contains(key))
+        .map(|(key, value)| (key.to_owned(), first_number(value)))
+        .collect()
+}
+
+fn first_number(value: &str) -> u64 {
+    value.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// What is there of each block of the guest's memory, resident, in huge pages or in swap, in KiB.
+fn guest_memory_in_use(pid: u32) -> Vec<(String, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mut blocks: Vec<(String, u64)> = Vec::new();
+    let mut in_block = false;
+    let mut mapping = "";
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once(':').filter(|(key, _)| !key.contains(' ')) else {
+            mapping = line;
+            continue;
+        };
+        match key {
+            "Size" => {
+                let permissions = mapping.split_whitespace().nth(1).unwrap();
+                in_block = permissions.starts_with("rw-") && first_number(value) >= GUEST_BLOCK_KIB;
+                if in_block {
+                    blocks.push((mapping.to_owned(), 0));
+                }
+            }
+            "Rss" | "Swap" | "Shared_Hugetlb" | "Private_Hugetlb" if in_block => {
+                blocks.last_mut().unwrap().1 += first_number(value);
+            }
+            _ => {}
+        }
+    }
+    blocks
+}
+
+/// Waits until the guest has touched all that it works on, so that what comes afterwards is not by its doing.
+fn settled_guest_memory(pid: u32) -> Vec<(String, u64)> {
+    let until = std::time::Instant::now() + PATIENCE;
+    let mut before = guest_memory_in_use(pid);
+    loop {
+        std::thread::sleep(Duration::from_millis(1500));
+        let now = guest_memory_in_use(pid);
+        if now == before {
+            return now;
+        }
+        assert!(
+            std::time::Instant::now() < until,
+            "the guest still takes memory: {before:?}, {now:?}"
+        );
+        before = now;
+    }
 }
 
 fn spec(mib: u64) -> GuestSpec {
@@ -63,15 +117,24 @@ fn boot(builder: VmBuilder) -> Option<Vm> {
 async fn assert_harmless(vm: &Vm, kind: &str) {
     let address = QmpAddress::Unix(vm.qmp_socket());
     let (mut monitor, _events) = QemuMonitor::connect(&address).await.unwrap();
+    let guest_before = settled_guest_memory(vm.pid());
     let before = memory_in_use(vm.pid());
     let found = probe_guest(&mut monitor, None, Duration::from_millis(1500)).await;
     let after = memory_in_use(vm.pid());
+    let guest_after = guest_memory_in_use(vm.pid());
     println!("{kind}\n  before {before:?}\n  after  {after:?}\n  notes {:?}", found.notes);
+    println!("  guest's {guest_after:?}");
     assert!(!found.prior.points.is_empty() && found.prior.contents.is_some(), "{found:?}");
+    assert!(!guest_before.is_empty(), "{kind}: no block of the guest's memory was found");
+    assert_eq!(guest_before, guest_after, "{kind}");
     for (key, now) in &after {
         let was = before[key];
-        let noise = if key == "RssAnon" || key == "RssFile" { NOISE_KIB } else { 0 };
-        assert!(now.abs_diff(was) <= noise, "{kind}: {key} was {was}, is {now}");
+        match key.as_str() {
+            "RssAnon" | "RssFile" => {
+                assert!(*now <= was + OWN_MEMORY_KIB, "{kind}: {key} was {was}, is {now}")
+            }
+            _ => assert_eq!(*now, was, "{kind}: {key}"),
+        }
     }
     let mut witness = vm.raw_qmp().unwrap();
     assert_eq!(witness.run("query-status").unwrap()["status"], "running");
