@@ -24,8 +24,15 @@ pub fn enforce(view: &View, decision: Decision) -> Decision {
         }
         finish => (finish, why),
     };
-    if finish.is_none()
-        && let Some(ending) = out_of_time(view)
+    // What was decided to ship in time may still come off a moment later.
+    let shipped_in_vain = |ending: &Decision| {
+        finish == Some(Finish::Ship)
+            && ending.finish == Some(Finish::Cancel)
+            && !view.requirements.may_break(Requirement::MaxStall)
+            && view.requirements.max_time.is_some_and(|limit| view.now.0 > limit + SHIP_MARGIN)
+    };
+    if let Some(ending) = out_of_time(view)
+        && (finish.is_none() || shipped_in_vain(&ending))
     {
         return ending;
     }
@@ -209,6 +216,23 @@ mod tests {
         assert_eq!(enforce(&view, held(Hold::Free)).finish, Some(Finish::Ship));
         view.now = Moment::ms(2000);
         assert_eq!(enforce(&view, held(Hold::Free)).finish, Some(Finish::Cancel));
+    }
+
+    #[test]
+    fn a_policy_that_ships_at_every_sample_does_not_outlast_the_time() {
+        let mut view = view();
+        view.requirements.max_time = Some(Duration::from_secs(2));
+        (view.remaining, view.link) = (Bytes(1_000_000), Some(ByteRate::mb(100)));
+        view.last_sync = Some(crate::policy::testing::interval(1000, 1, 100));
+        let end = |view: &View| enforce(view, Decision::finish(Finish::Ship, "test")).finish;
+        view.now = Moment::ms(2100);
+        assert_eq!(end(&view), Some(Finish::Ship), "decided in time, it may be under way");
+        view.now = Moment::ms(2300);
+        assert_eq!(end(&view), Some(Finish::Cancel));
+        view.requirements.give_way = vec![Requirement::MaxStall];
+        assert_eq!(end(&view), Some(Finish::Ship), "a longer stall lands it");
+        view.requirements.give_way = vec![Requirement::MaxTime];
+        assert_eq!(end(&view), Some(Finish::Ship));
     }
 
     #[test]
