@@ -25,6 +25,10 @@
 //!    wait when the connection closes (`monitor_qmp_cleanup_queue_and_resume`, monitor/qmp.c). So the
 //!    answer to a later question tells what became of the command.
 //! 4. An obligation ends only when the guest is seen to run.
+//! 5. A guest does not wait, stopped, for a cancel that takes long: it is continued at the source once the
+//!    migration is seen, twice, to be cancelled behind a fence. What may still arrive starts nowhere.
+//!    QEMU 7.2 is `cancelling` for as long as the kernel tries to connect to a destination that does not
+//!    answer, 130 s, and nothing ends that, `yank` neither (docs/measurements/levers-qemu-10.0.md).
 
 mod obligations;
 
@@ -145,6 +149,11 @@ enum State {
     AskMigration,
     /// It goes on, and is asked again later.
     AwaitMigration,
+    /// It is being cancelled behind a fence: the guest need not wait for that.
+    AwaitCancelled,
+    AskCancelled,
+    AskSourceMeanwhile,
+    ContinueMeanwhile,
     /// Can the destination be fenced, so that this may follow?
     AskDestinationBefore(Ended),
     PersistDestinationFence(Ended),
@@ -202,8 +211,11 @@ impl EndProtocol {
     /// What to do next.
     pub fn next_step(&self) -> EndStep {
         match self.state {
-            State::AskMigration => EndStep::QueryMigration,
-            State::AwaitMigration | State::AwaitSource | State::AwaitDestination => EndStep::Wait,
+            State::AskMigration | State::AskCancelled => EndStep::QueryMigration,
+            State::AwaitMigration
+            | State::AwaitCancelled
+            | State::AwaitSource
+            | State::AwaitDestination => EndStep::Wait,
             State::AskDestinationBefore(_)
             | State::ConfirmDestinationFence(_)
             | State::AskDestinationAfter
@@ -215,13 +227,16 @@ impl EndProtocol {
             State::AskSourceBefore
             | State::ConfirmSourceFence
             | State::AskSource
+            | State::AskSourceMeanwhile
             | State::ConfirmTakenBack => EndStep::QuerySource,
             State::PersistStop => EndStep::Persist(self.obligations.with_guest_stopped()),
             State::FenceSource => EndStep::StopSource,
             State::PersistSourceFence => EndStep::Persist(self.obligations.with_source_fence()),
             State::EndBy(Ended::ByCancel) => EndStep::Cancel,
             State::EndBy(Ended::ByBreakingLink) => EndStep::BreakLink,
-            State::ContinueSource | State::TakeBack => EndStep::ContinueSource,
+            State::ContinueSource | State::ContinueMeanwhile | State::TakeBack => {
+                EndStep::ContinueSource
+            }
             State::ContinueDestination => EndStep::ContinueDestination,
             State::Settle(_) => EndStep::Persist(Obligations::default()),
             State::Ended(end) => EndStep::End(end),
@@ -237,6 +252,15 @@ impl EndProtocol {
         match self.state {
             State::AskMigration => self.after_migration(answer),
             State::AwaitMigration => State::AskMigration,
+            State::AwaitCancelled | State::ContinueMeanwhile => State::AskCancelled,
+            State::AskCancelled => match answer {
+                EndAnswer::Migration(Status::Cancelling) => State::AskSourceMeanwhile,
+                answer => self.after_migration(answer),
+            },
+            State::AskSourceMeanwhile => match answer {
+                EndAnswer::Guest(GuestState::Paused) => State::ContinueMeanwhile,
+                _ => State::AwaitMigration,
+            },
             State::AskDestinationBefore(how) => match answer {
                 EndAnswer::Guest(GuestState::Incoming) => State::PersistDestinationFence(how),
                 // It has the guest already.
@@ -338,6 +362,9 @@ impl EndProtocol {
                     false => State::EndBy(Ended::ByCancel),
                 }
             }
+            Status::Cancelling if self.obligations.guest_stopped && self.is_fenced() => {
+                State::AwaitCancelled
+            }
             Status::PreSwitchOver | Status::Cancelling | Status::Unknown => State::AwaitMigration,
             Status::Completed if self.destination_known => State::AskDestination,
             Status::Completed => self.arrived_unseen(),
@@ -351,9 +378,12 @@ impl EndProtocol {
 
     /// Returns whether a guest that the source has back may start at the destination as well.
     fn may_arrive_late(&self) -> bool {
-        let Obligations { migration_started, source_fenced, .. } = self.obligations;
-        let is_fenced = source_fenced || self.destination_is_fenced;
-        self.destination_known && migration_started && !is_fenced
+        self.destination_known && self.obligations.migration_started && !self.is_fenced()
+    }
+
+    /// Returns whether a guest that arrives does not start.
+    fn is_fenced(&self) -> bool {
+        self.obligations.source_fenced || self.destination_is_fenced
     }
 
     /// Returns whether the migration is landfall's to end.

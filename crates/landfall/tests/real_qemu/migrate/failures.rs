@@ -1,5 +1,6 @@
 //! Failures during a migration: the guest ends unharmed, or landfall says what it does not know.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
@@ -12,9 +13,10 @@ use landfall_core::telemetry::view::{Phase, View};
 use landfall_core::units::ByteRate;
 use landfall_qemu::driver::{Interrupts, MigrationRequest, migrate};
 use landfall_qemu::qmp::QmpAddress;
+use landfall_testguest::Vm;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::scene::{Run, Scene, limits, migration_status, run_state, sweep, wait_until};
+use crate::scene::{Run, Scene, landfall, limits, migration_status, run_state, sweep, wait_until};
 
 /// Grips a guest that never converges, for as long as it is let.
 const HOLD: &[&str] = &["--policy", "rfc2011", "--max-bandwidth", "40MB/s"];
@@ -59,6 +61,61 @@ fn a_migration_cancelled_by_another_is_reported_as_that() {
     scene.pair.source.raw_qmp().unwrap().run("migrate_cancel").unwrap();
     run.ended().assert(5, "cancelled", &["another program cancelled"]);
     scene.assert_unharmed_at_source();
+}
+
+/// QEMU 7.2 is being cancelled for as long as the kernel tries to connect, which is two minutes.
+#[test]
+fn a_guest_does_not_stand_still_while_a_cancel_waits_for_the_kernel() {
+    let Ok(qemu) = std::env::var("LANDFALL_QEMU_72") else {
+        return eprintln!("skipped: LANDFALL_QEMU_72 does not name a QEMU 7.2");
+    };
+    let arguments = std::env::var("LANDFALL_QEMU_72_ARGS").unwrap_or_default();
+    let arguments: Vec<&str> = arguments.split_ascii_whitespace().collect();
+    let spec = sweep(16);
+    let old = Vm::builder(&spec).qemu(qemu).arguments(arguments).accel("tcg,thread=single");
+    let Some(scene) = Scene::with(old, ByteRate::mb(40)) else { return };
+    let unanswered = UnansweredPort::open();
+    let mut command = landfall();
+    command.args(["migrate", "--json", "--probe", "0s", "--policy", "plain"]);
+    command.arg(scene.pair.source.qmp_socket()).arg(unanswered.uri());
+    let run = Run::start(command);
+    wait_until("QEMU connects", || migration_status(&scene.pair.source) == "setup");
+    run.signal(Signal::INT);
+    wait_until("it is being cancelled", || migration_status(&scene.pair.source) == "cancelling");
+    wait_until("the guest runs meanwhile", || run_state(&scene.pair.source) == "running");
+    assert_eq!(migration_status(&scene.pair.source), "cancelling");
+    drop(unanswered);
+    run.ended().assert(5, "cancelled", &["Ctrl-C", "at the source at full speed"]);
+    scene.assert_unharmed_at_source();
+}
+
+/// A port that lets nobody in: its queue of connections is full, and the kernel drops what comes.
+struct UnansweredPort {
+    listener: std::net::TcpListener,
+    /// They fill the queue.
+    _waiting: Vec<OwnedFd>,
+}
+
+impl UnansweredPort {
+    fn open() -> UnansweredPort {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = |_| {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let family = AddressFamily::INET;
+            let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).unwrap();
+            // The first is let in, the others wait.
+            let _ = rustix::net::connect(&socket, &address);
+            socket
+        };
+        UnansweredPort { _waiting: (0..4).map(connect).collect(), listener }
+    }
+
+    fn uri(&self) -> String {
+        format!("tcp:{}", self.listener.local_addr().unwrap())
+    }
 }
 
 #[test]
