@@ -36,6 +36,7 @@ impl Driver {
         let ended = self.now();
         // Nothing can be asked for any more.
         self.control = None;
+        self.destination_events.stop_connecting();
         self.release_all();
         let stuck = match &end {
             End::Session(SessionEnd::Stuck(how)) => Some(how.clone()),
@@ -92,7 +93,7 @@ impl Driver {
                 return FoundGuest::NotFound;
             };
             if let Some(events) = self.destination.take_new_events() {
-                self.destination_events = Some(events);
+                self.destination_events.replace(events);
             }
             self.note_events();
             match progress {
@@ -123,7 +124,7 @@ impl Driver {
         while let Ok(event) = self.events.try_recv() {
             self.note_event(&event, false);
         }
-        while let Some(event) = self.destination_events.as_mut().and_then(|it| it.try_recv().ok()) {
+        while let Some(event) = self.destination_events.try_next() {
             self.note_event(&event, true);
         }
     }
@@ -328,6 +329,9 @@ impl Driver {
             && self.actuator.process().is_alive()
         {
             problems.push(format!("QEMU's settings could not be put back: {error}"));
+        }
+        if let Err(error) = self.actuator.restore_destination(&mut self.destination).await {
+            problems.push(format!("the destination's postcopy-ram could not be put back: {error}"));
         }
         if problems.is_empty() {
             self.actuator.disarm_guardian();

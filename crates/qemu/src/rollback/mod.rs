@@ -6,11 +6,14 @@
 pub mod record;
 mod undo;
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
 use landfall_core::ending::Obligations;
 
 use crate::cgroup::UndoStep;
+use crate::end_runner::DestinationMonitor;
 use crate::monitor::{MigrationParameters, QemuMonitor};
 use crate::procfs::Process;
 use crate::qmp::{QmpAddress, QmpError};
@@ -33,6 +36,9 @@ pub struct Rollback {
     /// What landfall has set of these: the last time, and the time before, for the last may not have been
     /// carried out.
     pub set: Vec<MigrationParameters>,
+    /// The destination's capabilities that landfall changes, as they were found.
+    #[serde(default)]
+    pub destination_original: MigrationParameters,
     /// What is owed to the guest.
     pub obligations: Obligations,
 }
@@ -55,6 +61,33 @@ impl Rollback {
         let restore = self.original.still_to_restore(&now, &self.set);
         source.set_migration_parameters(&restore).await
     }
+
+    /// Puts back what was changed at the destination, if its QEMU is there: the guest's next migration starts
+    /// from it.
+    ///
+    /// # Errors
+    /// QEMU does not take it, or does not answer.
+    pub async fn restore_destination(
+        &self,
+        destination: &mut DestinationMonitor,
+    ) -> Result<(), QmpError> {
+        if self.destination_original == MigrationParameters::default() {
+            return Ok(());
+        }
+        match destination.connect().await {
+            Some(Ok(monitor)) => monitor.set_migration_parameters(&self.destination_original).await,
+            Some(Err(QmpError::Connect { source, .. })) if is_nothing_there(source.kind()) => {
+                Ok(())
+            }
+            Some(Err(error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Returns whether an error of connecting means that nothing listens there.
+fn is_nothing_there(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]
@@ -77,6 +110,7 @@ mod tests {
             destination: None,
             original: parameters(300),
             set: Vec::new(),
+            destination_original: MigrationParameters::default(),
             obligations: Obligations::default(),
         };
         for limit in [1, 2, 3] {

@@ -1,12 +1,11 @@
 //! Undoes a rollback: frees the vCPUs, ends the migration, puts the settings back.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use landfall_core::ending::{EndState, GuestState, Obligations};
 
-use super::Rollback;
 use super::record::RollbackRecord;
+use super::{Rollback, is_nothing_there};
 use crate::cgroup::{CgroupError, UndoStep};
 use crate::end_runner::{DestinationMonitor, EndProgress, EndRunner};
 use crate::monitor::{QemuMonitor, RunState};
@@ -47,6 +46,9 @@ pub enum UndoProblem {
     /// The parameters of QEMU's migrations.
     #[error("QEMU's migration settings could not be put back: {0}")]
     Settings(QmpError),
+    /// The destination's capability for post-copy.
+    #[error("the destination's capability postcopy-ram could not be put back: {0}")]
+    DestinationSettings(QmpError),
     /// The file that says what has to be undone.
     #[error(transparent)]
     Record(#[from] super::record::RecordError),
@@ -81,7 +83,7 @@ impl Rollback {
     /// what becomes owed on the way.
     ///
     /// # Errors
-    /// [`UndoProblem::Settings`]: all else is done.
+    /// [`UndoProblem::Settings`], [`UndoProblem::DestinationSettings`]: all else is done.
     pub async fn undo_on(
         &mut self,
         source: &mut QemuMonitor,
@@ -118,6 +120,8 @@ impl Rollback {
             return Ok(UndoEnd::Left(end));
         }
         self.restore_parameters(source).await.map_err(UndoProblem::Settings)?;
+        let restored = self.restore_destination(&mut destination).await;
+        restored.map_err(UndoProblem::DestinationSettings)?;
         match self.obligations.is_empty() {
             true => Ok(UndoEnd::Settled(end)),
             false => Ok(UndoEnd::Left(end)),
@@ -148,11 +152,6 @@ impl Rollback {
             _ => ArrivedGuest::NotSeen,
         }
     }
-}
-
-/// Returns whether an error of connecting means that nothing listens there.
-fn is_nothing_there(kind: io::ErrorKind) -> bool {
-    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 /// What became of a guest whose source has ended.

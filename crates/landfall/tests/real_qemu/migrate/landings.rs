@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use landfall_core::units::ByteRate;
 use landfall_testguest::{GuestSpec, Vm, Workload, agrees_once_in_three, claim};
 
-use crate::scene::{PATIENCE, Scene, random, small, sweep};
+use crate::scene::{Found, PATIENCE, Scene, random, small, sweep};
 
 const FAST: &[&str] = &["--max-bandwidth", "60MB/s", "--give-way", "max-stall"];
 
@@ -88,8 +88,11 @@ fn qemus_own_auto_converge_is_asked_for_and_left_alone() {
 #[test]
 fn post_copy_lands_where_it_is_allowed_and_says_what_was_not_measured() {
     let Some(scene) = Scene::boot(&sweep(32), ByteRate::mb(60)) else { return };
+    let capabilities = Found::of(&scene.pair.destination).capabilities;
     let ended = scene.migrate(&["--policy", "post-copy", "--post-copy", "allow"]);
     assert_eq!(ended.report["outcome"], "landed", "{:#}\n{}", ended.report, ended.stderr);
+    // The guest's next migration starts there.
+    assert_eq!(Found::of(&scene.pair.destination).capabilities, capabilities);
     assert!(
         ended.report["longest_stall_s"].is_null() && ended.report["guest_cpu_lost_s"].is_null()
     );
