@@ -17,6 +17,7 @@
 //! itself.
 
 mod actuator;
+mod destination_events;
 mod finalize;
 mod gate;
 mod preflight;
@@ -43,6 +44,7 @@ use crate::end_runner::{DestinationMonitor, EndProgress, EndRunner};
 use crate::monitor::{QemuMonitor, parse_query_migrate};
 use crate::qmp::{PendingResponse, QmpAddress, QmpError, QmpEvent, QmpEvents};
 use actuator::Actuator;
+use destination_events::{DestinationEvents, FromDestination};
 use gate::Gate;
 use requests::{PendingChange, next_request};
 
@@ -145,7 +147,7 @@ struct Driver {
     source: QemuMonitor,
     events: QmpEvents,
     destination: DestinationMonitor,
-    destination_events: Option<QmpEvents>,
+    destination_events: DestinationEvents,
     session: Session<'static>,
     actuator: Actuator,
     control: Option<ControlServer>,
@@ -184,8 +186,13 @@ impl Driver {
                     Some(event) => { self.on_event(&event, false).await; Ok(()) }
                     None => Err(End::SourceLost("its monitor closed the connection".to_owned())),
                 },
-                event = next_event(&mut self.destination_events) => {
-                    self.on_event(&event, true).await;
+                from_there = self.destination_events.next() => {
+                    match from_there {
+                        FromDestination::Event(event) => self.on_event(&event, true).await,
+                        FromDestination::Connected(monitor) => {
+                            self.destination = DestinationMonitor::connected(monitor);
+                        }
+                    }
                     Ok(())
                 }
                 answer = answer_to(&mut self.query) => {
@@ -355,13 +362,14 @@ impl Driver {
     /// Begins to end the migration, beside the loop. What is under way goes on.
     fn begin_end(&mut self) -> &mut EndRunner {
         let obligations = self.actuator.obligations();
+        self.destination_events.stop_connecting();
         self.ending
             .get_or_insert_with(|| EndRunner::new(obligations, &self.destination, Duration::MAX))
     }
 
     fn on_end_progress(&mut self, progress: EndProgress) -> Result<(), End> {
         if let Some(events) = self.destination.take_new_events() {
-            self.destination_events = Some(events);
+            self.destination_events.replace(events);
         }
         match progress {
             EndProgress::UnderWay => Ok(()),
@@ -392,17 +400,6 @@ async fn advance_end(
         }
         None => std::future::pending().await,
     }
-}
-
-/// The next event of the destination; never, where there is none to listen to.
-async fn next_event(events: &mut Option<QmpEvents>) -> QmpEvent {
-    if let Some(receiver) = events {
-        match receiver.recv().await {
-            Some(event) => return event,
-            None => *events = None,
-        }
-    }
-    std::future::pending().await
 }
 
 /// The answer to the pending question; never, where none is pending.

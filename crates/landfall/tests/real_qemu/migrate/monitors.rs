@@ -128,6 +128,25 @@ fn a_guest_that_arrived_stopped_is_continued_however_long_the_destination_is_sil
 }
 
 #[test]
+fn a_lost_monitor_of_the_destination_is_connected_again_and_sees_the_guest_arrive() {
+    let Some(relayed) = Relayed::boot(&random(24, 500), ByteRate::mb(20)) else { return };
+    let run = relayed.landfall(true, &["--policy", "plain", "--max-bandwidth", "20MB/s"]);
+    let mut probe = relayed.scene.pair.source.raw_qmp().unwrap();
+    wait_until_sent(&mut probe, 3_000_000, u64::MAX);
+    drop(probe);
+    let lost = Instant::now();
+    relayed.destination.disconnect();
+    let greeted =
+        relayed.destination.wait_for("qmp_capabilities", RelayStep::Returned, lost, PATIENCE);
+    greeted.expect("landfall connects again");
+    let ended = run.ended();
+    ended.assert(0, "landed", &[]);
+    assert!(ended.stderr.contains("connected again"), "{}", ended.stderr);
+    assert!(ended.number("longest_stall_s") > 0.0, "seen to its end: {:#}", ended.report);
+    relayed.scene.assert_landed();
+}
+
+#[test]
 fn a_guest_whose_stop_is_answered_late_is_continued() {
     let Some(relayed) = Relayed::boot(&sweep(24), ByteRate::mb(20)) else { return };
     relayed.source.hold(HeldBack::Command, "stop", HoldRule::once_for(Duration::from_secs(6)));

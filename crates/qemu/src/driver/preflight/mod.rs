@@ -21,6 +21,7 @@ pub use ends::{EndsDiffer, EndsDifference};
 pub use jobs::OtherWork;
 
 use super::actuator::{ActionError, Actuator, LockedVcpus};
+use super::destination_events::DestinationEvents;
 use super::gate::Gate;
 use super::{Driver, MigrationRequest, Refusal, requests};
 use crate::cgroup;
@@ -176,6 +177,30 @@ fn parameters_for(
     ours
 }
 
+/// Parameters that are set, and what they were before.
+#[derive(Default)]
+struct ChangedParameters {
+    set: MigrationParameters,
+    original: MigrationParameters,
+}
+
+/// What the destination has to be told for post-copy.
+async fn destination_parameters(
+    needs: Needs,
+    destination: &mut QemuMonitor,
+) -> Result<ChangedParameters, QmpError> {
+    let mut changed = ChangedParameters::default();
+    if needs.post_copy {
+        let found = destination.query_migration_parameters().await?;
+        changed.set.set_capability(&found, "postcopy-ram", true);
+        changed.original = MigrationParameters {
+            capabilities: changed.set.original_values(&found).capabilities,
+            ..MigrationParameters::default()
+        };
+    }
+    Ok(changed)
+}
+
 /// Reads the vCPUs' counters twice, so that it is known how much CPU the guest wants.
 async fn watch_cpu_demand(vcpus: &LockedVcpus) -> LossMeter {
     let sample = |at| Sample { at, migration: None, vcpus: vcpus.read_counters() };
@@ -200,6 +225,10 @@ impl CheckedRequest {
                 |source| Refusal::NoRecord(RecordError::File { path: path.clone(), source });
             lever.keep_journal(&path).map_err(failed)?;
         }
+        let theirs = match &mut destination {
+            Some((monitor, _)) => destination_parameters(needs, monitor).await?,
+            None => ChangedParameters::default(),
+        };
         let rollback = Rollback {
             cgroup_steps: vcpus.lever.as_ref().map(|lever| lever.undo_steps()).unwrap_or_default(),
             process: vcpus.process,
@@ -207,19 +236,12 @@ impl CheckedRequest {
             destination: request.destination_qmp.clone(),
             original: ours.original_values(&found),
             set: Vec::new(),
+            destination_original: theirs.original.clone(),
             obligations: Obligations::default(),
         };
         let mut actuator = Actuator::new(vcpus, found, rollback, &request.guardian)?;
-        let mut destination_original = MigrationParameters::default();
-        if needs.post_copy
-            && let Some((destination, _)) = &mut destination
-        {
-            let known = destination.query_migration_parameters().await?;
-            let mut theirs = MigrationParameters::default();
-            theirs.set_capability(&known, "postcopy-ram", true);
-            let was_on = known.has_capability("postcopy-ram");
-            destination_original.set_capability(&known, "postcopy-ram", was_on);
-            destination.set_migration_parameters(&theirs).await?;
+        if let Some((destination, _)) = &mut destination {
+            destination.set_migration_parameters(&theirs.set).await?;
         }
         let uri = &request.destination;
         let started = match start_migration(&mut source, &mut actuator, &ours, uri).await {
@@ -227,7 +249,7 @@ impl CheckedRequest {
             Err(refusal) => {
                 let refusal = match &mut destination {
                     Some((monitor, _)) => {
-                        restore_destination(monitor, &destination_original, refusal).await
+                        restore_destination(monitor, &theirs.original, refusal).await
                     }
                     None => refusal,
                 };
@@ -256,8 +278,11 @@ impl CheckedRequest {
             session.abort(Outcome::Failed, unanswered.to_string(), Moment::START);
         }
         let (destination, destination_events) = match destination {
-            Some((monitor, events)) => (DestinationMonitor::connected(monitor), Some(events)),
-            None => (DestinationMonitor::default(), None),
+            Some((monitor, events)) => {
+                let events = DestinationEvents::of(&monitor, events);
+                (DestinationMonitor::connected(monitor), events)
+            }
+            None => (DestinationMonitor::default(), DestinationEvents::default()),
         };
         Ok(Driver {
             started: started.at,
