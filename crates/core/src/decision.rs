@@ -13,6 +13,7 @@ use crate::units::{ByteRate, Share};
 pub struct Decision {
     /// How each vCPU is to be held, in the order of the view's vCPUs. A list that is too short
     /// leaves the others free.
+    #[serde(with = "crate::vcpu_lists::holds")]
     pub holds: Vec<Hold>,
     /// Settings of the hypervisor to be changed.
     pub tuning: Tuning,

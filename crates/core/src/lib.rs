@@ -29,3 +29,4 @@ pub mod session;
 pub mod switch_over;
 pub mod telemetry;
 pub mod units;
+pub mod vcpu_lists;

@@ -26,9 +26,10 @@ pub const KIND: &str = "landfall-recording";
 /// Version of the form. It is raised when a line changes its meaning or a field its name; a new kind of
 /// line, which an earlier reader skips, does not raise it.
 ///
+/// 4 has lists for each vCPU in a short form ([`crate::vcpu_lists`]).
 /// 3 has the kernel's names of a vCPU's counters (`run_delay`, `throttled`, `nr_throttled`),
 /// `cpu_demand` and `reason`; 2 had names of its own, which are read as aliases.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The oldest version of the form that can be replayed.
 pub const OLDEST_VERSION: u32 = 2;
@@ -95,7 +96,11 @@ pub struct RecordedSample {
     pub sample: Sample,
     /// The holds in force at the sample; absent from a sample of the kernel's counters alone, of which no
     /// view is made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::vcpu_lists::optional_holds"
+    )]
     pub holds: Option<Vec<Hold>>,
     /// The decision; absent from a sample of the kernel's counters alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]

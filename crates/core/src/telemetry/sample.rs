@@ -19,6 +19,7 @@ pub struct Sample {
     /// hundredth of a query to the hypervisor and are read more often.
     pub migration: Option<Migration>,
     /// One per vCPU, in the hypervisor's order.
+    #[serde(with = "crate::vcpu_lists::counters")]
     pub vcpus: Vec<VcpuCounters>,
 }
 

@@ -4,10 +4,8 @@
 //! dropped. Anything else that is not as it should be is an error with its line number.
 
 use landfall_core::recording::{KIND, OLDEST_VERSION, RecordingHeader, RecordingLine, VERSION};
+use landfall_core::vcpu_lists::MOST_VCPUS;
 use serde_json::Value;
-
-/// More vCPUs than any guest has; QEMU's own limit is 4096.
-const MOST_VCPUS: usize = 1 << 16;
 
 /// A recording, read whole.
 #[derive(Debug, Clone, PartialEq)]
