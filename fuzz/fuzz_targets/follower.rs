@@ -27,7 +27,9 @@ fuzz_target!(|input: &[u8]| {
         let mut file = OpenOptions::new().append(true).open(&*FILE).unwrap();
         file.write_all(part).unwrap();
         followed = followed.and_then(|mut lines| {
-            lines.extend(follower.read_new_lines()?);
+            while let Some(more) = follower.read_next_lines()? {
+                lines.extend(more);
+            }
             Ok::<_, FollowError>(lines)
         });
     }

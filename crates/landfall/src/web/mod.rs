@@ -19,6 +19,7 @@
 //!                      migrations       migrations in the folder of recordings; starting one
 //!                      expected_course  what was expected of a migration when it started
 //!                      timeline         a migration, read from its recording
+//!                      timelines        those that are looked at, each read once
 //!                      events           the same while it runs, as server-sent events
 //!                      steering         changes and cancels a running migration
 //!
@@ -44,6 +45,7 @@ mod sessions;
 mod settings_form;
 mod steering;
 mod timeline;
+mod timelines;
 mod token;
 mod what_if;
 
@@ -64,6 +66,7 @@ use guests::GuestList;
 use listen::{ListenError, PageListener};
 use migrations::{MigrationFolder, OpenFolderError};
 use sessions::LoginSessions;
+use timelines::MigrationTimelines;
 use token::{LoginToken, TokenError};
 
 /// What every request handler works on.
@@ -71,6 +74,7 @@ pub struct WebState {
     access: Arc<AccessControl>,
     guests: GuestList,
     migrations: MigrationFolder,
+    timelines: MigrationTimelines,
     /// Simulations at a time: one, because each takes a processor that guests may need.
     simulations: Arc<Semaphore>,
     /// Answers by the planner at a time: with `--public-read` anyone can ask for them.
@@ -133,6 +137,7 @@ async fn open(options: &ServeOptions) -> Result<(PageListener, WebState), ServeE
         access: Arc::new(access),
         guests: GuestList::new(options.guest.clone()),
         migrations: MigrationFolder::open(&folder, program)?,
+        timelines: MigrationTimelines::default(),
         simulations: Arc::new(Semaphore::new(1)),
         plans: Arc::new(Semaphore::new(PLANS_AT_A_TIME)),
     };

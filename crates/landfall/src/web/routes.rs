@@ -16,12 +16,12 @@ use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::recording::RecordingLine;
 use landfall_core::report::Report;
 use landfall_migration::recording::first_and_last_line;
+use landfall_qemu::mutex::lock_unpoisoned;
 use maud::Markup;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::charts::PageWidth;
-use super::expected_course::find_expected_course;
 use super::guests::ListedGuest;
 use super::migrations::{MigrationDestination, RecordedMigration};
 use super::page_error::PageError;
@@ -32,7 +32,6 @@ use super::pages::layout::login_page;
 use super::pages::migration_page::{self, MigrationPageData};
 use super::pages::what_if_page;
 use super::settings_form::SettingsForm;
-use super::timeline::MigrationTimeline;
 use super::what_if::{WhatIf, WhatIfGrade, answer_what_if};
 use super::{WebState, access, events, steering};
 
@@ -242,23 +241,18 @@ async fn show_migration(
 ) -> Result<Markup, PageError> {
     let migration = state.migration(&name)?;
     let is_running = migration.is_running();
-    let file = migration.file.clone();
-    let (timeline, expected) = spawn_blocking(move || {
-        let mut timeline = MigrationTimeline::new(&file);
-        let read = timeline.read_new_lines();
-        let expected = timeline.head().and_then(find_expected_course);
-        read.map(|()| (timeline, expected))
-    })
-    .await??;
-    let report: Option<Report> = timeline.report.clone().or_else(|| migration.report());
+    let shown = state.timelines.read(&migration.file).await?;
+    let last_settings = lock_unpoisoned(&shown).timeline.settings.clone();
+    let settings = steering::settings_in_force(&migration, last_settings.as_ref()).await;
+    let shown = lock_unpoisoned(&shown);
+    let report: Option<Report> = shown.timeline.report.clone().or_else(|| migration.report());
     let data = MigrationPageData {
         migration: &migration,
-        timeline: &timeline,
-        expected: expected.as_ref(),
+        timeline: &shown.timeline,
+        expected: shown.expected.as_ref(),
         is_running: is_running && report.is_none(),
         report: report.as_ref(),
     };
-    let settings = steering::settings_in_force(&migration, timeline.settings.as_ref()).await;
     Ok(migration_page::migration_page(&data, &settings, page_width(&fields)))
 }
 
@@ -270,7 +264,7 @@ async fn follow_migration(
 ) -> Result<impl IntoResponse, PageError> {
     let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
     let migration = state.migration(&name)?;
-    Ok(events::follow_migration(migration, page_width(&fields), last_id))
+    Ok(events::follow_migration(state, migration, page_width(&fields), last_id))
 }
 
 async fn cancel_migration(
@@ -369,6 +363,7 @@ mod tests {
     use crate::web::guests::GuestList;
     use crate::web::migrations::MigrationFolder;
     use crate::web::sessions::LoginSessions;
+    use crate::web::timelines::MigrationTimelines;
     use crate::web::token::LoginToken;
 
     /// The table at the head of `access.rs`.
@@ -404,6 +399,7 @@ mod tests {
             access: Arc::new(access),
             guests: GuestList::default(),
             migrations: MigrationFolder::open(folder.path(), "/bin/true".into()).unwrap(),
+            timelines: MigrationTimelines::default(),
             simulations: Arc::new(Semaphore::new(1)),
             plans: Arc::new(Semaphore::new(PLANS_AT_A_TIME)),
         }

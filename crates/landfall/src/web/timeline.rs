@@ -14,6 +14,9 @@ use landfall_core::units::{ByteRate, Bytes, Share};
 use landfall_migration::recording::RecordingFollower;
 use landfall_migration::recording::follow::FollowError;
 
+/// Samples that are kept of a migration: half an hour of them, and fewer a minute of one that takes longer.
+const MOST_POINTS: usize = 20_000;
+
 /// One sample of a migration.
 #[derive(Debug, Clone, Copy)]
 pub struct TimelinePoint {
@@ -34,7 +37,7 @@ pub struct MigrationTimeline {
     follower: RecordingFollower,
     views: Option<Replay<'static>>,
     progress: Progress,
-    /// All samples, oldest first.
+    /// The samples, oldest first; of very many every other one.
     pub points: Vec<TimelinePoint>,
     /// How much of the migration is done, from 0 to 1.
     pub fraction_done: f64,
@@ -82,11 +85,17 @@ impl MigrationTimeline {
     /// # Errors
     /// [`FollowError`].
     pub fn read_new_lines(&mut self) -> Result<(), FollowError> {
-        let lines = self.follower.read_new_lines()?;
-        let Some(head) = &self.follower.head else { return Ok(()) };
+        while let Some(lines) = self.follower.read_next_lines()? {
+            self.add_lines(&lines);
+        }
+        Ok(())
+    }
+
+    fn add_lines(&mut self, lines: &[RecordingLine]) {
+        let Some(head) = &self.follower.head else { return };
         let views = self.views.get_or_insert_with(|| Replay::new(head, Box::new(Plain)));
         let mut samples = Vec::new();
-        for line in &lines {
+        for line in lines {
             if let Some(Observation { view, .. }) = views.read_line(line) {
                 samples.push((view, line));
             } else if let RecordingLine::Requirements { .. } = line {
@@ -101,7 +110,14 @@ impl MigrationTimeline {
         for (view, line) in samples {
             self.add_sample(&view, line);
         }
-        Ok(())
+        if self.points.len() > MOST_POINTS {
+            // Every other point draws the same curve; the last one is the latest sample.
+            let mut behind = self.points.len();
+            self.points.retain(|_| {
+                behind -= 1;
+                behind % 2 == 0
+            });
+        }
     }
 
     fn add_sample(&mut self, view: &View, line: &RecordingLine) {

@@ -63,19 +63,21 @@ impl RecordingFollower {
         self.lines
     }
 
-    /// Returns the lines added since the last call; none if the file does not exist yet or has not grown.
+    /// Returns the next lines, those of a few megabytes at most; `None` if the file does not exist yet or
+    /// has not grown.
     ///
     /// # Errors
     /// [`FollowError`].
-    pub fn read_new_lines(&mut self) -> Result<Vec<RecordingLine>, FollowError> {
-        let mut lines = Vec::new();
-        while self.read()? {
-            self.take(&mut lines).map_err(|source| {
-                let path = self.path.clone();
-                FollowError::Contents { path, source }
-            })?;
+    pub fn read_next_lines(&mut self) -> Result<Option<Vec<RecordingLine>>, FollowError> {
+        if !self.read()? {
+            return Ok(None);
         }
-        Ok(lines)
+        let mut lines = Vec::new();
+        self.take(&mut lines).map_err(|source| {
+            let path = self.path.clone();
+            FollowError::Contents { path, source }
+        })?;
+        Ok(Some(lines))
     }
 
     /// Reads the next piece of the file; returns whether there was one.
