@@ -34,7 +34,7 @@ use landfall_core::policy::Policy;
 use landfall_core::report::{Forecast, Outcome, Report};
 use landfall_core::requirements::Settings;
 use landfall_core::session::{Action, Observation, Session, SessionEnd};
-use landfall_core::telemetry::sample::{Migration, Sample};
+use landfall_core::telemetry::sample::{Migration, Sample, VcpuCounters};
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::Moment;
 use tokio::sync::mpsc;
@@ -155,6 +155,8 @@ struct Driver {
     /// The question to QEMU that has not been answered yet, and when to ask the next.
     query: Option<PendingResponse>,
     next_query: Instant,
+    /// The least time that reading all counters has taken: more was other work of the machine.
+    counters_cost: Option<Duration>,
     /// What ends the migration, once it is to be ended.
     ending: Option<EndRunner>,
     /// Where that has found the guest.
@@ -163,6 +165,10 @@ struct Driver {
     /// Disk mirrors that other programs complete at the switch-over.
     mirrors: Vec<String>,
 }
+
+/// The counters are read no more often than once in so many times what reading them takes: with the samples,
+/// which read them too, a fifth of one CPU at most. A guest of 256 vCPUs takes 16 ms (docs/measurements/looks.md).
+const COUNTERS_INTERVAL: u32 = 10;
 
 impl Driver {
     async fn run(&mut self, interrupts: &mut Interrupts, watch: &mut dyn FnMut(&Tick)) -> End {
@@ -221,8 +227,21 @@ impl Driver {
     }
 
     fn next_tick(&self) -> Instant {
-        let counters = Instant::now() + self.session.next_counters_in();
+        let counters = Instant::now() + self.no_sooner(self.session.next_counters_in());
         if self.query.is_none() { counters.min(self.next_query) } else { counters }
+    }
+
+    /// Returns an interval, or a longer one where the counters of many vCPUs would take too much CPU time.
+    fn no_sooner(&self, interval: Duration) -> Duration {
+        interval.max(self.counters_cost.unwrap_or_default() * COUNTERS_INTERVAL)
+    }
+
+    fn read_counters(&mut self) -> Vec<VcpuCounters> {
+        let begun = Instant::now();
+        let counters = self.actuator.read_counters();
+        let cost = begun.elapsed();
+        self.counters_cost = Some(self.counters_cost.map_or(cost, |least| least.min(cost)));
+        counters
     }
 
     fn now(&self) -> Moment {
@@ -237,11 +256,11 @@ impl Driver {
             self.abort(Outcome::Failed, problem.to_string()).await;
         }
         if self.query.is_none() && Instant::now() >= self.next_query {
-            self.next_query = Instant::now() + self.session.next_sample_in();
+            self.next_query = Instant::now() + self.no_sooner(self.session.next_sample_in());
             let query = self.source.start_query_migrate();
             self.query = Some(query.map_err(|error| End::SourceLost(error.to_string()))?);
         } else {
-            let vcpus = self.actuator.read_counters();
+            let vcpus = self.read_counters();
             let sample = Sample { at: self.now(), migration: None, vcpus };
             self.session.on_sample(&sample);
             let levers = self.session.levers();
@@ -283,7 +302,7 @@ impl Driver {
         let migration = self.session.interpret(migration);
         self.gate.on_status(migration.status);
         let changed = self.apply_pending_changes(migration.status).await;
-        let vcpus = self.actuator.read_counters();
+        let vcpus = self.read_counters();
         let sample = Sample { at: self.now(), migration: Some(migration), vcpus };
         if let Some(observation) = self.session.on_sample(&sample) {
             self.session.classify(&observation.view);

@@ -200,7 +200,16 @@ pub struct Victim {
 impl Victim {
     /// Starts it with `threads` spinning threads, all in `group`.
     pub fn start(threads: usize, group: &TestGroup) -> Self {
-        let mut child = role(&format!("spin {threads}")).spawn().unwrap();
+        Self::of(&format!("spin {threads}"), group)
+    }
+
+    /// Starts one whose threads sleep.
+    pub fn asleep(threads: usize, group: &TestGroup) -> Self {
+        Self::of(&format!("sleep {threads}"), group)
+    }
+
+    fn of(what: &str, group: &TestGroup) -> Self {
+        let mut child = role(what).spawn().unwrap();
         let pid = child.id() as i32;
         let answer = answer(&mut child);
         let tids = answer.split_whitespace().map(|tid| tid.parse().unwrap()).collect();
@@ -282,7 +291,8 @@ pub fn play_role() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let (name, rest) = role.split_once(' ').unwrap();
     match name {
-        "spin" => spin(rest.parse().unwrap()),
+        "spin" => run_threads(rest.parse().unwrap(), || _ = std::hint::black_box(0)),
+        "sleep" => run_threads(rest.parse().unwrap(), || thread::sleep(Duration::from_secs(1))),
         "undo" => {
             let steps: Vec<UndoStep> = serde_json::from_str(rest).unwrap();
             let failures: Vec<_> = steps.iter().filter_map(|step| step.apply().err()).collect();
@@ -299,15 +309,15 @@ pub fn play_role() {
     }
 }
 
-/// Spins until standard input ends, which it does when the parent dies, however it dies.
-fn spin(threads: usize) {
+/// Runs threads until standard input ends, which it does when the parent dies, however it dies.
+fn run_threads(threads: usize, work: fn()) {
     let (send, receive) = std::sync::mpsc::channel();
     for _ in 0..threads {
         let send = send.clone();
         thread::spawn(move || {
             send.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
             loop {
-                std::hint::black_box(0);
+                work();
             }
         });
     }

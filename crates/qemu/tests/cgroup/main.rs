@@ -9,8 +9,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use landfall_qemu::cgroup::{
-    CgroupError, CgroupVersion, Placement, Quota, find_cpu_lever, scheduler_tick,
+    CgroupError, CgroupVersion, CpuLever, Placement, Quota, find_cpu_lever, scheduler_tick,
 };
+use landfall_qemu::vcpus::read_vcpu_counters;
 use landfall_testguest::{agrees_once_in_three, claim};
 use machine::{TestGroup, Victim, children, get, put, shares, turn};
 
@@ -409,4 +410,48 @@ fn v2_says_why_a_group_cannot_hold_single_threads() {
     let command = format!("echo +cpu > {}/cgroup.subtree_control", group.path.display());
     assert!(error.to_string().contains(&command), "{error}");
     other.kill();
+}
+
+/// What the threads of many vCPUs cost landfall. A process of 256 threads stands in for a guest of 256 vCPUs,
+/// which does not boot on a machine of two cores. Reports; asserts no time.
+#[test]
+#[ignore = "a report for docs/measurements/looks.md; run it by its name"]
+fn the_cost_of_many_vcpus_is_reported() {
+    let Some(_turn) = turn() else { return };
+    for vcpus in [1, 16, 64, 256] {
+        let group = TestGroup::new();
+        let victim = Victim::asleep(vcpus, &group);
+        let timed = |what: &str, work: &mut dyn FnMut()| {
+            let cpu = || {
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+                Duration::try_from(now).unwrap()
+            };
+            let (begun, before) = (Instant::now(), cpu());
+            work();
+            let (wall, cpu) = (begun.elapsed(), cpu() - before);
+            println!("{vcpus} vCPUs, {what}: {cpu:.2?} of CPU time, {wall:.2?}");
+        };
+        timed("counters, no lever", &mut || _ = read_vcpu_counters(&victim.tids, None));
+        let mut lever = None;
+        timed("find the lever", &mut || {
+            lever = Some(find_cpu_lever(victim.pid, &victim.tids).unwrap());
+        });
+        let mut lever = lever.unwrap();
+        let hold = |lever: &mut CpuLever, ms: u64| {
+            let quota = Quota::new(Duration::from_millis(ms), Duration::from_millis(100));
+            for vcpu in 0..vcpus {
+                lever.hold_vcpu(vcpu, Some(quota)).unwrap();
+            }
+        };
+        timed("first hold of all", &mut || hold(&mut lever, 50));
+        timed("another hold of all", &mut || hold(&mut lever, 40));
+        timed("the same hold again", &mut || hold(&mut lever, 40));
+        timed("counters, held", &mut || _ = read_vcpu_counters(&victim.tids, Some(&lever)));
+        timed("free all", &mut || {
+            for vcpu in 0..vcpus {
+                lever.hold_vcpu(vcpu, None).unwrap();
+            }
+        });
+        timed("release and remove all", &mut || assert!(lever.release_all().is_empty()));
+    }
 }

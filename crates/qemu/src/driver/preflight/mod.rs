@@ -296,6 +296,7 @@ impl CheckedRequest {
             pending_changes: Vec::new(),
             query: None,
             next_query: Instant::now(),
+            counters_cost: None,
             ending: None,
             found: None,
             gate: Gate::new(request.gate),
