@@ -201,7 +201,7 @@ async fn memory_that_was_given_back_stays_given_back() {
 #[tokio::test]
 async fn a_look_takes_no_huge_page() {
     let _turn = take_turn().unwrap();
-    let Some(pool) = HugePages::reserve(300) else { return };
+    let Some(pool) = reserve_huge_pages(300) else { return };
     for backend in [
         "memory-backend-memfd,hugetlb=on,hugetlbsize=2M,share=on,prealloc=off,reserve=off",
         "memory-backend-memfd,hugetlb=on,hugetlbsize=2M,share=off,prealloc=off,reserve=off",
@@ -219,9 +219,22 @@ async fn a_look_takes_no_huge_page() {
 #[ignore = "fills page tables for minutes; run it by its name for docs/measurements/looks.md"]
 async fn a_look_at_a_quarter_of_a_tebibyte_is_reported() {
     let _turn = take_turn().unwrap();
-    let backend = "memory-backend-ram,reserve=off";
-    for mib in [1024, 256 << 10] {
-        let Some(vm) = boot(Vm::builder(&spec(mib)).memory_backend(backend)) else { return };
+    // Otherwise one entry stands for 2 MiB of zeros.
+    let small_pages = SystemSetting::set("/sys/kernel/mm/transparent_hugepage/enabled", "never");
+    if small_pages.is_none() {
+        eprintln!("landfall: huge pages stay on");
+    }
+    for mib in [1024_u64, 256 << 10] {
+        let object = format!("memory-backend-ram,reserve=off,id=large,size={mib}M");
+        let vm = Vm::builder(&spec(256)).arguments([
+            "-m",
+            "256M,slots=1,maxmem=512G",
+            "-object",
+            &object,
+            "-device",
+            "pc-dimm,memdev=large",
+        ]);
+        let Some(vm) = boot(vm) else { return };
         let begun = std::time::Instant::now();
         let pages = read_all_memory(vm.pid(), mib << 20);
         let filled = begun.elapsed();
@@ -271,34 +284,39 @@ fn read_all_memory(pid: u32, bytes: u64) -> u64 {
     pieces
 }
 
-/// Huge pages that are there for a test, and given back.
-struct HugePages {
+/// Reserves huge pages; `None`, with the reason printed, where that cannot be done.
+fn reserve_huge_pages(pages: u64) -> Option<SystemSetting> {
+    let Some(pool) = SystemSetting::set("/proc/sys/vm/nr_hugepages", &pages.to_string()) else {
+        eprintln!("skipped: huge pages cannot be reserved here");
+        return None;
+    };
+    let got: u64 = fs::read_to_string(&pool.file).ok()?.trim().parse().ok()?;
+    if got < pages {
+        eprintln!("skipped: {got} huge pages instead of {pages}");
+        return None;
+    }
+    Some(pool)
+}
+
+/// A setting of the machine that is changed for a test, and put back.
+struct SystemSetting {
+    file: PathBuf,
     before: String,
 }
 
-impl HugePages {
-    fn file() -> PathBuf {
-        PathBuf::from("/proc/sys/vm/nr_hugepages")
-    }
-
-    fn reserve(pages: u64) -> Option<HugePages> {
-        let before = fs::read_to_string(HugePages::file()).ok()?;
-        if fs::write(HugePages::file(), pages.to_string()).is_err() {
-            eprintln!("skipped: huge pages cannot be reserved here");
-            return None;
-        }
-        let pool = HugePages { before };
-        let got: u64 = fs::read_to_string(HugePages::file()).ok()?.trim().parse().ok()?;
-        if got < pages {
-            eprintln!("skipped: {got} huge pages instead of {pages}");
-            return None;
-        }
-        Some(pool)
+impl SystemSetting {
+    fn set(file: &str, value: &str) -> Option<SystemSetting> {
+        let before = fs::read_to_string(file).ok()?;
+        // A choice of words has the one in force in brackets.
+        let chosen = before.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+        let before = chosen.map_or(before.trim(), |(word, _)| word).to_owned();
+        fs::write(file, value).ok()?;
+        Some(SystemSetting { file: file.into(), before })
     }
 }
 
-impl Drop for HugePages {
+impl Drop for SystemSetting {
     fn drop(&mut self) {
-        let _ = fs::write(HugePages::file(), self.before.trim());
+        let _ = fs::write(&self.file, &self.before);
     }
 }

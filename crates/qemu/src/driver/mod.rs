@@ -167,7 +167,7 @@ struct Driver {
 }
 
 /// The counters are read no more often than once in so many times what reading them takes: with the samples,
-/// which read them too, a fifth of one CPU at most. A guest of 256 vCPUs takes 16 ms (docs/measurements/looks.md).
+/// which read them too, a fifth of one CPU at most. 256 held vCPUs take 11 ms (docs/measurements/looks.md).
 const COUNTERS_INTERVAL: u32 = 10;
 
 impl Driver {
