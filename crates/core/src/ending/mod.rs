@@ -427,12 +427,12 @@ impl EndProtocol {
     }
 
     fn at_destination(&self, answer: EndAnswer) -> State {
-        let stands_for_landfall = self.obligations.may_arrive_paused();
-        // A destination that was started stopped (`-S`) does not start a guest that ran at the source.
-        let ran_at_source = self.obligations.migration_started && !self.obligations.paused_by_other;
+        let owed = self.obligations;
         match answer {
             EndAnswer::Guest(GuestState::Running) => State::Settle(EndState::RunsAtDestination),
-            EndAnswer::Guest(GuestState::Paused) if stands_for_landfall || ran_at_source => {
+            EndAnswer::Guest(GuestState::Paused)
+                if owed.may_arrive_paused() || owed.ran_at_source() =>
+            {
                 State::ContinueDestination
             }
             EndAnswer::Guest(state @ (GuestState::Paused | GuestState::Halted)) => {

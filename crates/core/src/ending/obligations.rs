@@ -43,6 +43,12 @@ impl Obligations {
         self.guest_stopped || self.destination_fenced
     }
 
+    /// Returns whether the guest ran at the source as far as is known, so that it is to run where it arrives. A
+    /// destination that was started stopped (`-S`) does not start it by itself.
+    pub fn ran_at_source(self) -> bool {
+        self.migration_started && !self.paused_by_other
+    }
+
     /// Returns whether nothing is owed.
     pub fn is_empty(self) -> bool {
         self == Self::default()

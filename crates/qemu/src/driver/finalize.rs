@@ -283,7 +283,8 @@ impl Driver {
             Some(Ok(destination)) => destination,
         };
         let mut state = destination.query_run_state().await.map(|state| state.guest_state());
-        if matches!(state, Ok(GuestState::Paused)) && owed.may_arrive_paused() {
+        let continues = owed.may_arrive_paused() || owed.ran_at_source();
+        if matches!(state, Ok(GuestState::Paused)) && continues {
             // The state asked for next tells what became of it.
             let _ = destination.cont().await;
             state = destination.query_run_state().await.map(|state| state.guest_state());

@@ -8,8 +8,8 @@ use super::record::RollbackRecord;
 use super::{Rollback, is_nothing_there};
 use crate::cgroup::{CgroupError, UndoStep};
 use crate::end_runner::{DestinationMonitor, EndProgress, EndRunner};
-use crate::monitor::{QemuMonitor, RunState};
-use crate::qmp::{QmpError, QmpEvents};
+use crate::monitor::QemuMonitor;
+use crate::qmp::{QmpAddress, QmpError, QmpEvents};
 use crate::vcpus::are_threads_of;
 
 /// The silence of the source's monitor after which its final copy counts as hanging. How long the final copy
@@ -129,29 +129,35 @@ impl Rollback {
     }
 
     /// The source's QEMU has ended. Continues a guest that has arrived at the destination and stands
-    /// still there only because landfall said so.
+    /// still there, because landfall said so or because the destination was started stopped.
     pub async fn settle_without_source(&self) -> ArrivedGuest {
+        let is_owed = self.obligations.may_arrive_paused();
         let Some(address) = &self.destination else { return ArrivedGuest::NotOwed };
-        if !self.obligations.may_arrive_paused() {
+        if !is_owed && !self.obligations.ran_at_source() {
             return ArrivedGuest::NotOwed;
         }
-        let mut destination = match QemuMonitor::connect(address).await {
-            Ok((destination, _)) => destination,
-            Err(QmpError::Connect { source, .. }) if is_nothing_there(source.kind()) => {
-                return ArrivedGuest::NothingThere;
-            }
-            Err(_) => return ArrivedGuest::NotSeen,
-        };
-        let state = |state: Result<RunState, QmpError>| state.map(|state| state.guest_state());
-        if state(destination.query_run_state().await).is_ok_and(|it| it == GuestState::Paused) {
-            // The state asked for next tells what became of it.
-            let _ = destination.cont().await;
-        }
-        match state(destination.query_run_state().await) {
+        match continue_arrived(address).await {
             Ok(GuestState::Running) => ArrivedGuest::Runs,
+            Err(QmpError::Connect { source, .. }) if is_nothing_there(source.kind()) => {
+                ArrivedGuest::NothingThere
+            }
+            // Landfall has not stopped it: it need not have arrived at all.
+            _ if !is_owed => ArrivedGuest::NotOwed,
             _ => ArrivedGuest::NotSeen,
         }
     }
+}
+
+/// Continues the guest at a destination if it stands still there; returns what it does then.
+async fn continue_arrived(destination: &QmpAddress) -> Result<GuestState, QmpError> {
+    let (mut destination, _) = QemuMonitor::connect(destination).await?;
+    let state = destination.query_run_state().await?.guest_state();
+    if state != GuestState::Paused {
+        return Ok(state);
+    }
+    // The state asked for next tells what became of it.
+    let _ = destination.cont().await;
+    Ok(destination.query_run_state().await?.guest_state())
 }
 
 /// What became of a guest whose source has ended.
