@@ -10,8 +10,11 @@ use std::path::PathBuf;
 
 use super::{ProcError, is_qemu, process_file, read_error};
 
-/// What the kernel adds to the path of a program file that has been replaced, as an upgrade does.
-const DELETED: &str = " (deleted)";
+/// Returns the path of a program file without what the kernel adds where it has been replaced, as an upgrade
+/// does.
+pub(super) fn without_deleted(path: &str) -> &str {
+    path.strip_suffix(" (deleted)").unwrap_or(path)
+}
 
 /// The program file of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +47,7 @@ impl ProgramFile {
     pub fn is_trusted_qemu(&self, own_uid: u32) -> bool {
         let owned = self.owner_uid == 0 || self.owner_uid == own_uid;
         let path = self.path.to_string_lossy();
-        let path = path.strip_suffix(DELETED).unwrap_or(&path);
-        owned && self.mode & 0o022 == 0 && is_qemu(path)
+        owned && self.mode & 0o022 == 0 && is_qemu(without_deleted(&path))
     }
 }
 

@@ -112,10 +112,7 @@ pub fn list_pids() -> Vec<i32> {
 /// [`ProcError::Ended`], [`ProcError::Read`].
 pub fn read_program(pid: i32) -> Result<String, ProcError> {
     match fs::read_link(process_file(pid, "exe")) {
-        Ok(path) => {
-            let path = path.to_string_lossy().into_owned();
-            Ok(path.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(path))
-        }
+        Ok(path) => Ok(executable::without_deleted(&path.to_string_lossy()).to_owned()),
         Err(_) => Ok(read_command_line(pid)?.into_iter().next().unwrap_or_default()),
     }
 }
