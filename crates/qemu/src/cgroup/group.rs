@@ -28,6 +28,14 @@ pub fn scheduler_tick() -> Duration {
     Duration::try_from(tick).unwrap_or(MIN_TIME).max(MIN_TIME)
 }
 
+/// Returns whether a program has replaced the kernel's scheduler (sched_ext, Linux 6.12): it need not keep
+/// quotas, which the fair scheduler keeps.
+pub fn is_scheduler_replaced() -> bool {
+    let state = fs::read_to_string("/sys/kernel/sched_ext/state");
+    // Without the file the kernel has no such thing.
+    state.is_ok_and(|state| state.trim_end() != "disabled")
+}
+
 /// Checks that the kernel accepts a quota.
 ///
 /// # Errors

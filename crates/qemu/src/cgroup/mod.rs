@@ -47,7 +47,7 @@ mod placement;
 mod undo_step;
 
 pub use error::CgroupError;
-pub use group::scheduler_tick;
+pub use group::{is_scheduler_replaced, scheduler_tick};
 pub use hierarchy::CgroupVersion;
 pub use journal::{JournalPlace, LimitEntry};
 pub use landfall_core::quota::Quota;

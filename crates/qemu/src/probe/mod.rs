@@ -37,6 +37,7 @@ use landfall_core::units::{Bytes, Share};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, sleep_until, timeout};
 
+use crate::cgroup::is_scheduler_replaced;
 use crate::identity::{IdentityError, find_guest_process};
 use crate::monitor::QemuMonitor;
 use crate::procfs::maps::{Mapping, read_mappings};
@@ -139,6 +140,12 @@ pub enum ProbeNote {
          /proc; the kernel needs CONFIG_SCHED_INFO"
     )]
     NoCpuTime,
+    /// A program has replaced the kernel's scheduler.
+    #[error(
+        "a program has replaced this host's scheduler (/sys/kernel/sched_ext): it need not keep the quotas \
+         that hold vCPUs, so that a guest may lose less than forecast, and take longer to land or not land"
+    )]
+    SchedulerReplaced,
     /// QEMU has ended.
     #[error("the probe ended early: QEMU, process {pid}, has ended")]
     QemuEnded {
@@ -180,6 +187,9 @@ impl ProbeResult {
         let process =
             find_guest_process(monitor, &tids, vouched).map_err(ProbeNote::UnknownProcess)?;
         self.prior.memory = Some(memory.total()).filter(|all| *all > Bytes(0));
+        if is_scheduler_replaced() {
+            self.notes.push(ProbeNote::SchedulerReplaced);
+        }
         let clock = CpuClock::open(&tids);
         let start = clock.read();
         match self.open_memory(process, memory).await {
