@@ -115,7 +115,7 @@ impl MigrationTimeline {
             let mut behind = self.points.len();
             self.points.retain(|_| {
                 behind -= 1;
-                behind % 2 == 0
+                behind.is_multiple_of(2)
             });
         }
     }
