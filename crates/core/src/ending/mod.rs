@@ -154,6 +154,8 @@ enum State {
     AskCancelled,
     AskSourceMeanwhile,
     ContinueMeanwhile,
+    /// It runs again: a later pause is another program's.
+    PersistContinued,
     /// Can the destination be fenced, so that this may follow?
     AskDestinationBefore(Ended),
     PersistDestinationFence(Ended),
@@ -230,6 +232,7 @@ impl EndProtocol {
             | State::AskSourceMeanwhile
             | State::ConfirmTakenBack => EndStep::QuerySource,
             State::PersistStop => EndStep::Persist(self.obligations.with_guest_stopped()),
+            State::PersistContinued => EndStep::Persist(self.obligations.without_guest_stopped()),
             State::FenceSource => EndStep::StopSource,
             State::PersistSourceFence => EndStep::Persist(self.obligations.with_source_fence()),
             State::EndBy(Ended::ByCancel) => EndStep::Cancel,
@@ -252,15 +255,21 @@ impl EndProtocol {
         match self.state {
             State::AskMigration => self.after_migration(answer),
             State::AwaitMigration => State::AskMigration,
-            State::AwaitCancelled | State::ContinueMeanwhile => State::AskCancelled,
+            State::AwaitCancelled => State::AskCancelled,
+            State::ContinueMeanwhile => State::AwaitCancelled,
             State::AskCancelled => match answer {
                 EndAnswer::Migration(Status::Cancelling) => State::AskSourceMeanwhile,
                 answer => self.after_migration(answer),
             },
             State::AskSourceMeanwhile => match answer {
                 EndAnswer::Guest(GuestState::Paused) => State::ContinueMeanwhile,
+                EndAnswer::Guest(GuestState::Running) => State::PersistContinued,
                 _ => State::AwaitMigration,
             },
+            State::PersistContinued => {
+                self.obligations = self.obligations.without_guest_stopped();
+                State::AwaitMigration
+            }
             State::AskDestinationBefore(how) => match answer {
                 EndAnswer::Guest(GuestState::Incoming) => State::PersistDestinationFence(how),
                 // It has the guest already.

@@ -29,6 +29,10 @@ impl Obligations {
         Self { guest_stopped: true, ..self }
     }
 
+    pub(super) fn without_guest_stopped(self) -> Self {
+        Self { guest_stopped: false, ..self }
+    }
+
     pub(super) fn with_source_fence(self) -> Self {
         Self { source_fenced: true, ..self }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Action, Session, SessionEnd};
 use crate::decision::Hold;
 use crate::report::Outcome;
+use crate::telemetry::sample::Status;
 use crate::units::{Moment, show_duration};
 
 /// A monitor that has not answered for this long beyond the expected downtime counts as hanging.
@@ -12,6 +13,10 @@ const HANG: Duration = Duration::from_secs(10);
 
 /// An aborted migration that is not over after this long is left as it is, and reported.
 const ABORT_PATIENCE: Duration = Duration::from_secs(40);
+
+/// The same for one that the hypervisor says it is cancelling: QEMU 7.2 does that for as long as the kernel
+/// tries to connect, 130 s.
+const CANCELLING_PATIENCE: Duration = Duration::from_secs(180);
 
 /// A monitor that has not answered for this long while vCPUs are held may be waiting for one of them.
 const HANG_WHILE_HELD: Duration = Duration::from_secs(3);
@@ -60,11 +65,14 @@ impl Session<'_> {
     ///
     /// `can_fence` says whether the destination's monitor is known.
     pub fn check_monitor_stall(&mut self, now: Moment, silent_for: Duration, can_fence: bool) {
-        if let Some(abort) = self.abort.as_ref().filter(|it| now.since(it.since) > ABORT_PATIENCE) {
+        let is_cancelling =
+            self.last_migration().is_some_and(|last| last.status == Status::Cancelling);
+        let patience = if is_cancelling { CANCELLING_PATIENCE } else { ABORT_PATIENCE };
+        if let Some(abort) = self.abort.as_ref().filter(|it| now.since(it.since) > patience) {
             self.end = Some(SessionEnd::Stuck(format!(
                 "{}; and it could not be cancelled for {}",
                 abort.reason,
-                show_duration(ABORT_PATIENCE)
+                show_duration(patience)
             )));
             return;
         }
