@@ -117,6 +117,9 @@ fn boot(builder: VmBuilder) -> Option<Vm> {
 async fn assert_harmless(vm: &Vm, kind: &str) {
     let address = QmpAddress::Unix(vm.qmp_socket());
     let (mut monitor, _events) = QemuMonitor::connect(&address).await.unwrap();
+    // The kernel may put pages together to huge ones at any time, which takes memory.
+    let khugepaged = "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs";
+    let _asleep = SystemSetting::set(khugepaged, "3600000");
     let guest_before = settled_guest_memory(vm.pid());
     let before = memory_in_use(vm.pid());
     let found = probe_guest(&mut monitor, None, Duration::from_millis(1500)).await;

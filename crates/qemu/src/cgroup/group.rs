@@ -292,6 +292,24 @@ pub(super) fn check_writable(path: &Path) -> Result<(), CgroupError> {
         .map_err(|errno| CgroupError::NotWritable { path: path.to_owned(), source: errno.into() })
 }
 
+/// Moves a thread into the group of this file. Where `cpuset` is in the hierarchy, kernels before 6.2 let a moved
+/// thread run on all CPUs of the group; what it was pinned to stays in force.
+///
+/// # Errors
+/// [`CgroupError::System`].
+pub(super) fn move_thread_to(threads_file: &Path, tid: i32) -> Result<(), CgroupError> {
+    let pid = rustix::thread::Pid::from_raw(tid);
+    let pinned = pid.and_then(|pid| rustix::thread::sched_getaffinity(Some(pid)).ok());
+    write_file(threads_file, &tid.to_string())?;
+    if let Some(pinned) = pinned
+        && rustix::thread::sched_getaffinity(pid).is_ok_and(|now| now != pinned)
+    {
+        // Refused only where the group allows none of these CPUs.
+        let _ = rustix::thread::sched_setaffinity(pid, &pinned);
+    }
+    Ok(())
+}
+
 /// Reads a file of the kernel.
 ///
 /// # Errors

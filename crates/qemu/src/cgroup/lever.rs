@@ -9,7 +9,9 @@ use landfall_core::quota::Quota;
 
 use super::cached_file::CachedFile;
 use super::error::CgroupError;
-use super::group::{BandwidthLimit, CgroupDir, check_quota, is_at_most, read_file, write_file};
+use super::group::{
+    BandwidthLimit, CgroupDir, check_quota, is_at_most, move_thread_to, read_file, write_file,
+};
 use super::hierarchy::{CgroupVersion, thread_error, thread_stat};
 use super::journal::{JournalPlace, LimitEntry, LimitJournal};
 use super::parse::{CpuStat, cpu_stat};
@@ -371,7 +373,7 @@ fn make_group(
 }
 
 /// v1, where `cpu` and `cpuset` share a hierarchy: a new group has no CPU and no memory node, and takes no
-/// thread before it has. Gives it those of the group above.
+/// thread before it has. Gives it those of the group above, which cannot lose one while the new group is there.
 fn copy_cpuset(parent: &CgroupDir, group: &CgroupDir) -> Result<(), CgroupError> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
         if !parent.file(name).exists() {
@@ -391,7 +393,7 @@ fn move_thread(pid: i32, thread: &VcpuThread) -> Result<(), CgroupError> {
     if thread_stat(pid, thread.tid)?.start_time_ticks != thread.start_time_ticks {
         return Err(gone);
     }
-    match write_file(&thread.group.threads_file(), &thread.tid.to_string()) {
+    match move_thread_to(&thread.group.threads_file(), thread.tid) {
         Err(error) if error.errno() == Some(rustix::io::Errno::SRCH) => Err(gone),
         outcome => outcome,
     }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::error::CgroupError;
-use super::group::{CgroupDir, GROUP_PREFIX, read_file, write_file};
+use super::group::{CgroupDir, GROUP_PREFIX, move_thread_to, read_file, write_file};
 use super::hierarchy::CgroupVersion;
 use super::journal::{JournalAnswer, JournalPlace, LimitEntry};
 use super::parse;
@@ -139,7 +139,7 @@ fn empty_group(from: &Path, to: &Path) -> Result<(), CgroupError> {
         }
         outcome = Ok(());
         for tid in threads {
-            match write_file(to, &tid.to_string()) {
+            match move_thread_to(to, tid) {
                 Err(error) if error.errno() != Some(Errno::SRCH) => outcome = Err(error),
                 _ => {}
             }

@@ -273,6 +273,27 @@ fn another_process_can_undo_from_the_record_alone() {
 }
 
 #[test]
+fn a_pinned_thread_stays_pinned_while_it_is_held_and_afterwards() {
+    let Some(_turn) = turn() else { return };
+    let group = TestGroup::new();
+    let victim = Victim::start(2, &group);
+    let [pinned, free] = [victim.tids[0], victim.tids[1]].map(rustix::thread::Pid::from_raw);
+    let cpus = |thread| rustix::thread::sched_getaffinity(thread).unwrap();
+    let all = cpus(free);
+    let mut one = rustix::thread::CpuSet::new();
+    one.set((0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap());
+    rustix::thread::sched_setaffinity(pinned, &one).unwrap();
+    let mut lever = find_cpu_lever(victim.pid, &victim.tids).unwrap();
+    let quota = Quota::new(Duration::from_millis(50), Duration::from_millis(100));
+    for vcpu in [0, 1] {
+        lever.hold_vcpu(vcpu, Some(quota)).unwrap();
+    }
+    assert_eq!([cpus(pinned), cpus(free)], [one, all], "held");
+    assert!(lever.release_all().is_empty());
+    assert_eq!([cpus(pinned), cpus(free)], [one, all], "released");
+}
+
+#[test]
 fn a_group_left_behind_is_seen_and_cleared_away() {
     let Some(_turn) = turn() else { return };
     let group = TestGroup::new();
