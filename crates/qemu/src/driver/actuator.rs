@@ -11,7 +11,6 @@ use landfall_core::telemetry::sample::VcpuCounters;
 
 use super::refusal::Refusal;
 use crate::cgroup::{CgroupError, CpuLever};
-use crate::end_runner::DestinationMonitor;
 use crate::guardian::{Guardian, GuardianError};
 use crate::lock::GuestLock;
 use crate::monitor::{MigrationParameters, QemuMonitor};
@@ -274,17 +273,6 @@ impl Actuator {
         source: &mut QemuMonitor,
     ) -> Result<(), QmpError> {
         self.rollback.restore_parameters(source).await
-    }
-
-    /// Puts back what was changed at the destination.
-    ///
-    /// # Errors
-    /// Those of [`Rollback::restore_destination`].
-    pub(super) async fn restore_destination(
-        &self,
-        destination: &mut DestinationMonitor,
-    ) -> Result<(), QmpError> {
-        self.rollback.restore_destination(destination).await
     }
 
     // ---- The guardian --------------------------------------------------------------------------

@@ -8,8 +8,11 @@ use landfall_core::session::{Action, SessionEnd};
 use landfall_core::telemetry::sample::Status;
 use tokio::time::timeout_at;
 
+use super::preflight::ChangedParameters;
 use super::{Driver, End};
 use crate::end_runner::{EndProgress, EndRunner, describe_end};
+use crate::monitor::MigrationParameters;
+use crate::qmp::QmpError;
 
 /// How long to look for the guest, and wait for it to run, before the rest is left to the guardian.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -54,6 +57,13 @@ impl Driver {
             },
         };
         let reason = self.put_back(reason).await;
+        let reason = match outcome {
+            Outcome::Landed => match self.restore_destination().await {
+                Ok(()) => reason,
+                Err(error) => Some(with_destination_note(reason, &error)),
+            },
+            _ => reason,
+        };
         self.session.report(outcome, reason, ended)
     }
 
@@ -307,6 +317,19 @@ impl Driver {
         (Outcome::Unknown, Some(format!("{how}: {source}; {destination}")))
     }
 
+    /// Puts back what was set at a destination where the guest is now: its next migration starts from
+    /// there. One that waits in vain for the guest ends.
+    async fn restore_destination(&mut self) -> Result<(), QmpError> {
+        let ChangedParameters { set, original } = std::mem::take(&mut self.destination_parameters);
+        if original == MigrationParameters::default() {
+            return Ok(());
+        }
+        let Some(connected) = self.destination.connect().await else { return Ok(()) };
+        let destination = connected?;
+        let now = destination.query_migration_parameters().await?;
+        destination.set_migration_parameters(&original.still_to_restore(&now, &[set])).await
+    }
+
     /// Puts QEMU's settings back and ends the guardian if nothing is left for it to do.
     async fn put_back(&mut self, reason: Option<String>) -> Option<String> {
         if !self.actuator.still_held().is_empty() {
@@ -331,9 +354,6 @@ impl Driver {
         {
             problems.push(format!("QEMU's settings could not be put back: {error}"));
         }
-        if let Err(error) = self.actuator.restore_destination(&mut self.destination).await {
-            problems.push(format!("the destination's postcopy-ram could not be put back: {error}"));
-        }
         if problems.is_empty() {
             self.actuator.disarm_guardian();
             return reason;
@@ -344,4 +364,9 @@ impl Driver {
             None => format!("{problems} (the guardian tries again)"),
         })
     }
+}
+
+fn with_destination_note(reason: Option<String>, error: &QmpError) -> String {
+    let note = format!("the destination's capability postcopy-ram could not be put back: {error}");
+    reason.map_or_else(|| note.clone(), |reason| format!("{reason}. And {note}"))
 }

@@ -6,14 +6,11 @@
 pub mod record;
 mod undo;
 
-use std::io;
-
 use serde::{Deserialize, Serialize};
 
 use landfall_core::ending::Obligations;
 
 use crate::cgroup::UndoStep;
-use crate::end_runner::DestinationMonitor;
 use crate::monitor::{MigrationParameters, QemuMonitor};
 use crate::procfs::Process;
 use crate::qmp::{QmpAddress, QmpError};
@@ -36,9 +33,6 @@ pub struct Rollback {
     /// What landfall has set of these: the last time, and the time before, for the last may not have been
     /// carried out.
     pub set: Vec<MigrationParameters>,
-    /// The destination's capabilities that landfall changes, as they were found.
-    #[serde(default)]
-    pub destination_original: MigrationParameters,
     /// What is owed to the guest.
     pub obligations: Obligations,
 }
@@ -61,33 +55,6 @@ impl Rollback {
         let restore = self.original.still_to_restore(&now, &self.set);
         source.set_migration_parameters(&restore).await
     }
-
-    /// Puts back what was changed at the destination, if its QEMU is there: the guest's next migration starts
-    /// from it.
-    ///
-    /// # Errors
-    /// QEMU does not take it, or does not answer.
-    pub async fn restore_destination(
-        &self,
-        destination: &mut DestinationMonitor,
-    ) -> Result<(), QmpError> {
-        if self.destination_original == MigrationParameters::default() {
-            return Ok(());
-        }
-        match destination.connect().await {
-            Some(Ok(monitor)) => monitor.set_migration_parameters(&self.destination_original).await,
-            Some(Err(QmpError::Connect { source, .. })) if is_nothing_there(source.kind()) => {
-                Ok(())
-            }
-            Some(Err(error)) => Err(error),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Returns whether an error of connecting means that nothing listens there.
-fn is_nothing_there(kind: io::ErrorKind) -> bool {
-    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]
@@ -110,7 +77,6 @@ mod tests {
             destination: None,
             original: parameters(300),
             set: Vec::new(),
-            destination_original: MigrationParameters::default(),
             obligations: Obligations::default(),
         };
         for limit in [1, 2, 3] {

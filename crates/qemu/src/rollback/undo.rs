@@ -1,15 +1,16 @@
 //! Undoes a rollback: frees the vCPUs, ends the migration, puts the settings back.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use landfall_core::ending::{EndState, GuestState, Obligations};
 
+use super::Rollback;
 use super::record::RollbackRecord;
-use super::{Rollback, is_nothing_there};
 use crate::cgroup::{CgroupError, UndoStep};
 use crate::end_runner::{DestinationMonitor, EndProgress, EndRunner};
-use crate::monitor::QemuMonitor;
-use crate::qmp::{QmpAddress, QmpError, QmpEvents};
+use crate::monitor::{QemuMonitor, RunState};
+use crate::qmp::{QmpError, QmpEvents};
 use crate::vcpus::are_threads_of;
 
 /// The silence of the source's monitor after which its final copy counts as hanging. How long the final copy
@@ -46,9 +47,6 @@ pub enum UndoProblem {
     /// The parameters of QEMU's migrations.
     #[error("QEMU's migration settings could not be put back: {0}")]
     Settings(QmpError),
-    /// The destination's capability for post-copy.
-    #[error("the destination's capability postcopy-ram could not be put back: {0}")]
-    DestinationSettings(QmpError),
     /// The file that says what has to be undone.
     #[error(transparent)]
     Record(#[from] super::record::RecordError),
@@ -83,7 +81,7 @@ impl Rollback {
     /// what becomes owed on the way.
     ///
     /// # Errors
-    /// [`UndoProblem::Settings`], [`UndoProblem::DestinationSettings`]: all else is done.
+    /// [`UndoProblem::Settings`]: all else is done.
     pub async fn undo_on(
         &mut self,
         source: &mut QemuMonitor,
@@ -120,8 +118,6 @@ impl Rollback {
             return Ok(UndoEnd::Left(end));
         }
         self.restore_parameters(source).await.map_err(UndoProblem::Settings)?;
-        let restored = self.restore_destination(&mut destination).await;
-        restored.map_err(UndoProblem::DestinationSettings)?;
         match self.obligations.is_empty() {
             true => Ok(UndoEnd::Settled(end)),
             false => Ok(UndoEnd::Left(end)),
@@ -129,35 +125,34 @@ impl Rollback {
     }
 
     /// The source's QEMU has ended. Continues a guest that has arrived at the destination and stands
-    /// still there, because landfall said so or because the destination was started stopped.
+    /// still there only because landfall said so.
     pub async fn settle_without_source(&self) -> ArrivedGuest {
-        let is_owed = self.obligations.may_arrive_paused();
         let Some(address) = &self.destination else { return ArrivedGuest::NotOwed };
-        if !is_owed && !self.obligations.ran_at_source() {
+        if !self.obligations.may_arrive_paused() {
             return ArrivedGuest::NotOwed;
         }
-        match continue_arrived(address).await {
-            Ok(GuestState::Running) => ArrivedGuest::Runs,
+        let mut destination = match QemuMonitor::connect(address).await {
+            Ok((destination, _)) => destination,
             Err(QmpError::Connect { source, .. }) if is_nothing_there(source.kind()) => {
-                ArrivedGuest::NothingThere
+                return ArrivedGuest::NothingThere;
             }
-            // Landfall has not stopped it: it need not have arrived at all.
-            _ if !is_owed => ArrivedGuest::NotOwed,
+            Err(_) => return ArrivedGuest::NotSeen,
+        };
+        let state = |state: Result<RunState, QmpError>| state.map(|state| state.guest_state());
+        if state(destination.query_run_state().await).is_ok_and(|it| it == GuestState::Paused) {
+            // The state asked for next tells what became of it.
+            let _ = destination.cont().await;
+        }
+        match state(destination.query_run_state().await) {
+            Ok(GuestState::Running) => ArrivedGuest::Runs,
             _ => ArrivedGuest::NotSeen,
         }
     }
 }
 
-/// Continues the guest at a destination if it stands still there; returns what it does then.
-async fn continue_arrived(destination: &QmpAddress) -> Result<GuestState, QmpError> {
-    let (mut destination, _) = QemuMonitor::connect(destination).await?;
-    let state = destination.query_run_state().await?.guest_state();
-    if state != GuestState::Paused {
-        return Ok(state);
-    }
-    // The state asked for next tells what became of it.
-    let _ = destination.cont().await;
-    Ok(destination.query_run_state().await?.guest_state())
+/// Returns whether an error of connecting means that nothing listens there.
+fn is_nothing_there(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 /// What became of a guest whose source has ended.

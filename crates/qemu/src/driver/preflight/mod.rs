@@ -21,6 +21,7 @@ pub use ends::{EndsDiffer, EndsDifference};
 pub use jobs::OtherWork;
 
 use super::actuator::{ActionError, Actuator, LockedVcpus};
+use super::counters_budget::CountersBudget;
 use super::destination_events::DestinationEvents;
 use super::gate::Gate;
 use super::{Driver, MigrationRequest, Refusal, requests};
@@ -179,12 +180,12 @@ fn parameters_for(
 
 /// Parameters that are set, and what they were before.
 #[derive(Default)]
-struct ChangedParameters {
-    set: MigrationParameters,
-    original: MigrationParameters,
+pub(super) struct ChangedParameters {
+    pub(super) set: MigrationParameters,
+    pub(super) original: MigrationParameters,
 }
 
-/// What the destination has to be told for post-copy.
+/// What is set at the destination for post-copy.
 async fn destination_parameters(
     needs: Needs,
     destination: &mut QemuMonitor,
@@ -236,7 +237,6 @@ impl CheckedRequest {
             destination: request.destination_qmp.clone(),
             original: ours.original_values(&found),
             set: Vec::new(),
-            destination_original: theirs.original.clone(),
             obligations: Obligations::default(),
         };
         let mut actuator = Actuator::new(vcpus, found, rollback, &request.guardian)?;
@@ -290,13 +290,15 @@ impl CheckedRequest {
             events,
             destination,
             destination_events,
+            destination_parameters: theirs,
             session,
             control: requests::listen(actuator.process(), steered),
             actuator,
             pending_changes: Vec::new(),
             query: None,
             next_query: Instant::now(),
-            counters_cost: None,
+            last_tick: Instant::now(),
+            counters: CountersBudget::default(),
             ending: None,
             found: None,
             gate: Gate::new(request.gate),
