@@ -9,8 +9,9 @@ use crate::monitor::QemuMonitor;
 use crate::qmp::{QmpAddress, QmpEvent, QmpEvents};
 use crate::stdio::eprint_line;
 
-/// The pause before each attempt to connect again.
-const PAUSE: Duration = Duration::from_millis(500);
+/// The pause before an attempt to connect again: the first, and the longest, of a monitor that is lost again
+/// and again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
 
 /// What comes from the destination.
 pub(super) enum FromDestination {
@@ -27,16 +28,18 @@ pub(super) struct DestinationEvents {
     events: Option<QmpEvents>,
     /// The attempts to connect again.
     connecting: Option<JoinHandle<(QemuMonitor, QmpEvents)>>,
+    /// How often it was lost.
+    losses: u32,
 }
 
 impl DestinationEvents {
     /// The events of a monitor that is connected.
     pub(super) fn of(monitor: &QemuMonitor, events: QmpEvents) -> DestinationEvents {
         let address = Some(monitor.address().clone());
-        DestinationEvents { address, events: Some(events), connecting: None }
+        DestinationEvents { address, events: Some(events), connecting: None, losses: 0 }
     }
 
-    /// Waits for what comes next. For ever, where no destination is known.
+    /// Waits for what comes next; without end, where no destination is known.
     pub(super) async fn next(&mut self) -> FromDestination {
         if let Some(events) = &mut self.events {
             match events.recv().await {
@@ -62,9 +65,11 @@ impl DestinationEvents {
         eprint_line(&format!(
             "landfall: the destination's monitor {address} has closed; connecting again"
         ));
+        let pause = PAUSES.0.saturating_mul(1 << self.losses.min(10)).min(PAUSES.1);
+        self.losses += 1;
         self.connecting = Some(tokio::spawn(async move {
             loop {
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(pause).await;
                 if let Ok(connected) = QemuMonitor::connect(&address).await {
                     return connected;
                 }

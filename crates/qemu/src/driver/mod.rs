@@ -17,6 +17,7 @@
 //! itself.
 
 mod actuator;
+mod counters_budget;
 mod destination_events;
 mod finalize;
 mod gate;
@@ -44,8 +45,10 @@ use crate::end_runner::{DestinationMonitor, EndProgress, EndRunner};
 use crate::monitor::{QemuMonitor, parse_query_migrate};
 use crate::qmp::{PendingResponse, QmpAddress, QmpError, QmpEvent, QmpEvents};
 use actuator::Actuator;
+use counters_budget::CountersBudget;
 use destination_events::{DestinationEvents, FromDestination};
 use gate::Gate;
+use preflight::ChangedParameters;
 use requests::{PendingChange, next_request};
 
 pub use gate::{GateVerdict, SwitchOverGate};
@@ -148,6 +151,8 @@ struct Driver {
     events: QmpEvents,
     destination: DestinationMonitor,
     destination_events: DestinationEvents,
+    /// What landfall has set at the destination.
+    destination_parameters: ChangedParameters,
     session: Session<'static>,
     actuator: Actuator,
     control: Option<ControlServer>,
@@ -155,8 +160,8 @@ struct Driver {
     /// The question to QEMU that has not been answered yet, and when to ask the next.
     query: Option<PendingResponse>,
     next_query: Instant,
-    /// The least time that reading all counters has taken: more was other work of the machine.
-    counters_cost: Option<Duration>,
+    last_tick: Instant,
+    counters: CountersBudget,
     /// What ends the migration, once it is to be ended.
     ending: Option<EndRunner>,
     /// Where that has found the guest.
@@ -165,10 +170,6 @@ struct Driver {
     /// Disk mirrors that other programs complete at the switch-over.
     mirrors: Vec<String>,
 }
-
-/// The counters are read no more often than once in so many times what reading them takes: with the samples,
-/// which read them too, a fifth of one CPU at most. 256 held vCPUs take 11 ms (docs/measurements/looks.md).
-const COUNTERS_INTERVAL: u32 = 10;
 
 impl Driver {
     async fn run(&mut self, interrupts: &mut Interrupts, watch: &mut dyn FnMut(&Tick)) -> End {
@@ -227,20 +228,15 @@ impl Driver {
     }
 
     fn next_tick(&self) -> Instant {
-        let counters = Instant::now() + self.no_sooner(self.session.next_counters_in());
+        let counters = self.last_tick + self.counters.no_sooner(self.session.next_counters_in());
         if self.query.is_none() { counters.min(self.next_query) } else { counters }
-    }
-
-    /// Returns an interval, or a longer one where the counters of many vCPUs would take too much CPU time.
-    fn no_sooner(&self, interval: Duration) -> Duration {
-        interval.max(self.counters_cost.unwrap_or_default() * COUNTERS_INTERVAL)
     }
 
     fn read_counters(&mut self) -> Vec<VcpuCounters> {
         let begun = Instant::now();
         let counters = self.actuator.read_counters();
-        let cost = begun.elapsed();
-        self.counters_cost = Some(self.counters_cost.map_or(cost, |least| least.min(cost)));
+        self.counters.note(begun.elapsed());
+        self.last_tick = Instant::now();
         counters
     }
 
@@ -255,8 +251,10 @@ impl Driver {
         {
             self.abort(Outcome::Failed, problem.to_string()).await;
         }
+        self.last_tick = Instant::now();
         if self.query.is_none() && Instant::now() >= self.next_query {
-            self.next_query = Instant::now() + self.no_sooner(self.session.next_sample_in());
+            self.next_query =
+                Instant::now() + self.counters.no_sooner(self.session.next_sample_in());
             let query = self.source.start_query_migrate();
             self.query = Some(query.map_err(|error| End::SourceLost(error.to_string()))?);
         } else {
