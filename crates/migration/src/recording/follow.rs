@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use landfall_core::recording::{RecordingHeader, RecordingLine};
 
-use super::read::{ReadError, read_head};
+use super::read::{ReadError, read_head, read_line};
 
 /// Most that is read at a time.
 const PIECE: usize = 4 << 20;
@@ -100,13 +100,10 @@ impl RecordingFollower {
         let whole = std::mem::replace(&mut self.rest, rest);
         for line in whole[..end].split(|byte| *byte == b'\n') {
             self.lines += 1;
-            if self.head.is_none() {
-                self.head = Some(read_head(line)?);
-                continue;
+            match &self.head {
+                None => self.head = Some(read_head(line)?),
+                Some(head) => lines.push(read_line(head, self.lines, line)?),
             }
-            let number = self.lines;
-            let line = serde_json::from_slice(line);
-            lines.push(line.map_err(|problem| ReadError::Line { number, problem })?);
         }
         Ok(())
     }

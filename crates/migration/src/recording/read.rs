@@ -73,17 +73,37 @@ impl Recording {
         let head = read_head(first)?;
         let mut lines = Vec::new();
         for (number, line) in whole {
-            let line = serde_json::from_slice(line);
-            let line = line.map_err(|problem| ReadError::Line { number, problem })?;
-            lines.push((number, line));
+            lines.push((number, read_line(&head, number, line)?));
         }
         let number = lines.len() + 2;
         // It may be whole but for its end.
-        let last = rest.map(serde_json::from_slice);
+        let last = rest.map(|rest| read_line(&head, number, rest));
         let cut = matches!(last, Some(Err(_)));
         lines.extend(last.and_then(Result::ok).map(|line| (number, line)));
         Ok(Recording { head, lines, cut })
     }
+}
+
+/// Reads a line after the first.
+pub(super) fn read_line(
+    head: &RecordingHeader,
+    number: usize,
+    line: &[u8],
+) -> Result<RecordingLine, ReadError> {
+    let line = serde_json::from_slice(line);
+    let line = line.map_err(|problem| ReadError::Line { number, problem })?;
+    if let RecordingLine::Look(look) = &line {
+        let holds = look.holds.as_ref().map_or(0, Vec::len);
+        let decided = look.decision.as_ref().map_or(0, |decision| decision.holds.len());
+        let vcpus = holds.max(decided).max(look.sample.vcpus.len());
+        // Holds of many vCPUs that are held alike take a few bytes in the file, and more in memory.
+        if vcpus > head.vcpus {
+            let problem = format!("{vcpus} vCPUs, of a guest of {}", head.vcpus);
+            let problem = serde::de::Error::custom(problem);
+            return Err(ReadError::Line { number, problem });
+        }
+    }
+    Ok(line)
 }
 
 /// Reads the first line.

@@ -28,7 +28,7 @@ pub fn head() -> RecordingHeader {
         aggression: Aggression::DEFAULT,
         requirements: Requirements::default(),
         levers: Levers { quota: true, stop: true, post_copy: false, tick },
-        vcpus: 1,
+        vcpus: 2,
         prior: Prior::default(),
     }
 }
@@ -184,6 +184,18 @@ fn a_line_that_is_damaged_is_named() {
     assert_ne!(damaged, whole);
     let error = Recording::read(damaged.as_bytes()).unwrap_err().to_string();
     assert!(error.starts_with("line 3: ") && error.contains("nanos"), "{error}");
+}
+
+#[test]
+fn more_vcpus_than_the_guest_has_are_damage() {
+    let line = |holds: Value| {
+        let mut line = json!(look(1));
+        line["holds"] = holds;
+        format!("{}{line}\n", text(&head(), &[]))
+    };
+    assert!(Recording::read(line(json!([[2, "free"]])).as_bytes()).is_ok());
+    let error = Recording::read(line(json!([[4000, "free"]])).as_bytes()).unwrap_err().to_string();
+    assert!(error.starts_with("line 2: 4000 vCPUs, of a guest of 2"), "{error}");
 }
 
 #[test]
