@@ -16,7 +16,6 @@ use landfall_core::model::prior::PROBE_BUDGET;
 use landfall_core::recording::RecordingLine;
 use landfall_core::report::Report;
 use landfall_migration::recording::first_and_last_line;
-use landfall_qemu::mutex::lock_unpoisoned;
 use maud::Markup;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -32,6 +31,7 @@ use super::pages::layout::login_page;
 use super::pages::migration_page::{self, MigrationPageData};
 use super::pages::what_if_page;
 use super::settings_form::SettingsForm;
+use super::timelines::{MigrationTimelines, ShownMigration};
 use super::what_if::{WhatIf, WhatIfGrade, answer_what_if};
 use super::{WebState, access, events, steering};
 
@@ -242,18 +242,22 @@ async fn show_migration(
     let migration = state.migration(&name)?;
     let is_running = migration.is_running();
     let shown = state.timelines.read(&migration.file).await?;
-    let last_settings = lock_unpoisoned(&shown).timeline.settings.clone();
+    let draw_settings = |shown: &ShownMigration| shown.timeline.settings.clone();
+    let last_settings = MigrationTimelines::draw(&shown, draw_settings).await?;
     let settings = steering::settings_in_force(&migration, last_settings.as_ref()).await;
-    let shown = lock_unpoisoned(&shown);
-    let report: Option<Report> = shown.timeline.report.clone().or_else(|| migration.report());
-    let data = MigrationPageData {
-        migration: &migration,
-        timeline: &shown.timeline,
-        expected: shown.expected.as_ref(),
-        is_running: is_running && report.is_none(),
-        report: report.as_ref(),
+    let width = page_width(&fields);
+    let draw_page = move |shown: &ShownMigration| {
+        let report: Option<Report> = shown.timeline.report.clone().or_else(|| migration.report());
+        let data = MigrationPageData {
+            migration: &migration,
+            timeline: &shown.timeline,
+            expected: shown.expected.as_ref(),
+            is_running: is_running && report.is_none(),
+            report: report.as_ref(),
+        };
+        migration_page::migration_page(&data, &settings, width)
     };
-    Ok(migration_page::migration_page(&data, &settings, page_width(&fields)))
+    MigrationTimelines::draw(&shown, draw_page).await
 }
 
 async fn follow_migration(
@@ -363,7 +367,6 @@ mod tests {
     use crate::web::guests::GuestList;
     use crate::web::migrations::MigrationFolder;
     use crate::web::sessions::LoginSessions;
-    use crate::web::timelines::MigrationTimelines;
     use crate::web::token::LoginToken;
 
     /// The table at the head of `access.rs`.

@@ -43,11 +43,23 @@ impl MigrationTimelines {
         let updating = Arc::clone(&shown);
         let updated = spawn_blocking(move || lock_unpoisoned(&updating).update()).await;
         if !matches!(updated, Ok(Ok(()))) {
-            // What is behind a damaged line would be shown as if it followed the line before.
+            // A second attempt would go on behind the damaged line.
             lock_unpoisoned(&self.remembered).retain(|(path, _)| path != recording);
         }
         updated??;
         Ok(shown)
+    }
+
+    /// Draws what is read of a migration, off the threads that answer requests: another page may be reading.
+    ///
+    /// # Errors
+    /// [`PageError::Task`].
+    pub async fn draw<T: Send + 'static>(
+        shown: &SharedMigration,
+        draw: impl FnOnce(&ShownMigration) -> T + Send + 'static,
+    ) -> Result<T, PageError> {
+        let shown = Arc::clone(shown);
+        Ok(spawn_blocking(move || draw(&lock_unpoisoned(&shown))).await?)
     }
 
     fn get(&self, recording: &Path) -> SharedMigration {
@@ -63,7 +75,12 @@ impl MigrationTimelines {
         });
         let shown = Arc::clone(&entry.1);
         remembered.push_front(entry);
-        remembered.truncate(REMEMBERED);
+        // One that a page follows is kept, so that it is not read again from its beginning.
+        let mut kept = 0;
+        remembered.retain(|(_, shown)| {
+            kept += 1;
+            kept <= REMEMBERED || Arc::strong_count(shown) > 1
+        });
         shown
     }
 }
@@ -93,10 +110,17 @@ mod tests {
         let path = |number: usize| folder.path().join(format!("{number}.jsonl"));
         let first = timelines.read(&path(0)).await.unwrap();
         assert!(Arc::ptr_eq(&first, &timelines.read(&path(0)).await.unwrap()));
-        for number in 1..=REMEMBERED {
-            timelines.read(&path(number)).await.unwrap();
-        }
-        assert!(!Arc::ptr_eq(&first, &timelines.read(&path(0)).await.unwrap()));
+        let read_others = async || {
+            for number in 1..=REMEMBERED {
+                timelines.read(&path(number)).await.unwrap();
+            }
+        };
+        read_others().await;
+        assert!(Arc::ptr_eq(&first, &timelines.read(&path(0)).await.unwrap()), "it is followed");
+        let weak = Arc::downgrade(&first);
+        drop(first);
+        read_others().await;
+        assert!(weak.upgrade().is_none());
     }
 
     #[tokio::test]
