@@ -166,7 +166,7 @@ fn unix_peer_request(inode: u32) -> Vec<u8> {
 }
 
 /// Reads the peer's inode from the answer; `None` if it is an error or names none.
-fn parse_unix_peer(answer: &[u8]) -> Option<u32> {
+pub fn parse_unix_peer(answer: &[u8]) -> Option<u32> {
     let half = |at: usize| Some(u16::from_ne_bytes(answer.get(at..at + 2)?.try_into().ok()?));
     if half(4)? != SOCK_DIAG_BY_FAMILY {
         return None;
@@ -182,16 +182,20 @@ fn parse_unix_peer(answer: &[u8]) -> Option<u32> {
     }
 }
 
+/// A TCP connection of this host.
 #[derive(Debug, PartialEq, Eq)]
-struct TcpRow {
-    local: SocketAddr,
-    peer: SocketAddr,
-    inode: u64,
+pub struct TcpRow {
+    /// This end. An IPv4 address in its own form, also where it is mapped to IPv6.
+    pub local: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// The inode of the socket at this end.
+    pub inode: u64,
 }
 
 /// Reads a line of `/proc/net/tcp` or `tcp6` (proc(5)): `sl local_address rem_address st
 /// tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode ...`. `None` for the head.
-fn parse_tcp_row(line: &str) -> Option<TcpRow> {
+pub fn parse_tcp_row(line: &str) -> Option<TcpRow> {
     let mut words = line.split_whitespace();
     let (local, peer) = (words.nth(1)?, words.next()?);
     let inode = words.nth(6)?.parse().ok()?;
