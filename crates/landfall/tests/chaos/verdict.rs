@@ -74,7 +74,7 @@ impl Violations {
     ) -> Option<Place> {
         stage.witnesses = [None, None];
         self.release();
-        if is_split_by_other(course, said) {
+        if is_split_by_other(course, said) || says_what_it_cannot_see(stage, course, said) {
             return None;
         }
         let place = self.find_guest(stage, course);
@@ -187,6 +187,7 @@ impl Violations {
             (_, Place::Lost) => true,
             _ => course.has_befallen(|it| {
                 it.loses_monitor()
+                    || is_unseen(said)
                     || matches!(it, Fault::OtherStop | Fault::Interrupt { twice: true, .. })
             }),
         };
@@ -287,6 +288,19 @@ fn is_split_by_other(course: &Course, said: &Said) -> bool {
     said.outcome() == "unknown"
         && reason.contains("RUNS TWICE")
         && course.has_befallen(|it| it == Fault::OtherCancel)
+}
+
+/// The same where landfall cannot ask the destination: it has to say that the guest may run there.
+fn says_what_it_cannot_see(stage: &Stage, course: &Course, said: &Said) -> bool {
+    is_unseen(said)
+        && stage.scene.runs_at().len() == 2
+        && course.has_befallen(|it| it == Fault::OtherCancel)
+}
+
+/// Whether landfall says that it cannot know whether all of the guest had arrived.
+fn is_unseen(said: &Said) -> bool {
+    let reason = said.report["reason"].as_str().unwrap_or_default();
+    said.outcome() == "unknown" && reason.contains("may run at the destination as well")
 }
 
 /// The word that QEMU answers with; `None` if it does not answer.

@@ -72,6 +72,8 @@ pub(super) enum ActionError {
 pub(super) struct Actuator {
     vcpus: LockedVcpus,
     rollback: Rollback,
+    /// The source was seen to be fenced.
+    was_fenced: bool,
     record: RollbackRecord,
     /// QEMU's parameters as they were found.
     found: MigrationParameters,
@@ -101,6 +103,7 @@ impl Actuator {
         Ok(Actuator {
             vcpus,
             rollback,
+            was_fenced: false,
             record,
             found,
             tuned: None,
@@ -294,8 +297,14 @@ impl Actuator {
 
     /// Writes down what is owed from now on. A guardian that is gone cannot be told, but the file can.
     pub(super) fn persist(&mut self, obligations: Obligations) {
+        self.was_fenced |= obligations.source_fenced;
         self.rollback.obligations = obligations;
         let _ = self.update_guardian();
+    }
+
+    /// Returns whether the source was seen to be fenced, so that what has arrived is paused.
+    pub(super) fn was_fenced(&self) -> bool {
+        self.was_fenced
     }
 
     /// Says to the guardian that the migration under way is landfall's from now on, or is no more.

@@ -169,6 +169,15 @@ impl Driver {
                      of the two now, and look after its disks"
                 )),
             ),
+            EndState::RunsAtSource if self.may_have_arrived(end) => (
+                Outcome::Unknown,
+                Some(format!(
+                    "{how}. The guest runs at the source at full speed. But it had been stopped for the \
+                     final copy by then, and without the destination's monitor (--destination-qmp) it \
+                     cannot be known whether all of it had arrived: it may run at the destination as well. \
+                     Look there (QMP query-status), and end that QEMU if it runs"
+                )),
+            ),
             EndState::RunsAtSource => {
                 (stayed, Some(format!("{how}. The guest runs at the source at full speed")))
             }
@@ -183,6 +192,16 @@ impl Driver {
                 (Outcome::Unknown, Some(format!("{how}. And {}", describe_end(found))))
             }
         }
+    }
+
+    /// Returns whether a guest that runs at the source may run at the destination as well: its migration was
+    /// ended in the final copy, by another program or by a failure, and the destination cannot be asked.
+    fn may_have_arrived(&self, end: &End) -> bool {
+        let unseen = self.destination.address().is_none() && !self.actuator.was_fenced();
+        // The source could not send all of it.
+        let incomplete = matches!(end, End::Session(SessionEnd::Over(Status::Failed, Some(words)))
+            if words.contains("Unable to write"));
+        unseen && self.was_stopped && !self.was_waiting && !incomplete
     }
 
     /// Says which mirrors of disks were there at the start and are still: whatever the guest wrote last may be

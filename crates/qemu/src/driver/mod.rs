@@ -35,7 +35,7 @@ use landfall_core::policy::Policy;
 use landfall_core::report::{Forecast, Outcome, Report};
 use landfall_core::requirements::Settings;
 use landfall_core::session::{Action, Observation, Session, SessionEnd};
-use landfall_core::telemetry::sample::{Migration, Sample, VcpuCounters};
+use landfall_core::telemetry::sample::{Migration, Sample, Status, VcpuCounters};
 use landfall_core::telemetry::view::Levers;
 use landfall_core::units::Moment;
 use tokio::sync::mpsc;
@@ -167,6 +167,10 @@ struct Driver {
     /// Where that has found the guest.
     found: Option<EndState>,
     gate: Gate,
+    /// The guest was stopped at the source, as for the final copy.
+    was_stopped: bool,
+    /// QEMU was last seen to wait before the switch-over, when nothing of the final copy has been sent.
+    was_waiting: bool,
     /// Disk mirrors that other programs complete at the switch-over.
     mirrors: Vec<String>,
 }
@@ -298,6 +302,9 @@ impl Driver {
             self.session.on_run_state(state.filter(|it| !by_landfall || *it != GuestState::Paused));
         }
         let migration = self.session.interpret(migration);
+        if !migration.status.is_over() && migration.status != Status::Cancelling {
+            self.was_waiting = migration.status == Status::PreSwitchOver;
+        }
         self.gate.on_status(migration.status);
         let changed = self.apply_pending_changes(migration.status).await;
         let vcpus = self.read_counters();
@@ -337,7 +344,10 @@ impl Driver {
         }
         let at = Moment(event.received_at.saturating_duration_since(self.started));
         match (event.name.as_str(), at_destination) {
-            ("STOP", false) => self.session.on_stop(at),
+            ("STOP", false) => {
+                self.was_stopped = true;
+                self.session.on_stop(at);
+            }
             ("RESUME", _) => {
                 let owed = self.actuator.obligations();
                 if owed.paused_by_other && !at_destination {

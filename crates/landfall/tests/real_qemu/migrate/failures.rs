@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use landfall_core::decision::{Decision, Hold};
 use landfall_core::policy::{Needs, Policy};
@@ -59,7 +59,14 @@ fn sigterm_gives_the_guest_back() {
 fn a_migration_cancelled_by_another_is_reported_as_that() {
     let Some((scene, run)) = held() else { return };
     scene.pair.source.raw_qmp().unwrap().run("migrate_cancel").unwrap();
-    run.ended().assert(5, "cancelled", &["another program cancelled"]);
+    let ended = run.ended();
+    assert_eq!(ended.code(), Some(5), "{:#}", ended.report);
+    // QEMU calls one cancel of ten failed: docs/measurements/levers-qemu-10.0.md.
+    let says = match ended.report["outcome"] == "failed" {
+        true => "QEMU gave the migration up",
+        false => "another program cancelled",
+    };
+    assert!(ended.reason().contains(says), "{:#}", ended.report);
     scene.assert_unharmed_at_source();
 }
 
@@ -80,10 +87,14 @@ fn a_guest_does_not_stand_still_while_a_cancel_waits_for_the_kernel() {
     command.arg(scene.pair.source.qmp_socket()).arg(unanswered.uri());
     let run = Run::start(command);
     wait_until("QEMU connects", || migration_status(&scene.pair.source) == "setup");
+    let mut probe = scene.pair.source.raw_qmp().unwrap();
+    let asked = Instant::now();
     run.signal(Signal::INT);
-    wait_until("it is being cancelled", || migration_status(&scene.pair.source) == "cancelling");
-    wait_until("the guest runs meanwhile", || run_state(&scene.pair.source) == "running");
-    assert_eq!(migration_status(&scene.pair.source), "cancelling");
+    let stopped = probe.wait_for_event("STOP", asked).expect("it is stopped, as a fence");
+    probe.wait_for_event("RESUME", stopped).expect("it is continued");
+    assert_eq!(probe.run("query-migrate").unwrap()["status"], "cancelling");
+    assert_eq!(probe.run("query-status").unwrap()["status"], "running");
+    drop(probe);
     drop(unanswered);
     run.ended().assert(5, "cancelled", &["Ctrl-C", "at the source at full speed"]);
     scene.assert_unharmed_at_source();

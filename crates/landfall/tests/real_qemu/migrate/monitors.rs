@@ -252,6 +252,30 @@ fn a_destination_whose_monitor_closes_counts_as_alive() {
     cancelled_when_all_is_sent(true);
 }
 
+/// QEMU itself lets a guest run twice that is cancelled when all of it is on the wire. landfall cannot see that
+/// without the destination's monitor.
+#[test]
+fn a_cancel_of_another_program_in_the_final_copy_leaves_unknown_what_the_destination_does() {
+    let Some(scene) = Scene::boot(&random(16, 500), ByteRate::mb(20)) else { return };
+    let socket = scene.pair.source.qmp_socket().display().to_string();
+    let options = ["--policy", "plain", "--max-bandwidth", "20MB/s"];
+    let run = Run::start(scene.migrate_command(&socket, None, &options));
+    let mut probe = scene.pair.source.raw_qmp().unwrap();
+    wait_until_sent(&mut probe, 10_000_000, 1_200_000);
+    // It has the rest, and does not start the guest yet.
+    signal(scene.pair.destination.pid(), Signal::STOP);
+    wait_until("the final copy begins", || is_in_final_copy(&mut probe));
+    probe.run("migrate_cancel").unwrap();
+    drop(probe);
+    wait_until("it is cancelled", || is_over(&scene.pair.source));
+    signal(scene.pair.destination.pid(), Signal::CONT);
+    let ended = run.ended();
+    println!("{:?}: {:#}, runs at {:?}", ended.code(), ended.report, scene.runs_at());
+    let says = ["runs at the source at full speed", "may run at the destination as well"];
+    ended.assert(6, "unknown", &says);
+    scene.assert_nothing_left();
+}
+
 /// Waits until landfall has stopped a guest that is still being moved.
 fn wait_until_stopped(scene: &Scene) {
     wait_until("landfall stops the guest", || run_state(&scene.pair.source) == "paused");

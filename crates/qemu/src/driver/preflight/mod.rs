@@ -302,6 +302,8 @@ impl CheckedRequest {
             ending: None,
             found: None,
             gate: Gate::new(request.gate),
+            was_stopped: false,
+            was_waiting: false,
             mirrors,
         })
     }
