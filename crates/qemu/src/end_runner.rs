@@ -14,6 +14,10 @@ use serde_json::Value;
 use crate::monitor::{QemuMonitor, parse_query_migrate, parse_query_status};
 use crate::qmp::{PendingResponse, QmpAddress, QmpError, QmpEvents, RESPONSE_TIMEOUT};
 
+/// A destination at whose monitor nothing has listened for so long counts as ended. Only its guest depends on
+/// that, which is not looked for any longer.
+const ABSENT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The pauses between two questions while a migration ends: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
@@ -95,6 +99,8 @@ pub struct EndRunner {
     source_silent_since: Option<Instant>,
     /// The silence of the source after which its final copy counts as hanging.
     hang_patience: Duration,
+    /// Since when nothing has listened at the destination's monitor.
+    destination_absent_since: Option<Instant>,
     pause: Duration,
 }
 
@@ -123,6 +129,7 @@ impl EndRunner {
             pending: None,
             source_silent_since: None,
             hang_patience,
+            destination_absent_since: None,
             pause: PAUSES.0,
         }
     }
@@ -162,7 +169,8 @@ impl EndRunner {
 
     /// Gives the protocol an answer. The pauses grow while nothing changes.
     fn take_answer(&mut self, answer: EndAnswer) {
-        let is_silence = matches!(answer, EndAnswer::Silent | EndAnswer::Unreachable);
+        let is_silence =
+            matches!(answer, EndAnswer::Silent | EndAnswer::Unreachable | EndAnswer::Gone);
         match self.protocol.next_step() {
             EndStep::Wait => self.pause = (self.pause * 2).min(PAUSES.1),
             EndStep::QueryMigration => {}
@@ -268,10 +276,21 @@ impl EndRunner {
                 Ok((monitor, events)) => {
                     destination.monitor = Some(monitor);
                     destination.new_events = Some(events);
+                    self.destination_absent_since = None;
                     self.pending = None;
                     None
                 }
-                Err(_) => Some(EndAnswer::Unreachable),
+                Err(error) if error.is_nothing_there() => {
+                    let since = self.destination_absent_since.get_or_insert_with(Instant::now);
+                    Some(match since.elapsed() >= ABSENT_PATIENCE {
+                        true => EndAnswer::Gone,
+                        false => EndAnswer::Unreachable,
+                    })
+                }
+                Err(_) => {
+                    self.destination_absent_since = None;
+                    Some(EndAnswer::Unreachable)
+                }
             },
             PendingStep::Response { response, read, of_source } => {
                 let limit = RESPONSE_TIMEOUT.saturating_sub(response.age());
@@ -318,6 +337,11 @@ pub fn describe_end(end: EndState) -> &'static str {
         EndState::AtDestination => {
             "the migration had completed; the destination's monitor is not known, so it was not asked \
              whether the guest runs there"
+        }
+        EndState::DestinationGone => {
+            "the migration had completed, and nothing listens at the destination's monitor any more: its \
+             QEMU has ended, perhaps with the guest. The source has the guest as it was at the \
+             switch-over; QMP cont there runs it, unless it runs elsewhere or its disks have changed since"
         }
         EndState::StandsAtDestination(_) => {
             "the migration had completed, and the guest stands still at the destination; it was not \

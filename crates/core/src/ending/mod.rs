@@ -95,6 +95,8 @@ pub enum EndAnswer {
     Hung,
     /// There is no connection to that end, or none any more.
     Unreachable,
+    /// Nothing has listened at the destination's monitor for so long that its QEMU must have ended.
+    Gone,
     /// The answer to [`EndStep::QueryMigration`].
     Migration(Status),
     /// The answer to [`EndStep::QuerySource`] and [`EndStep::QueryDestination`].
@@ -108,6 +110,8 @@ pub enum EndState {
     RunsAtDestination,
     /// The migration has completed; the destination's monitor is not known, so it was not asked.
     AtDestination,
+    /// The migration has completed, and the destination's QEMU has ended since, perhaps with the guest.
+    DestinationGone,
     /// It has arrived, and stands still because of something that landfall did not do.
     StandsAtDestination(GuestState),
     /// It was seen to run at the source.
@@ -447,6 +451,7 @@ impl EndProtocol {
             EndAnswer::Guest(state @ (GuestState::Paused | GuestState::Halted)) => {
                 State::Settle(EndState::StandsAtDestination(state))
             }
+            EndAnswer::Gone => State::Settle(EndState::DestinationGone),
             // It is being loaded, or the monitor is busy with that.
             _ => State::AwaitDestination,
         }

@@ -296,9 +296,12 @@ impl<P: Protocol> World<P> {
     }
 
     fn send(&mut self, place: Place, command: Command) {
-        let reached = self.destination_reachable && self.destination != Destination::Dead;
-        if place == Place::Destination && !reached {
-            self.actor.answer = Some(EndAnswer::Unreachable);
+        let is_dead = self.destination == Destination::Dead;
+        if place == Place::Destination && (is_dead || !self.destination_reachable) {
+            self.actor.answer = Some(match is_dead {
+                true => EndAnswer::Gone,
+                false => EndAnswer::Unreachable,
+            });
             self.actor.waits_for = Some(place);
             return;
         }

@@ -184,7 +184,8 @@ impl Driver {
             EndState::RunsAtSourceCopyPaused | EndState::RunsAtSourceAfterTwice => {
                 (stayed, Some(format!("{how}. {}", describe_end(found))))
             }
-            EndState::StandsAtSource(_)
+            EndState::DestinationGone
+            | EndState::StandsAtSource(_)
             | EndState::StandsAtDestination(_)
             | EndState::ArrivedRunningOrPaused
             | EndState::InPostCopy

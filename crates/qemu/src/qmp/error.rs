@@ -103,4 +103,11 @@ impl QmpError {
     pub fn is_closed(&self) -> bool {
         matches!(self, QmpError::Closed { .. })
     }
+
+    /// Returns whether nothing listens at the monitor's address.
+    pub fn is_nothing_there(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+        matches!(self, QmpError::Connect { source, .. }
+            if matches!(source.kind(), NotFound | ConnectionRefused))
+    }
 }

@@ -1,6 +1,5 @@
 //! Undoes a rollback: frees the vCPUs, ends the migration, puts the settings back.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use landfall_core::ending::{EndState, GuestState, Obligations};
@@ -133,9 +132,7 @@ impl Rollback {
         }
         let mut destination = match QemuMonitor::connect(address).await {
             Ok((destination, _)) => destination,
-            Err(QmpError::Connect { source, .. }) if is_nothing_there(source.kind()) => {
-                return ArrivedGuest::NothingThere;
-            }
+            Err(error) if error.is_nothing_there() => return ArrivedGuest::NothingThere,
             Err(_) => return ArrivedGuest::NotSeen,
         };
         let state = |state: Result<RunState, QmpError>| state.map(|state| state.guest_state());
@@ -148,11 +145,6 @@ impl Rollback {
             _ => ArrivedGuest::NotSeen,
         }
     }
-}
-
-/// Returns whether an error of connecting means that nothing listens there.
-fn is_nothing_there(kind: io::ErrorKind) -> bool {
-    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 /// What became of a guest whose source has ended.

@@ -16,7 +16,9 @@ use landfall_qemu::qmp::QmpAddress;
 use landfall_testguest::Vm;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::scene::{Run, Scene, landfall, limits, migration_status, run_state, sweep, wait_until};
+use crate::scene::{
+    Found, Run, Scene, landfall, limits, migration_status, random, run_state, sweep, wait_until,
+};
 
 /// Grips a guest that never converges, for as long as it is let.
 const HOLD: &[&str] = &["--policy", "rfc2011", "--max-bandwidth", "40MB/s"];
@@ -135,6 +137,25 @@ fn a_destination_that_dies_leaves_the_guest_where_it_was() {
     kill_process(pid(scene.pair.destination.pid()), Signal::KILL).unwrap();
     run.ended().assert(5, "failed", &["at the source at full speed"]);
     scene.assert_unharmed_at_source();
+}
+
+#[test]
+fn a_destination_that_dies_with_the_guest_is_not_waited_for_without_end() {
+    let Some(scene) = Scene::boot(&random(16, 500), ByteRate::mb(20)) else { return };
+    let began = Instant::now();
+    let probe = scene.pair.source.raw_qmp().unwrap();
+    let run = scene.landfall(&["--policy", "plain", "--max-bandwidth", "20MB/s"]);
+    probe.wait_for_event("STOP", began).expect("the final copy begins");
+    drop(probe);
+    // So that it does not see the guest arrive.
+    run.signal(Signal::STOP);
+    wait_until("it arrives", || run_state(&scene.pair.destination) == "running");
+    kill_process(pid(scene.pair.destination.pid()), Signal::KILL).unwrap();
+    run.signal(Signal::CONT);
+    let says = ["nothing listens at the destination's monitor", "QMP cont"];
+    run.ended().assert(6, "unknown", &says);
+    assert_eq!(Found::of(&scene.pair.source).parameters, scene.before.parameters);
+    scene.assert_nothing_left();
 }
 
 #[test]
