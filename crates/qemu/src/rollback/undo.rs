@@ -17,6 +17,9 @@ use crate::vcpus::are_threads_of;
 /// break off one that would have landed costs the whole migration.
 const HANG_PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long to go on at a destination that has the guest, or not, after the source's QEMU has ended.
+const AFTER_SOURCE: Duration = Duration::from_secs(60);
+
 /// How undoing ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UndoEnd {
@@ -89,6 +92,7 @@ impl Rollback {
     ) -> Result<UndoEnd, UndoProblem> {
         let mut destination = DestinationMonitor::at(self.destination.clone());
         let mut runner = EndRunner::new(self.obligations, &destination, HANG_PATIENCE);
+        let mut ended_since = None;
         let end = loop {
             let mut persist = |obligations: Obligations| {
                 self.obligations = obligations;
@@ -103,6 +107,11 @@ impl Rollback {
                 },
                 None => advance.await,
             };
+            if self.process.is_alive() {
+                ended_since = None;
+            } else if ended_since.get_or_insert_with(Instant::now).elapsed() > AFTER_SOURCE {
+                return Ok(UndoEnd::SourceEnded);
+            }
             match progress {
                 EndProgress::UnderWay => {}
                 EndProgress::Ended(end) => break end,
