@@ -105,7 +105,7 @@ pub mod optional_holds {
     }
 
     /// # Errors
-    /// Those of [`holds::deserialize`](super::holds::deserialize).
+    /// Those of [`holds::deserialize`].
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Hold>>, D::Error> {
         Ok(Option::<Holds>::deserialize(from)?.map(|Holds(list)| list))
     }
