@@ -38,8 +38,8 @@ fn a_recorded_migration_is_decided_the_same_again_and_can_be_seen() {
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["kind"], "landfall-recording");
     assert_eq!((&lines[0]["policy"], &lines[0]["vcpus"]), (&"progressive".into(), &1.into()));
-    assert!(lines.iter().any(|line| line["decision"]["holds"][0]["quota"].is_object()));
-    assert!(lines.iter().any(|line| line["holds"][0]["quota"].is_object()), "what was in force");
+    assert!(lines.iter().any(|line| line["decision"]["holds"][0][1]["quota"].is_object()));
+    assert!(lines.iter().any(|line| line["holds"][0][1]["quota"].is_object()), "what was in force");
     assert_eq!(lines.last().unwrap()["report"], ended.report);
 
     let (output, says) = replay(&file, &["--check"]);

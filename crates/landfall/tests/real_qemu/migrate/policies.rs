@@ -68,7 +68,7 @@ fn held_by_the_law(aggression: &str) -> Option<Held> {
     let text = std::fs::read_to_string(&file).unwrap();
     let quotas = text.lines().filter_map(|line| {
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        let quota = &line["decision"]["holds"][0]["quota"];
+        let quota = &line["decision"]["holds"][0][1]["quota"];
         let time = |key: &str| {
             let part = |unit: &str| quota[key][unit].as_f64();
             Some(part("secs")? + part("nanos")? / 1e9)
