@@ -95,19 +95,22 @@ pub mod holds {
 pub mod optional_holds {
     use super::*;
 
-    #[derive(Serialize, Deserialize)]
-    struct Holds(#[serde(with = "super::holds")] Vec<Hold>);
+    #[derive(Serialize)]
+    struct Written<'a>(#[serde(serialize_with = "super::holds::serialize")] &'a [Hold]);
+
+    #[derive(Deserialize)]
+    struct Read(#[serde(deserialize_with = "super::holds::deserialize")] Vec<Hold>);
 
     /// # Errors
     /// Those of the serializer.
     pub fn serialize<S: Serializer>(list: &Option<Vec<Hold>>, to: S) -> Result<S::Ok, S::Error> {
-        list.clone().map(Holds).serialize(to)
+        list.as_deref().map(Written).serialize(to)
     }
 
     /// # Errors
     /// Those of [`holds::deserialize`].
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Hold>>, D::Error> {
-        Ok(Option::<Holds>::deserialize(from)?.map(|Holds(list)| list))
+        Ok(Option::<Read>::deserialize(from)?.map(|Read(list)| list))
     }
 }
 
