@@ -24,15 +24,8 @@ pub fn enforce(view: &View, decision: Decision) -> Decision {
         }
         finish => (finish, why),
     };
-    // What was decided to ship in time may still come off a moment later.
-    let shipped_in_vain = |ending: &Decision| {
-        finish == Some(Finish::Ship)
-            && ending.finish == Some(Finish::Cancel)
-            && !view.requirements.may_break(Requirement::MaxStall)
-            && view.requirements.max_time.is_some_and(|limit| view.now.0 > limit + SHIP_MARGIN)
-    };
     if let Some(ending) = out_of_time(view)
-        && (finish.is_none() || shipped_in_vain(&ending))
+        && (finish.is_none() || replaces_shipment(view, finish.as_ref(), &ending))
     {
         return ending;
     }
@@ -74,6 +67,15 @@ fn out_of_time(view: &View) -> Option<Decision> {
         );
         Decision::finish(Finish::Cancel, why)
     })
+}
+
+/// Returns whether the end of the time ends a shipment that the policy goes on asking for. One that was decided
+/// in time may still begin within the margin, and one that may stall for longer lands at the next sync.
+fn replaces_shipment(view: &View, finish: Option<&Finish>, ending: &Decision) -> bool {
+    finish == Some(&Finish::Ship)
+        && ending.finish == Some(Finish::Cancel)
+        && !view.requirements.may_break(Requirement::MaxStall)
+        && view.requirements.max_time.is_some_and(|limit| view.now.0 > limit + SHIP_MARGIN)
 }
 
 /// Until when a decision that ends nothing passes the guard, unless the hypervisor syncs its bitmap
@@ -169,6 +171,15 @@ mod tests {
         Decision::hold_all(1, hold, "test")
     }
 
+    /// Little remains, and 2 s are allowed for all.
+    fn shippable_within_2_s() -> View {
+        let mut view = view();
+        view.requirements.max_time = Some(Duration::from_secs(2));
+        (view.remaining, view.link) = (Bytes(1_000_000), Some(ByteRate::mb(100)));
+        view.last_sync = Some(crate::policy::testing::interval(1000, 1, 100));
+        view
+    }
+
     #[test]
     fn a_pause_that_is_too_long_is_not_carried_out_and_says_why() {
         let mut view = view();
@@ -208,10 +219,7 @@ mod tests {
 
     #[test]
     fn a_chance_to_ship_that_does_not_come_off_ends_with_the_time() {
-        let mut view = view();
-        view.requirements.max_time = Some(Duration::from_secs(2));
-        (view.remaining, view.link) = (Bytes(1_000_000), Some(ByteRate::mb(100)));
-        view.last_sync = Some(crate::policy::testing::interval(1000, 1, 100));
+        let mut view = shippable_within_2_s();
         view.now = Moment::ms(1990);
         assert_eq!(enforce(&view, held(Hold::Free)).finish, Some(Finish::Ship));
         view.now = Moment::ms(2000);
@@ -220,10 +228,7 @@ mod tests {
 
     #[test]
     fn a_policy_that_ships_at_every_sample_does_not_outlast_the_time() {
-        let mut view = view();
-        view.requirements.max_time = Some(Duration::from_secs(2));
-        (view.remaining, view.link) = (Bytes(1_000_000), Some(ByteRate::mb(100)));
-        view.last_sync = Some(crate::policy::testing::interval(1000, 1, 100));
+        let mut view = shippable_within_2_s();
         let end = |view: &View| enforce(view, Decision::finish(Finish::Ship, "test")).finish;
         view.now = Moment::ms(2100);
         assert_eq!(end(&view), Some(Finish::Ship), "decided in time, it may be under way");

@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::monitor::{QemuMonitor, parse_query_migrate, parse_query_status};
 use crate::qmp::{PendingResponse, QmpAddress, QmpError, QmpEvents, RESPONSE_TIMEOUT};
 
-/// A destination at whose monitor nothing has listened for so long counts as ended. Only its guest depends on
-/// that, which is not looked for any longer.
+/// A destination at whose monitor nothing has listened for so long counts as ended. All that follows
+/// is that the guest is no longer looked for there.
 const ABSENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The pauses between two questions while a migration ends: the first, and the longest.

@@ -440,12 +440,9 @@ impl EndProtocol {
     }
 
     fn at_destination(&self, answer: EndAnswer) -> State {
-        let owed = self.obligations;
         match answer {
             EndAnswer::Guest(GuestState::Running) => State::Settle(EndState::RunsAtDestination),
-            EndAnswer::Guest(GuestState::Paused)
-                if owed.may_arrive_paused() || owed.ran_at_source() =>
-            {
+            EndAnswer::Guest(GuestState::Paused) if self.obligations.continues_at_destination() => {
                 State::ContinueDestination
             }
             EndAnswer::Guest(state @ (GuestState::Paused | GuestState::Halted)) => {

@@ -47,10 +47,11 @@ impl Obligations {
         self.guest_stopped || self.destination_fenced
     }
 
-    /// Returns whether the guest ran at the source as far as is known, so that it is to run where it arrives. A
-    /// destination that was started stopped (`-S`) does not start it by itself.
-    pub fn ran_at_source(self) -> bool {
-        self.migration_started && !self.paused_by_other
+    /// Returns whether a guest that has arrived paused is to be continued there: landfall may have paused it, or
+    /// it ran at the source, and a destination that was started stopped (`-S`) does not start it by itself.
+    pub fn continues_at_destination(self) -> bool {
+        let ran_at_source = self.migration_started && !self.paused_by_other;
+        self.may_arrive_paused() || ran_at_source
     }
 
     /// Returns whether nothing is owed.

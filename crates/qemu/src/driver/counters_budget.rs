@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_are_dear_are_read_more_rarely() {
+    fn costly_counters_are_read_less_often() {
         assert_eq!(after(&[]), 20);
         assert_eq!(after(&[1]), 20);
         assert_eq!(after(&[11]), 110);

@@ -8,10 +8,8 @@ use landfall_core::session::{Action, SessionEnd};
 use landfall_core::telemetry::sample::Status;
 use tokio::time::timeout_at;
 
-use super::preflight::ChangedParameters;
 use super::{Driver, End};
 use crate::end_runner::{EndProgress, EndRunner, describe_end};
-use crate::monitor::MigrationParameters;
 use crate::qmp::QmpError;
 
 /// How long to look for the guest, and wait for it to run, before the rest is left to the guardian.
@@ -313,8 +311,7 @@ impl Driver {
             Some(Ok(destination)) => destination,
         };
         let mut state = destination.query_run_state().await.map(|state| state.guest_state());
-        let continues = owed.may_arrive_paused() || owed.ran_at_source();
-        if matches!(state, Ok(GuestState::Paused)) && continues {
+        if matches!(state, Ok(GuestState::Paused)) && owed.continues_at_destination() {
             // The state asked for next tells what became of it.
             let _ = destination.cont().await;
             state = destination.query_run_state().await.map(|state| state.guest_state());
@@ -338,16 +335,15 @@ impl Driver {
     }
 
     /// Puts back what was set at a destination where the guest is now: its next migration starts from
-    /// there. One that waits in vain for the guest ends.
+    /// there. A QEMU that the guest did not reach ends by itself.
     async fn restore_destination(&mut self) -> Result<(), QmpError> {
-        let ChangedParameters { set, original } = std::mem::take(&mut self.destination_parameters);
-        if original == MigrationParameters::default() {
+        if self.destination_parameters.is_empty() {
             return Ok(());
         }
-        let Some(connected) = self.destination.connect().await else { return Ok(()) };
-        let destination = connected?;
-        let now = destination.query_migration_parameters().await?;
-        destination.set_migration_parameters(&original.still_to_restore(&now, &[set])).await
+        match self.destination.connect().await {
+            Some(connected) => self.destination_parameters.restore(connected?).await,
+            None => Ok(()),
+        }
     }
 
     /// Puts QEMU's settings back and ends the guardian if nothing is left for it to do.
@@ -388,5 +384,8 @@ impl Driver {
 
 fn with_destination_note(reason: Option<String>, error: &QmpError) -> String {
     let note = format!("the destination's capability postcopy-ram could not be put back: {error}");
-    reason.map_or_else(|| note.clone(), |reason| format!("{reason}. And {note}"))
+    match reason {
+        Some(reason) => format!("{reason}. And {note}"),
+        None => note,
+    }
 }

@@ -255,8 +255,8 @@ impl Driver {
         {
             self.abort(Outcome::Failed, problem.to_string()).await;
         }
-        self.last_tick = Instant::now();
         if self.query.is_none() && Instant::now() >= self.next_query {
+            self.last_tick = Instant::now();
             self.next_query =
                 Instant::now() + self.counters.no_sooner(self.session.next_sample_in());
             let query = self.source.start_query_migrate();

@@ -185,6 +185,27 @@ pub(super) struct ChangedParameters {
     pub(super) original: MigrationParameters,
 }
 
+impl ChangedParameters {
+    /// Returns whether nothing was set.
+    pub(super) fn is_empty(&self) -> bool {
+        self.set == MigrationParameters::default()
+    }
+
+    /// Puts back what is still as it was set here.
+    ///
+    /// # Errors
+    /// QEMU does not take it, or does not answer.
+    pub(super) async fn restore(&self, monitor: &mut QemuMonitor) -> Result<(), QmpError> {
+        let Self { set, original } = self;
+        if self.is_empty() {
+            return Ok(());
+        }
+        let now = monitor.query_migration_parameters().await?;
+        let set = std::slice::from_ref(set);
+        monitor.set_migration_parameters(&original.still_to_restore(&now, set)).await
+    }
+}
+
 /// What is set at the destination for post-copy.
 async fn destination_parameters(
     needs: Needs,
@@ -248,9 +269,7 @@ impl CheckedRequest {
             Ok(started) => started,
             Err(refusal) => {
                 let refusal = match &mut destination {
-                    Some((monitor, _)) => {
-                        restore_destination(monitor, &theirs.original, refusal).await
-                    }
+                    Some((monitor, _)) => restore_destination(monitor, &theirs, refusal).await,
                     None => refusal,
                 };
                 return Err(undo_start(&mut source, &mut actuator, refusal).await);
@@ -345,10 +364,10 @@ async fn start_migration(
 /// Puts back what was set at the destination when the start was refused.
 async fn restore_destination(
     destination: &mut QemuMonitor,
-    original: &MigrationParameters,
+    theirs: &ChangedParameters,
     refusal: Refusal,
 ) -> Refusal {
-    match destination.set_migration_parameters(original).await {
+    match theirs.restore(destination).await {
         Ok(()) => refusal,
         Err(error) => Refusal::NotPutBack {
             refusal: Box::new(refusal),
