@@ -1,6 +1,5 @@
 //! The probe on real guests whose curve is known.
 
-use std::env;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -138,12 +137,7 @@ async fn a_small_guest_is_probed_as_well() {
 
 #[tokio::test]
 async fn the_oldest_supported_qemu_is_probed_too() {
-    let Ok(qemu) = env::var("LANDFALL_QEMU_72") else {
-        eprintln!("skipped: LANDFALL_QEMU_72 names no QEMU 7.2");
-        return;
-    };
-    let arguments = env::var("LANDFALL_QEMU_72_ARGS").unwrap_or_default();
-    let builder = guest(Workload::Sweep).qemu(qemu).arguments(arguments.split_whitespace());
+    let Some(builder) = guest(Workload::Sweep).on_oldest_qemu() else { return };
     let Some(Probed { vm, found, .. }) = probed(builder, PROBE_BUDGET).await else { return };
     eprintln!("{found:?}");
     let point = found.prior.points.first().unwrap();

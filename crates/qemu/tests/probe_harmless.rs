@@ -99,6 +99,13 @@ fn spec(mib: u64) -> GuestSpec {
     }
 }
 
+/// A guest of 256 MiB, with a device that brings more memory.
+fn with_memory_device(object: &str, device: &str) -> VmBuilder {
+    let (object, device) = (format!("{object},id=more"), format!("{device},memdev=more"));
+    let memory = "256M,slots=1,maxmem=512G";
+    Vm::builder(&spec(256)).arguments(["-m", memory, "-object", &object, "-device", &device])
+}
+
 fn boot(builder: VmBuilder) -> Option<Vm> {
     match builder.start() {
         Ok(vm) => {
@@ -167,15 +174,8 @@ async fn a_look_populates_nothing_of_memory_that_is_not_plugged() {
         ("virtio-mem on memfd", "memory-backend-memfd,share=on,reserve=off"),
         ("virtio-mem on anonymous memory", "memory-backend-ram,reserve=off"),
     ] {
-        let object = format!("{backend},id=vmem0,size=1G");
-        let vm = Vm::builder(&spec(256)).arguments([
-            "-m",
-            "256M,maxmem=4G",
-            "-object",
-            &object,
-            "-device",
-            "virtio-mem-pci,memdev=vmem0,requested-size=0",
-        ]);
+        let object = format!("{backend},size=1G");
+        let vm = with_memory_device(&object, "virtio-mem-pci,requested-size=0");
         let Some(vm) = boot(vm) else { return };
         assert_harmless(&vm, kind).await;
     }
@@ -228,16 +228,8 @@ async fn a_look_at_a_quarter_of_a_tebibyte_is_reported() {
         eprintln!("landfall: huge pages stay on");
     }
     for mib in [1024_u64, 256 << 10] {
-        let object = format!("memory-backend-ram,reserve=off,id=large,size={mib}M");
-        let vm = Vm::builder(&spec(256)).arguments([
-            "-m",
-            "256M,slots=1,maxmem=512G",
-            "-object",
-            &object,
-            "-device",
-            "pc-dimm,memdev=large",
-        ]);
-        let Some(vm) = boot(vm) else { return };
+        let object = format!("memory-backend-ram,reserve=off,size={mib}M");
+        let Some(vm) = boot(with_memory_device(&object, "pc-dimm")) else { return };
         let begun = std::time::Instant::now();
         let pages = read_all_memory(vm.pid(), mib << 20);
         let filled = begun.elapsed();

@@ -117,6 +117,17 @@ impl VmBuilder {
         self
     }
 
+    /// The oldest QEMU that is supported, 7.2, as `LANDFALL_QEMU_72` and `LANDFALL_QEMU_72_ARGS` name it; `None`,
+    /// with the reason printed, where they do not.
+    pub fn on_oldest_qemu(self) -> Option<VmBuilder> {
+        let Ok(qemu) = env::var("LANDFALL_QEMU_72") else {
+            eprintln!("skipped: LANDFALL_QEMU_72 does not name a QEMU 7.2");
+            return None;
+        };
+        let arguments = env::var("LANDFALL_QEMU_72_ARGS").unwrap_or_default();
+        Some(self.qemu(qemu).arguments(arguments.split_ascii_whitespace()))
+    }
+
     /// QEMU's `-accel`. Default: `LANDFALL_ACCEL`, else `tcg,thread=multi`.
     pub fn accel(mut self, accel: impl Into<String>) -> Self {
         self.accel = accel.into();

@@ -151,18 +151,12 @@ fn several_dirtiers_share_the_working_set_and_answer_for_all_of_it() {
 
 #[test]
 fn a_guest_boots_in_the_oldest_qemu_that_is_supported() {
-    let Ok(qemu) = std::env::var("LANDFALL_QEMU_72") else {
-        eprintln!("skipped: LANDFALL_QEMU_72 does not name a QEMU 7.2");
-        return;
-    };
-    let arguments = std::env::var("LANDFALL_QEMU_72_ARGS").unwrap_or_default();
-    let arguments: Vec<&str> = arguments.split_ascii_whitespace().collect();
     let spec = GuestSpec { vcpus: 2, dirtiers: 2, ..random(RATE.0) };
     // On one thread for all vCPUs: with a thread for each, QEMU 7.2.22 loses writes of a migrating
     // guest under TCG. On a busy machine of two cores 3 of 64 migrations arrived with 43 to 317 pages
     // wrong; on one thread 0 of 120, and QEMU 10.0.2 with a thread for each 0 of 210.
-    let builder = Vm::builder(&spec).qemu(qemu).arguments(arguments).accel("tcg,thread=single");
-    let vm = builder.start().unwrap();
+    let Some(builder) = Vm::builder(&spec).on_oldest_qemu() else { return };
+    let vm = builder.accel("tcg,thread=single").start().unwrap();
     let destination = vm.destination().start().unwrap();
     vm.heartbeats().ready(PATIENCE).unwrap();
     migrate(&vm, destination.incoming().unwrap());

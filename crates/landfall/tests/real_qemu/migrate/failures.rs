@@ -75,14 +75,9 @@ fn a_migration_cancelled_by_another_is_reported_as_that() {
 /// QEMU 7.2 is being cancelled for as long as the kernel tries to connect, which is two minutes.
 #[test]
 fn a_guest_does_not_stand_still_while_a_cancel_waits_for_the_kernel() {
-    let Ok(qemu) = std::env::var("LANDFALL_QEMU_72") else {
-        return eprintln!("skipped: LANDFALL_QEMU_72 does not name a QEMU 7.2");
-    };
-    let arguments = std::env::var("LANDFALL_QEMU_72_ARGS").unwrap_or_default();
-    let arguments: Vec<&str> = arguments.split_ascii_whitespace().collect();
-    let spec = sweep(16);
-    let old = Vm::builder(&spec).qemu(qemu).arguments(arguments).accel("tcg,thread=single");
-    let Some(scene) = Scene::with(old, ByteRate::mb(40)) else { return };
+    let Some(oldest) = Vm::builder(&sweep(16)).on_oldest_qemu() else { return };
+    let oldest = oldest.accel("tcg,thread=single");
+    let Some(scene) = Scene::with(oldest, ByteRate::mb(40)) else { return };
     let unanswered = UnansweredPort::open();
     let mut command = landfall();
     command.args(["migrate", "--json", "--probe", "0s", "--policy", "plain"]);
@@ -102,7 +97,7 @@ fn a_guest_does_not_stand_still_while_a_cancel_waits_for_the_kernel() {
     scene.assert_unharmed_at_source();
 }
 
-/// A port that lets nobody in: its queue of connections is full, and the kernel drops what comes.
+/// A port that accepts no connection: its queue is full, and the kernel drops what comes.
 struct UnansweredPort {
     listener: std::net::TcpListener,
     /// They fill the queue.
@@ -119,7 +114,7 @@ impl UnansweredPort {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let family = AddressFamily::INET;
             let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).unwrap();
-            // The first is let in, the others wait.
+            // The first ones fill the queue, the others wait.
             let _ = rustix::net::connect(&socket, &address);
             socket
         };
